@@ -207,8 +207,7 @@ class Prompt:
                 )
         if self.mask is not None and self.mask.shape != size:
             raise PromptError(
-                f"the mask prompt is {self.mask.shape[1]} x {self.mask.shape[0]} pixels, "
-                f"the image {width} x {height}",
+                f"the mask prompt is {self.mask.shape[1]} x {self.mask.shape[0]} pixels, the image {width} x {height}",
                 path=source,
                 remedy="give a mask of the same size",
             )

@@ -1,0 +1,1 @@
+"""Measuring models under stated prompts."""

@@ -1,0 +1,1 @@
+"""Promptable networks behind one interface, and their checkpoints."""

@@ -1,0 +1,1 @@
+"""From a slice and prompts to outlines."""

@@ -1,0 +1,1 @@
+"""From a true mask to the prompts that a person might give."""

@@ -1,0 +1,1 @@
+"""Names of modalities and their synonyms."""

@@ -1,0 +1,1 @@
+"""The Segment Anything network, under the published parameter names."""

@@ -1,0 +1,1 @@
+"""Any file to a volume; a mask to any file."""
