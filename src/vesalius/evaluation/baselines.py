@@ -1,0 +1,53 @@
+"""What a box gives without learning anything; a model that is not better than these has learnt little.
+
+Both take the (H, W, 3) uint8 image and a box (x0, y0, x1, y1), half-open, inside it, and return an (H, W) bool mask
+that lies within the box. They need a box: for clicks alone there is no baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRABCUT_ROUNDS = 5
+
+
+def ellipse(image: NDArray[np.uint8], box: Sequence[float]) -> NDArray[np.bool_]:
+    """The ellipse inscribed in the box: the pixels whose centres lie inside it. Ignores what the image shows."""
+    x0, y0, x1, y1 = box
+    height, width = image.shape[:2]
+    # Along each axis, the distance of pixel centres from the box's middle, in half axes.
+    x = (np.arange(width) + 0.5 - (x0 + x1) / 2) / ((x1 - x0) / 2)
+    y = (np.arange(height) + 0.5 - (y0 + y1) / 2) / ((y1 - y0) / 2)
+    return np.asarray(x[None, :] ** 2 + y[:, None] ** 2 <= 1)
+
+
+def grabcut(image: NDArray[np.uint8], box: Sequence[float]) -> NDArray[np.bool_]:
+    """OpenCV's GrabCut (Rother et al. 2004) started from the box, five rounds.
+
+    Everything outside the box, widened to whole pixels, is background. GrabCut may find nothing, which is its answer.
+    A box around the whole image leaves it no background to learn from: then the answer is the box. OpenCV's random
+    generator is seeded, so that the same call gives the same mask.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
+    if (x0, y0, x1, y1) == (0, 0, width, height):
+        return np.ones((height, width), np.bool_)
+    labels = np.zeros((height, width), np.uint8)
+    background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    cv2.grabCut(
+        image, labels, (x0, y0, x1 - x0, y1 - y0), background, foreground, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_RECT
+    )
+    return np.asarray((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
+
+
+BASELINES: dict[str, Callable[[NDArray[np.uint8], Sequence[float]], NDArray[np.bool_]]] = {
+    "ellipse": ellipse,
+    "GrabCut": grabcut,
+}
