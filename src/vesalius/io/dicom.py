@@ -1,0 +1,296 @@
+"""DICOM: one file, or a folder with the files of one series, by pydicom."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
+
+from vesalius.core.errors import GeometryError, ReadError
+from vesalius.core.geometry import Geometry
+from vesalius.io.grid import Grid, check_shape, choose_time, decoding
+from vesalius.vocabulary.modalities import modality_name
+
+# What lies beside a series on discs and in exports and is plainly no image of it.
+_BESIDE = re.compile(
+    r"^\.|^(dicomdir|version|lockfile|thumbs\.db|desktop\.ini)$|\.(txt|xml|json|csv|md|html?|pdf|inf)$", re.I
+)
+_NOT_IMAGES = ("SEG", "RTDOSE")
+# Positions in files are rounded; a missing slice shows as at least half a step.
+_STEP_TOLERANCE = 0.05
+_ANGLE_TOLERANCE = 1e-3
+
+
+def read_file(path: Path, time: int | None) -> Grid:
+    """Reads one DICOM file.
+
+    Frames of a multi-frame file that state their positions make a volume; frames that do not (an ultrasound film)
+    are time points.
+
+    Raises:
+        ReadError: It is not DICOM, is cut short, holds no image, or is compressed in a way nothing here decodes.
+        GeometryError: Its frames do not make a regular volume.
+    """
+    dataset = _load(path)
+    if not _is_image(dataset):
+        raise ReadError(
+            f"is DICOM but no image ({_what(dataset)})", path=path, remedy="choose a file or series of images"
+        )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    check_shape((frames, int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)), path)
+    values = _pixels(dataset, path)
+    places = [_Place(dataset, frame) for frame in range(frames)]
+    if frames > 1 and all(place.position is None for place in places):
+        chosen = choose_time(frames, time, path)
+        values, places = values[chosen : chosen + 1], places[:1]
+    else:
+        choose_time(1, time, path)
+    order, geometry = _geometry(places, (values.shape[2], values.shape[1]), path, "frames")
+    return Grid(values[order], geometry, modality_name(dataset.get("Modality")), picture=True)
+
+
+def read_series(folder: Path, time: int | None) -> Grid:
+    """Reads the DICOM series in a folder (not in its subfolders), sorted by position along the slice normal.
+
+    A DICOMDIR, hidden files, texts, and DICOM objects that are no images (structure sets, segmentations, doses,
+    reports) are left aside; any other file that is not DICOM is an error.
+
+    Raises:
+        ReadError: No DICOM images, a damaged one, or a file that is not DICOM.
+        GeometryError: Several series, slices missing, doubled, or of different size, spacing or orientation.
+    """
+    with decoding(folder, "folder"):
+        paths = sorted(p for p in folder.iterdir() if p.is_file() and not _BESIDE.search(p.name))
+    loaded = [(path, _load(path)) for path in paths]
+    images = [(path, dataset) for path, dataset in loaded if _is_image(dataset)]
+    if not images:
+        raise ReadError("holds no DICOM images", path=folder, remedy="choose the folder with the files of one series")
+    series = Counter(str(dataset.get("SeriesInstanceUID", "without UID")) for _, dataset in images)
+    if len(series) > 1:
+        found = ", ".join(f"{uid} ({count} files)" for uid, count in series.most_common(4))
+        raise GeometryError(
+            f"holds {len(series)} DICOM series: {found}{' …' if len(series) > 4 else ''}",
+            path=folder,
+            remedy="keep one series per folder",
+        )
+    if len(images) == 1:
+        return read_file(images[0][0], time)
+    choose_time(1, time, folder)
+    first = images[0][1]
+    for path, dataset in images:
+        if int(dataset.get("NumberOfFrames") or 1) > 1:
+            raise GeometryError(
+                "is one of several multi-frame files of a series", path=path, remedy="read the files one by one"
+            )
+        for tag, name in (("Rows", "rows"), ("Columns", "columns"), ("SamplesPerPixel", "samples per pixel")):
+            if dataset.get(tag) != first.get(tag):
+                raise GeometryError(
+                    f"has {dataset.get(tag)} {name}, but {images[0][0].name} has {first.get(tag)}",
+                    path=path,
+                    remedy="keep slices of one size in the folder",
+                )
+    check_shape((len(images), int(first.get("Rows") or 0), int(first.get("Columns") or 0)), folder)
+    places = [_Place(dataset, 0, path.name) for path, dataset in images]
+    order, geometry = _geometry(places, (int(first.Columns), int(first.Rows)), folder, "slices")
+    planes = [_pixels(images[i][1], images[i][0])[0] for i in order]
+    return Grid(np.stack(planes), geometry, modality_name(first.get("Modality")), picture=True)
+
+
+def _load(path: Path) -> Dataset:
+    with decoding(path, "DICOM file"):
+        try:
+            return dcmread(path)
+        except InvalidDicomError:
+            # Files from before the standard's part 10 have no preamble; then the image tags must be there.
+            dataset = dcmread(path, force=True)
+            if "Rows" not in dataset or "Columns" not in dataset:
+                raise ReadError(
+                    "is not a DICOM file", path=path, remedy="remove it from the folder, or choose another file"
+                ) from None
+            return dataset
+
+
+def _is_image(dataset: Dataset) -> bool:
+    return "PixelData" in dataset and dataset.get("Modality") not in _NOT_IMAGES
+
+
+def _what(dataset: Dataset) -> str:
+    return getattr(dataset.get("SOPClassUID"), "name", None) or dataset.get("Modality") or "of unknown class"
+
+
+def _pixels(dataset: Dataset, path: Path) -> NDArray[Any]:
+    """(frames, Y, X) grey values in the units of the rescale tags, or (frames, Y, X, 3) RGB."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if syntax is None:
+        raise ReadError("does not name its transfer syntax", path=path, remedy="convert it with a DICOM toolkit")
+    if syntax.is_compressed:
+        try:
+            available = get_decoder(syntax).is_available
+        except NotImplementedError:
+            available = False
+        if not available:
+            raise ReadError(
+                f"is compressed as {syntax.name}, which cannot be decoded here",
+                path=path,
+                remedy="decompress it first, for example with gdcmconv --raw",
+            )
+    with decoding(path, "DICOM image"):
+        values = pixel_array(dataset)
+        colours = int(dataset.get("SamplesPerPixel") or 1)
+        kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+        if values.ndim == (2 if colours == 1 else 3):
+            values = values[None]
+        if kind == "PALETTE COLOR":
+            values = apply_color_lut(values, dataset)
+            return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
+        if colours > 1:
+            return values[..., :3]
+        if kind == "MONOCHROME1":
+            bits = int(dataset.BitsStored)
+            values = (-1 - values) if dataset.PixelRepresentation else (values.dtype.type(2**bits - 1) - values)
+        return np.stack([_rescaled(plane, dataset, frame) for frame, plane in enumerate(values)])
+
+
+def _rescaled(plane: NDArray[Any], dataset: Dataset, frame: int) -> NDArray[Any]:
+    if "ModalityLUTSequence" in dataset:
+        return np.asarray(apply_modality_lut(plane, dataset))
+    rescale = _group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    slope, intercept = float(rescale.get("RescaleSlope", 1)), float(rescale.get("RescaleIntercept", 0))
+    if (slope, intercept) == (1, 0):
+        return plane
+    if slope.is_integer() and intercept.is_integer() and plane.dtype.itemsize <= 2:
+        whole = plane.astype(np.int32) * int(slope) + int(intercept)
+        return whole.astype(np.int16) if np.abs(whole).max() < 2**15 else whole
+    return (plane * slope + intercept).astype(np.float32)
+
+
+def _group(dataset: Dataset, frame: int, name: str) -> Dataset | None:
+    """A functional group of an enhanced multi-frame file: the frame's own, or the one shared by all frames."""
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for groups in (*own[frame : frame + 1], *shared[:1]):
+        if groups.get(name):
+            return groups[name][0]
+    return None
+
+
+class _Place:
+    """Where one slice or frame lies: what its tags state, None where they do not."""
+
+    def __init__(self, dataset: Dataset, frame: int, name: str | None = None) -> None:
+        measures = _group(dataset, frame, "PixelMeasuresSequence") or dataset
+        plane = _group(dataset, frame, "PlanePositionSequence") or dataset
+        turn = _group(dataset, frame, "PlaneOrientationSequence") or dataset
+        self.name = name or f"frame {frame + 1}"
+        self.position = _numbers(plane.get("ImagePositionPatient"), 3)
+        self.orientation = _numbers(turn.get("ImageOrientationPatient"), 6)
+        self.spacing = _numbers(measures.get("PixelSpacing"), 2)
+        gap = _numbers([measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0], 1)
+        self.thickness = float(abs(gap[0])) if gap is not None else 0.0
+
+
+def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
+    if values is None or isinstance(values, str) or len(values) != count:
+        return None
+    array = np.array([float(value) for value in values])
+    return array if np.isfinite(array).all() else None
+
+
+def _geometry(
+    places: Sequence[_Place], size: tuple[int, int], path: Path, unit: str
+) -> tuple[list[int], Geometry | None]:
+    """The order of the slices along their normal, and the geometry of the volume they make.
+
+    One slice takes its z spacing from Spacing Between Slices, else Slice Thickness, else 1 mm. One slice that states
+    its pixel spacing but not where it lies (most X-ray) is placed at the origin; one that states neither has none.
+    """
+    first = places[0]
+    if len(places) == 1 and first.spacing is None:
+        return [0], None
+    placed = [p for p in places if p.position is not None and p.orientation is not None and p.spacing is not None]
+    if len(placed) < len(places) and len(places) > 1:
+        lost = next(p for p in places if p not in placed)
+        raise GeometryError(
+            f"{len(places) - len(placed)} of {len(places)} {unit} state no position, orientation or spacing "
+            f"(the first is {lost.name})",
+            path=path,
+            remedy="read the files one by one",
+        )
+    orientation = first.orientation if first.orientation is not None else np.array([1.0, 0, 0, 0, 1, 0])
+    position = first.position if first.position is not None else np.zeros(3)
+    spacing = first.spacing
+    assert spacing is not None
+    row, column = orientation[:3], orientation[3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if abs(row @ column) > _ANGLE_TOLERANCE or max(abs(length - 1) for length in lengths) > _ANGLE_TOLERANCE:
+        raise GeometryError(
+            f"the orientation of {first.name} is not two perpendicular unit vectors",
+            path=path,
+            remedy="correct its DICOM tag Image Orientation (Patient)",
+        )
+    if not (spacing > 0).all():
+        raise GeometryError(f"the pixel spacing of {first.name} is not positive", path=path, remedy="correct the tag")
+    row, column = row / lengths[0], column / lengths[1]
+    normal = np.cross(row, column)
+    if len(places) == 1:
+        step, order = normal * (first.thickness or 1.0), [0]
+    else:
+        order, step = _stack(places, normal, path, unit)
+        position = places[order[0]].position
+    thickness = float(np.linalg.norm(step))
+    direction = np.stack([row, column, step / thickness], axis=1)
+    geometry = Geometry(
+        size=(size[0], size[1], len(places)),
+        spacing=(float(spacing[1]), float(spacing[0]), thickness),
+        origin=(float(position[0]), float(position[1]), float(position[2])),
+        direction=tuple(float(value) for value in direction.ravel()),
+    )
+    return order, geometry
+
+
+def _stack(
+    places: Sequence[_Place], normal: NDArray[np.float64], path: Path, unit: str
+) -> tuple[list[int], NDArray[np.float64]]:
+    """The order of several slices along ``normal`` and the step from one to the next; GeometryError if irregular."""
+    first = places[0]
+    for place in places:
+        if np.abs(place.orientation - first.orientation).max() > _ANGLE_TOLERANCE:
+            raise GeometryError(
+                f"{place.name} has another orientation than {first.name}",
+                path=path,
+                remedy=f"keep parallel {unit} only (remove localisers)",
+            )
+        if np.abs(place.spacing - first.spacing).max() > 1e-3 * first.spacing.max():
+            raise GeometryError(
+                f"{place.name} has another pixel spacing than {first.name}", path=path, remedy=f"keep equal {unit} only"
+            )
+    heights = np.array([normal @ place.position for place in places])
+    order = [int(i) for i in np.argsort(heights, kind="stable")]
+    gaps = np.diff(heights[order])
+    usual = float(np.median(gaps))
+    for i, gap in enumerate(gaps):
+        a, b = places[order[i]].name, places[order[i + 1]].name
+        if gap < 1e-3:
+            raise GeometryError(
+                f"{a} and {b} lie at the same position, so these {unit} are not one volume",
+                path=path,
+                remedy="keep one time point, echo or copy",
+            )
+        if abs(gap - usual) > _STEP_TOLERANCE * usual:
+            missing = f"{unit} are missing" if gap > usual else f"{unit} lie too close"
+            raise GeometryError(
+                f"{missing} between {a} and {b}: they are {gap:.4g} mm apart, the others {usual:.4g} mm",
+                path=path,
+                remedy="complete the series, or read the files one by one",
+            )
+    step = (places[order[-1]].position - places[order[0]].position) / (len(places) - 1)
+    return order, step
