@@ -46,6 +46,8 @@ class Preset(Config):
 class PromptBatch:
     """Prompts in model pixels, one row per object.
 
+    Rows of one batch may differ in what they give: a point labelled -1, a box of NaN and a mask of NaN are absent.
+
     Attributes:
         points: (N, K, 2) float (x, y), pixel centres at whole numbers; K may be 0.
         labels: (N, K) int: 1 object, 0 background, -1 padding.
@@ -85,3 +87,13 @@ class SegmentationModel(nn.Module):
             Mask logits (N, M, h, w) and predicted IoU (N, M), with M = 3 if ``multimask`` else 1.
         """
         raise NotImplementedError
+
+
+def normalise(images: Tensor, preset: Preset) -> Tensor:
+    """(B, 3, S, S) float network input of (B, S, S, 3) uint8 RGB images, by the preset's intensity rule."""
+    pixels = images.float().permute(0, 3, 1, 2)
+    if preset.intensity == "min_max":
+        low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
+        return (pixels - low) / (high - low).clamp_min(1e-8)
+    mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (preset.mean, preset.std))
+    return (pixels - mean) / std

@@ -1,0 +1,258 @@
+"""vesalius-tiny: a small convolutional promptable network, trained from nothing by this project.
+
+The encoder is a residual pyramid; the decoder is a small U-Net over the pyramid in which prompts are drawn as maps.
+The decoder starts from a prior, the ellipse inscribed in the box plus the previous logits, and learns the correction.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vesalius.core.config import Config
+from vesalius.models.base import Features, Preset, PromptBatch, SegmentationModel
+
+PRESET = Preset(side=256, fit="stretch", box="half_open", mask_side=128, focus=2.0)
+
+PROMPT_MAPS = 15
+
+
+class TinyConfig(Config):
+    """Widths and depths of the network.
+
+    Attributes:
+        widths: Channels of the encoder at strides 2, 4, 8, 16 and 32.
+        depths: Residual blocks of the encoder at the same strides.
+        decoder: Channels of the decoder at strides 2, 4, 8, 16 and 32.
+        key: Length of the vectors by which pixels are compared with clicked ones.
+    """
+
+    widths: tuple[int, int, int, int, int] = (24, 48, 96, 128, 192)
+    depths: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
+    decoder: tuple[int, int, int, int, int] = (16, 32, 64, 96, 128)
+    key: int = 32
+
+
+def _conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class _EncoderBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _conv_norm(width, width)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+class _DecoderBlock(nn.Module):
+    # GroupNorm: the decoder meets other inputs in each round of interaction, so batch statistics would not carry over.
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv2(F.relu(self.conv1(self.norm(x))))
+        return out
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        inputs = (3, *config.widths[:-1])
+        self.stages = nn.ModuleList(
+            nn.Sequential(_conv_norm(i, w, stride=2), *(_EncoderBlock(w) for _ in range(d)))
+            for i, w, d in zip(inputs, config.widths, config.depths, strict=True)
+        )
+        top = config.widths[-1]
+        self.context = nn.Linear(top, top)
+        fused = (*config.widths[1:4], top)
+        self.lateral = nn.ModuleList(nn.Conv2d(fused[i + 1], fused[i], 1) for i in range(3))
+        self.smooth = nn.ModuleList(_conv_norm(w, w) for w in fused[:3])
+        self.project = nn.ModuleList(
+            nn.Conv2d(w, d, 1) for w, d in zip((config.widths[0], *fused), config.decoder, strict=True)
+        )
+        self.key = nn.Conv2d(fused[0], config.key, 1)
+
+    def forward(self, x: Tensor) -> Features:
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        top = levels[4]
+        top = top + self.context(top.mean(dim=(2, 3)))[:, :, None, None]
+        fused = [levels[0], *levels[1:4], top]
+        for i in (2, 1, 0):
+            above = F.interpolate(self.lateral[i](fused[i + 2]), scale_factor=2.0, mode="bilinear")
+            fused[i + 1] = self.smooth[i](fused[i + 1] + above)
+        key = F.normalize(self.key(fused[1]).float(), dim=1)
+        return (*(project(level) for project, level in zip(self.project, fused, strict=True)), key)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        widths = config.decoder
+        self.prompt = nn.Conv2d(PROMPT_MAPS, widths[1], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, 2, 1) for i in (1, 2, 3))
+        self.blocks = nn.ModuleList(_DecoderBlock(w) for w in widths[1:])
+        self.up = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(4))
+        self.merge = nn.ModuleList(_DecoderBlock(w) for w in widths[1:4])
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(widths[0], widths[0], 3, padding=1), nn.ReLU())
+        self.masks = nn.Conv2d(widths[0], 3, 1)
+        self.prior = nn.Parameter(torch.ones(2, 3))
+        self.quality = nn.Sequential(nn.Linear(widths[4] + widths[0] + 1, 96), nn.ReLU(), nn.Linear(96, 1))
+
+    def forward(self, features: Features, maps: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        levels = features[:5]
+        x = self.blocks[0](self.prompt(maps) + levels[1])
+        skips = [x]
+        for i, down in enumerate(self.down):
+            x = self.blocks[i + 1](down(x) + levels[i + 2])
+            skips.append(x)
+        bottom = x
+        for i in (2, 1, 0):
+            x = F.interpolate(self.up[i + 1](x), scale_factor=2.0, mode="bilinear") + skips[i]
+            x = self.merge[i](x)
+        fine = F.interpolate(self.up[0](x), scale_factor=2.0, mode="bilinear") + levels[0]
+        fine = self.head(fine)
+        logits = self.masks(fine).float() + torch.einsum("pm,nphw->nmhw", self.prior, prior)
+        # Quality looks at the masks as they are and does not bend them.
+        inside = logits.detach().sigmoid().flatten(2)
+        area = inside.sum(2, keepdim=True)
+        seen = torch.einsum("nmp,ncp->nmc", inside, fine.float().flatten(2)) / (area + 1)
+        globe = bottom.float().mean(dim=(2, 3))[:, None].expand(-1, 3, -1)
+        quality = self.quality(torch.cat([globe, seen, area / inside.shape[2]], dim=2)).squeeze(2)
+        return logits, quality.sigmoid()
+
+
+class Tiny(SegmentationModel):
+    """The network of vesalius-tiny; see the module's docstring."""
+
+    architecture: ClassVar[str] = "tiny"
+
+    def __init__(self, config: TinyConfig | None = None, preset: Preset = PRESET) -> None:
+        super().__init__()
+        self.config = config or TinyConfig()
+        self.preset = preset
+        self.encoder = _Encoder(self.config)
+        self.decoder = _Decoder(self.config)
+
+    def encode(self, images: Tensor) -> Features:
+        """Pyramid features at strides 2, 4, 8, 16, 32 and the comparison keys at stride 4; see the base class."""
+        features: Features = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def decode(self, features: Features, prompts: PromptBatch, multimask: bool = True) -> tuple[Tensor, Tensor]:
+        """Three masks of side ``mask_side`` and their predicted IoU, or the one of highest predicted IoU."""
+        if prompts.rows is not None:
+            features = tuple(level.index_select(0, prompts.rows) for level in features)
+        maps, prior = prompt_maps(prompts, features[5], self.preset.side)
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        logits, quality = self.decoder(features, maps, prior)
+        if multimask:
+            return logits, quality
+        best = quality.argmax(1, keepdim=True)
+        chosen = logits.gather(1, best[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
+        return chosen, quality.gather(1, best)
+
+
+def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Draws prompts as maps on the stride-4 grid.
+
+    Args:
+        prompts: N prompts in model pixels; a row of NaN in ``boxes`` or ``masks`` has none.
+        key: (N or 1, C, side/4, side/4) unit vectors of the pixels.
+        side: Side of the model input.
+
+    Returns:
+        Maps (N, 15, side/4, side/4): clicks near and far (4), box (4), previous mask (2), presence (2), likeness
+        to clicked, background, and enclosed pixels (3). Prior (N, 2, side/2, side/2): ellipse and previous logits.
+    """
+    count, grid = len(prompts), side // 4
+    device = key.device
+    points = prompts.points.to(device, torch.float32)
+    labels = prompts.labels
+    centres = (torch.arange(grid, device=device, dtype=torch.float32) + 0.5) * 4 - 0.5
+    zero = torch.zeros(count, 1, grid, grid, device=device)
+
+    maps: list[Tensor] = []
+    likeness: list[Tensor] = []
+    for label in (1, 0):
+        chosen = labels == label
+        if not bool(chosen.any()):
+            maps += [zero, zero]
+            likeness.append(zero)
+            continue
+        dx = (centres[None, None, :] - points[:, :, 0, None]) ** 2
+        dy = (centres[None, None, :] - points[:, :, 1, None]) ** 2
+        near = [
+            torch.where(
+                chosen[:, :, None, None],
+                torch.exp(-dy / (2 * sigma**2))[:, :, :, None] * torch.exp(-dx / (2 * sigma**2))[:, :, None, :],
+                0.0,
+            ).amax(1, keepdim=True)
+            for sigma in (5.0, 24.0)
+        ]
+        maps += near
+        cell = ((points + 0.5) / 4).long().clamp(0, grid - 1)
+        flat = (cell[:, :, 1] * grid + cell[:, :, 0])[:, None, :].expand(-1, key.shape[1], -1)
+        clicked = key.flatten(2).expand(count, -1, -1).gather(2, flat)
+        like = torch.einsum("nck,nchw->nkhw", clicked, key.expand(count, -1, -1, -1))
+        like = torch.where(chosen[:, :, None, None], like, -1.0).amax(1, keepdim=True)
+        likeness.append(torch.where(chosen.any(1)[:, None, None, None], like, 0.0))
+
+    ellipse = torch.zeros(count, 1, side // 2, side // 2, device=device)
+    if prompts.boxes is None:
+        maps += [zero] * 4
+        has_box = torch.zeros(count, device=device, dtype=torch.bool)
+    else:
+        boxes = prompts.boxes.to(device, torch.float32)
+        has_box = boxes.isfinite().all(1)
+        boxes = torch.where(has_box[:, None], boxes, 0.0)
+        x, y = (_box_axis(boxes, i, centres) for i in (0, 1))
+        shown = has_box[:, None, None, None]
+        radius = (x[:, None, None, :] ** 2 + y[:, None, :, None] ** 2).sqrt()
+        rectangle = torch.maximum(x.abs()[:, None, None, :], y.abs()[:, None, :, None])
+        wide = x.clamp(-2, 2)[:, None, None, :].expand(count, 1, grid, grid)
+        high = y.clamp(-2, 2)[:, None, :, None].expand(count, 1, grid, grid)
+        inside_ellipse = torch.sigmoid(6 * (1 - radius))
+        inside_box = torch.sigmoid(12 * (1 - rectangle))
+        maps += [torch.where(shown, m, 0.0) for m in (inside_ellipse, inside_box, wide, high)]
+        fine = (torch.arange(side // 2, device=device, dtype=torch.float32) + 0.5) * 2 - 0.5
+        x, y = (_box_axis(boxes, i, fine) for i in (0, 1))
+        radius = (x[:, None, None, :] ** 2 + y[:, None, :, None] ** 2).sqrt()
+        ellipse = torch.where(shown, (8 * (1 - radius)).clamp(-6, 4), 0.0)
+
+    previous = torch.zeros(count, 1, side // 2, side // 2, device=device)
+    if prompts.masks is None:
+        maps += [zero, zero]
+        has_mask = torch.zeros(count, device=device, dtype=torch.bool)
+    else:
+        given = prompts.masks.to(device, torch.float32)
+        has_mask = given.isfinite().all(3).all(2).all(1)
+        previous = torch.where(has_mask[:, None, None, None], given, 0.0).clamp(-8, 8)
+        coarse = F.avg_pool2d(previous, 2)
+        maps += [coarse / 4, torch.where(has_mask[:, None, None, None], coarse.sigmoid(), 0.0)]
+
+    # What the previous mask, or else the box's ellipse, encloses on average.
+    weights = torch.where(has_mask[:, None, None, None], maps[9], maps[4])
+    mean = torch.einsum("nohw,nchw->nc", weights, key.expand(count, -1, -1, -1))
+    enclosed = torch.einsum("nc,nchw->nhw", F.normalize(mean, dim=1), key.expand(count, -1, -1, -1))[:, None]
+    presence = [flag.float()[:, None, None, None].expand(-1, 1, grid, grid) for flag in (has_box, has_mask)]
+    return torch.cat([*maps, *presence, *likeness, enclosed], dim=1), torch.cat([ellipse, previous], dim=1)
+
+
+def _box_axis(boxes: Tensor, axis: int, centres: Tensor) -> Tensor:
+    """(N, G) position of pixel centres along one axis of the boxes: -1 and 1 at the box's edges."""
+    low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
+    return (centres[None] + 0.5 - (low + high) / 2) / ((high - low) / 2).clamp_min(0.5)

@@ -1,0 +1,280 @@
+"""Predictor: encode an image once, then answer many prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vesalius.core.errors import ModelError
+from vesalius.core.frame import Frame
+from vesalius.core.types import Logits, Prediction, Prompt, Slice
+from vesalius.models.base import Features, Preset, PromptBatch, SegmentationModel, normalise
+from vesalius.models.checkpoint import load_checkpoint, load_foreign, weights_digest
+from vesalius.predict.cache import EmbeddingCache, pixel_digest
+
+BUNDLED = Path(__file__).parent.parent / "weights"
+DEFAULT = "vesalius-tiny"
+
+# A drawn mask says where the object is, not how sure anyone is; it enters as logits of this size.
+MASK_LOGIT = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """An encoded image.
+
+    Attributes:
+        image: The image.
+        rgb: (H, W, 3) uint8, the image as the network saw it, at its own size.
+        frame: The frame it was encoded in, the whole image.
+        features: What the network keeps of it, one row.
+        digest: Digest of ``rgb``.
+    """
+
+    image: Slice
+    rgb: NDArray[np.uint8]
+    frame: Frame
+    features: Features
+    digest: str
+
+
+class Predictor:
+    """A network that answers prompts in original pixels. It holds no current image.
+
+    Args:
+        model: The network.
+        name: What to call it in outputs.
+        device: Where it runs.
+    """
+
+    def __init__(self, model: SegmentationModel, name: str, device: str = "cpu") -> None:
+        self.model = model.eval().to(device)
+        self.name = name
+        self.device = device
+        self.digest = weights_digest(model)
+        self._cache = EmbeddingCache()
+
+    @property
+    def preset(self) -> Preset:
+        """How the network wants its input."""
+        return self.model.preset
+
+    def encode(self, image: Slice | NDArray[Any]) -> Embedding:
+        """Encodes an image, whole.
+
+        Args:
+            image: A slice, or an (H, W) or (H, W, 3) uint8 array.
+        """
+        if not isinstance(image, Slice):
+            image = Slice(np.asarray(image))
+        rgb = image.rgb()
+        digest = pixel_digest(rgb)
+        frame = whole_frame(image.size, self.preset)
+        return Embedding(image, rgb, frame, self._features(rgb, digest, [frame]), digest)
+
+    def predict(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+        """Outlines the object of each prompt; all prompts are one batch.
+
+        A network with a ``focus`` looks twice at an object that is small in the image: the second time at a window
+        around it, which is encoded once and kept for corrections.
+
+        Raises:
+            PromptError: A prompt does not fit the image.
+        """
+        for prompt in prompts:
+            prompt.check(embedding.image.size, embedding.image.source)
+        frames = [self._frame(embedding, prompt) for prompt in prompts]
+        predictions = self._decode(embedding, prompts, frames)
+        second = [
+            (i, prompt, frame)
+            for i, prompt in enumerate(prompts)
+            if frames[i].is_whole and (frame := self._second_look(embedding, prompt, predictions[i])) is not None
+        ]
+        if second:
+            again = self._decode(embedding, [p for _, p, _ in second], [f for _, _, f in second])
+            for (i, _, _), prediction in zip(second, again, strict=True):
+                predictions[i] = prediction
+        return predictions
+
+    def _frame(self, embedding: Embedding, prompt: Prompt) -> Frame:
+        """The frame in which a prompt is answered first."""
+        if self.preset.focus is None:
+            return embedding.frame
+        points = np.asarray(prompt.points)
+        if prompt.logits is not None and prompt.logits.frame.size == embedding.image.size:
+            x0, y0, x1, y1 = prompt.logits.frame.window
+            if not len(points) or ((points >= (x0, y0)) & (points < (x1, y1))).all():
+                return prompt.logits.frame
+        regions = []
+        if prompt.box is not None:
+            regions.append(np.asarray(prompt.box))
+        if prompt.mask is not None:
+            regions.append(mask_box(prompt.mask))
+        if prompt.logits is not None:
+            before = prompt.logits.frame.inverse_logits(prompt.logits.values) > 0
+            if before.any():
+                regions.append(mask_box(before))
+        if not regions:
+            return embedding.frame
+        return focus_frame(_around(regions, points), embedding.frame, self.preset.focus)
+
+    def _second_look(self, embedding: Embedding, prompt: Prompt, first: Prediction) -> Frame | None:
+        """The frame for a second look at what clicks alone have found, or None if the first look was near enough."""
+        if self.preset.focus is None or prompt.box is not None or prompt.mask is not None or prompt.logits is not None:
+            return None
+        if not first.mask.any():
+            return None
+        points = np.asarray(prompt.points)[np.asarray(prompt.labels) == 1]
+        frame = focus_frame(_around([mask_box(first.mask)], points), embedding.frame, self.preset.focus)
+        return None if frame.is_whole else frame
+
+    def _features(self, rgb: NDArray[np.uint8], digest: str, frames: Sequence[Frame]) -> Features:
+        """Features of several frames of one image, a row each, from the cache or the network."""
+        known = {frame: self._cache.get(digest, frame) for frame in dict.fromkeys(frames)}
+        new = [frame for frame, features in known.items() if features is None]
+        if new:
+            images = torch.from_numpy(np.stack([frame.image(rgb) for frame in new])).to(self.device)
+            with torch.inference_mode():
+                pixels = normalise(images, self.preset)
+                for row, frame in zip(pixels, new, strict=True):
+                    x0, y0, x1, y1 = frame.content
+                    inside = torch.zeros(row.shape[1:], dtype=torch.bool, device=row.device)
+                    inside[y0:y1, x0:x1] = True
+                    row *= inside  # padding is zero after normalisation, as the published networks have it
+                features = self.model.encode(pixels)
+            for i, frame in enumerate(new):
+                known[frame] = tuple(level[i : i + 1] for level in features)
+                self._cache.put(digest, frame, known[frame])
+        rows = [known[frame] for frame in frames]
+        if len(rows) == 1:
+            return rows[0]
+        return tuple(torch.cat(levels) for levels in zip(*rows, strict=True))
+
+    def _decode(self, embedding: Embedding, prompts: Sequence[Prompt], frames: Sequence[Frame]) -> list[Prediction]:
+        # A group has the same parts in every row, so that an answer does not depend on its neighbours.
+        groups: dict[tuple[int, bool, bool], list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            drawn = prompt.mask is not None or prompt.logits is not None
+            groups.setdefault((len(np.asarray(prompt.points)), prompt.box is not None, drawn), []).append(i)
+        out: dict[int, Prediction] = {}
+        for members in groups.values():
+            unique = list(dict.fromkeys(frames[i] for i in members))
+            whole = unique == [embedding.frame]
+            features = embedding.features if whole else self._features(embedding.rgb, embedding.digest, unique)
+            rows = None if len(unique) == 1 else torch.tensor([unique.index(frames[i]) for i in members])
+            batch = prompt_batch([prompts[i] for i in members], [frames[i] for i in members], self.preset, rows)
+            with torch.inference_mode():
+                logits, quality = self.model.decode(features, batch.to(self.device), self.preset.multimask)
+                best = quality.argmax(1)
+                take = torch.arange(len(best), device=best.device)
+                chosen = logits[take, best].float().cpu().numpy()
+                scores = quality[take, best].float().clamp(0, 1).cpu().numpy()
+            for i, values, score in zip(members, chosen, scores, strict=True):
+                mask = frames[i].inverse_logits(values) > 0
+                out[i] = Prediction(mask, float(score), Logits(values.copy(), frames[i]))
+        return [out[i] for i in range(len(prompts))]
+
+
+def load_model(name: str | Path | None = None, device: str = "cpu") -> Predictor:
+    """Loads a model.
+
+    Args:
+        name: A bundled model's name (``"vesalius-tiny"`` if left out), a checkpoint folder, or a published ``.pth``.
+        device: Where it runs, such as ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ModelError: There is no such model, or its checkpoint is damaged.
+    """
+    name = DEFAULT if name is None else name
+    path = BUNDLED / name if (BUNDLED / name / "config.json").exists() else Path(name)
+    if path.is_dir():
+        return Predictor(load_checkpoint(path), path.name, device)
+    if path.is_file():
+        return Predictor(load_foreign(path), path.stem, device)
+    known = ", ".join(sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()))
+    raise ModelError(
+        f"there is no model {str(name)!r}", remedy=f"give one of {known}, a checkpoint folder, or a .pth file"
+    )
+
+
+def whole_frame(size: tuple[int, int], preset: Preset) -> Frame:
+    """The frame of a whole image of ``size`` (height, width), as the preset fits it."""
+    fit = {"stretch": Frame.stretch, "longest_side": Frame.longest_side, "pad": Frame.pad}[preset.fit]
+    return fit(size, preset.side)
+
+
+def focus_frame(region: NDArray[np.float64], whole: Frame, factor: float) -> Frame:
+    """A frame of the window around a region, or the whole image's frame if the window is nearly all of it.
+
+    Args:
+        region: (4,) half-open box in original pixels.
+        whole: The whole image's frame.
+        factor: Side of the window in longer sides of the region.
+
+    Returns:
+        A stretched frame whose window is a square of at least 32 pixels, moved and cut to lie in the image.
+    """
+    height, width = whole.size
+    x0, y0, x1, y1 = region
+    side = max(32.0, factor * max(x1 - x0, y1 - y0))
+    if side >= 0.8 * max(height, width):
+        return whole
+    window = []
+    for low, high, length in ((x0, x1, width), (y0, y1, height)):
+        extent = min(round(side), length)
+        start = min(max(round((low + high - extent) / 2), 0), length - extent)
+        window.append((start, start + extent))
+    (left, right), (top, bottom) = window
+    return Frame.stretch(whole.size, whole.side, (left, top, right, bottom))
+
+
+def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(4,) half-open box around everything in a mask that is not empty."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return np.array([x, y, x + width, y + height], np.float64)
+
+
+def _around(regions: Sequence[NDArray[np.float64]], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4,) box around boxes and points."""
+    corners = np.concatenate([np.reshape(regions, (-1, 2)), points, points + 1])
+    return np.concatenate([corners.min(0), corners.max(0)])
+
+
+def prompt_batch(
+    prompts: Sequence[Prompt], frames: Sequence[Frame], preset: Preset, rows: torch.Tensor | None = None
+) -> PromptBatch:
+    """Prompts of the same parts as tensors in model pixels, each drawn in its own frame."""
+    points = np.stack([frame.points(prompt.points) for prompt, frame in zip(prompts, frames, strict=True)])
+    labels = np.stack([np.asarray(prompt.labels) for prompt in prompts])
+    boxes = masks = None
+    if prompts[0].box is not None:
+        # An inclusive far corner is the last pixel inside, one less than the edge, in original pixels.
+        inset = np.array([0, 0, 1, 1]) if preset.box == "inclusive" else np.zeros(4)
+        corners = [frame.boxes(np.asarray(prompt.box) - inset) for prompt, frame in zip(prompts, frames, strict=True)]
+        boxes = torch.from_numpy(np.stack(corners)).float()
+    if prompts[0].mask is not None or prompts[0].logits is not None:
+        drawn = np.stack([_low_res(prompt, frame, preset) for prompt, frame in zip(prompts, frames, strict=True)])
+        masks = torch.from_numpy(drawn).float()[:, None]
+        if preset.mask_prompt == "probability":
+            masks = masks.sigmoid()
+    return PromptBatch(torch.from_numpy(points).float(), torch.from_numpy(labels), boxes, masks, rows)
+
+
+def _low_res(prompt: Prompt, frame: Frame, preset: Preset) -> NDArray[np.float32]:
+    """(mask_side, mask_side) logits of a prompt's mask or previous logits, in a frame."""
+    side = preset.mask_side
+    if prompt.mask is not None:
+        return np.where(frame.mask(prompt.mask, side) > 0.5, MASK_LOGIT, -MASK_LOGIT).astype(np.float32)
+    assert prompt.logits is not None
+    if prompt.logits.frame == frame and prompt.logits.values.shape == (side, side):
+        return prompt.logits.values
+    full = frame.image(prompt.logits.frame.inverse_logits(prompt.logits.values))
+    low: NDArray[np.float32] = cv2.resize(full, (side, side), interpolation=cv2.INTER_AREA)
+    return low

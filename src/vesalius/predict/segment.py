@@ -1,0 +1,317 @@
+"""From a file and prompts to masks, an overlay and a record: what ``vesalius segment`` does."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesalius import __version__
+from vesalius.core.errors import GeometryError, PromptError, ReadError, VesaliusError, WriteError
+from vesalius.core.types import Prediction, Prompt, Slice
+
+if TYPE_CHECKING:
+    from vesalius.predict.predictor import Predictor
+
+Box = tuple[float, float, float, float]
+Click = tuple[float, float, int]
+
+COORDINATES = (
+    "pixels of the slice as stored: x to the right, y down, from 0; points at pixel centres (whole numbers); "
+    "boxes x0, y0, x1, y1 at pixel edges, half-open"
+)
+
+
+@dataclass(frozen=True)
+class SegmentJob:
+    """One image, its prompts and where the results go.
+
+    Attributes:
+        file: The image: any file or folder that ``read_slice`` takes.
+        boxes: (x0, y0, x1, y1), half-open, one object each.
+        clicks: (x, y, label), label 1 on the object, 0 on the background.
+        mask: An image file of the same size, not zero inside the rough outline.
+        axis: Axis of a volume that the slice lies across.
+        index: Which slice; needed if there are several.
+        time: Which time point; needed if there are several.
+        window: Name, or level/width.
+        modality: What the file does not say.
+        model: Name or path of the model; None for the bundled one.
+        out: Mask file: one object as a mask, several as a map of objects numbered in the order of their boxes.
+        overlay: PNG file for the picture.
+        record: JSON file for the record.
+    """
+
+    file: Path
+    boxes: Sequence[Box] = ()
+    clicks: Sequence[Click] = ()
+    mask: Path | None = None
+    axis: str = "z"
+    index: int | None = None
+    time: int | None = None
+    window: str | None = None
+    modality: str | None = None
+    model: str | None = None
+    out: Path | None = None
+    overlay: Path | None = None
+    record: Path | None = None
+
+
+def segment_file(job: SegmentJob) -> dict[str, Any]:
+    """Segments one image file and writes what the job asks for: all of it, or after an error nothing.
+
+    Returns:
+        The record: input, model, and per object its prompt, box, area and predicted quality; plain JSON values.
+
+    Raises:
+        VesaliusError: Input, prompts, model or outputs make no sense; nothing was written.
+    """
+    from vesalius.io.read import read_slice
+    from vesalius.io.write import write_mask
+    from vesalius.predict.overlay import draw_overlay
+    from vesalius.predict.predictor import load_model
+
+    image = read_slice(
+        job.file, axis=job.axis, index=job.index, window=job.window, modality=job.modality, time=job.time
+    )
+    rough = None if job.mask is None else read_rough_mask(job.mask, image)
+    prompts = combine_prompts(job.boxes, job.clicks, rough)
+    for prompt in prompts:
+        prompt.check(image.size, job.file)
+    outputs = [path for path in (job.out, job.overlay, job.record) if path is not None]
+    check_outputs(job)
+
+    model = load_model(job.model)
+    predictions = model.predict(model.encode(image), prompts)
+    result = record(image, prompts, predictions, model, time=job.time)
+    if job.mask is not None:
+        result["objects"][0]["prompt"]["mask"] = str(job.mask)
+    with all_or_nothing(outputs) as place:
+        if job.out is not None:
+            write_mask(place[job.out], object_map(predictions), like=image)
+            result["mask"] = str(job.out)
+        if job.overlay is not None:
+            write_png(place[job.overlay], draw_overlay(image, prompts, predictions))
+        if job.record is not None:
+            place[job.record].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def combine_prompts(boxes: Sequence[Box], clicks: Sequence[Click], mask: NDArray[np.bool_] | None) -> list[Prompt]:
+    """One prompt per object.
+
+    With at most one box, everything belongs to one object. With several boxes, each is an object, and a click
+    belongs to the one box that it lies in.
+
+    Args:
+        boxes: (x0, y0, x1, y1), half-open.
+        clicks: (x, y, label).
+        mask: (H, W) bool, a rough outline.
+
+    Raises:
+        PromptError: There are several boxes and a mask, or a click that lies in none or in several of them.
+    """
+    if len(boxes) <= 1:
+        return [_prompt(boxes[0] if boxes else None, clicks, mask)]
+    if mask is not None:
+        raise PromptError(
+            f"a mask and {len(boxes)} boxes: it is not clear which object the mask belongs to",
+            remedy="segment that object on its own",
+        )
+    prompts = [_prompt(box, (), None) for box in boxes]
+    shares: list[list[Click]] = [[] for _ in boxes]
+    for x, y, label in clicks:
+        # A click at a whole number is a pixel centre; boxes are measured at pixel edges.
+        inside = [i for i, (x0, y0, x1, y1) in enumerate(boxes) if x0 <= x + 0.5 < x1 and y0 <= y + 0.5 < y1]
+        if len(inside) != 1:
+            raise PromptError(
+                f"point {x:g},{y:g} lies in {len(inside) or 'none'} of the {len(boxes)} boxes",
+                remedy="with several boxes each point must lie in exactly one; segment the others on their own",
+            )
+        shares[inside[0]].append((x, y, label))
+    return [_prompt(prompt.box, share, None) for prompt, share in zip(prompts, shares, strict=True)]
+
+
+def _prompt(box: Any, clicks: Sequence[Click], mask: NDArray[np.bool_] | None) -> Prompt:
+    return Prompt(points=[(x, y) for x, y, _ in clicks], labels=[label for _, _, label in clicks], box=box, mask=mask)
+
+
+def read_rough_mask(path: Path, image: Slice) -> NDArray[np.bool_]:
+    """Reads a mask for ``image``: a picture of its size, or a volume on its grid (the same slice is taken).
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ReadError: The file cannot be read, or holds more than two different values.
+        GeometryError: It is a volume on another grid than the image's.
+    """
+    from vesalius.io.read import read_volume
+
+    volume = read_volume(path)
+    if volume.voxels.shape[0] == 1 and volume.voxels.shape[1:3] == image.size:
+        pixels = volume.voxels[0]
+    else:
+        if volume.geometry is None or image.geometry is None or not volume.geometry.close_to(image.geometry):
+            raise GeometryError(
+                f"the mask has {_size(volume.voxels)} pixels and another place than the image of "
+                f"{image.size[1]} x {image.size[0]}",
+                path=path,
+                remedy="give a mask of the slice, or a volume on the same grid",
+            )
+        pixels = volume.slice(image.axis, image.index).pixels
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise ReadError("is in colour, so it is not a mask", path=path, remedy="save it in black and white")
+        pixels = pixels[..., 0]
+    if len(np.unique(pixels)) > 2:
+        raise ReadError(
+            f"holds {len(np.unique(pixels))} different values, so it is not a mask",
+            path=path,
+            remedy="give a mask with 0 outside and one other value inside",
+        )
+    return np.asarray(pixels != 0)
+
+
+def _size(voxels: NDArray[Any]) -> str:
+    return " x ".join(str(length) for length in voxels.shape[2::-1])
+
+
+def record(
+    image: Slice, prompts: Sequence[Prompt], predictions: Sequence[Prediction], model: Predictor, time: int | None
+) -> dict[str, Any]:
+    """What was done and found, as plain JSON values.
+
+    Args:
+        image: The slice.
+        prompts: One per object.
+        predictions: One per prompt.
+        model: The model that made them.
+        time: Time point of the image, where it has several.
+
+    Returns:
+        Input, model and coordinate convention, and per object its prompt, the mask's box (half-open; None if empty),
+        area in pixels and, where the spacing is known, in mm², and the predicted IoU.
+    """
+    pixel = None if image.spacing is None else image.spacing[0] * image.spacing[1]
+    objects = []
+    for prompt, prediction in zip(prompts, predictions, strict=True):
+        area = int(prediction.mask.sum())
+        said = {
+            "box": None if prompt.box is None else list(prompt.box),
+            "points": np.asarray(prompt.points).tolist(),
+            "labels": np.asarray(prompt.labels).tolist(),
+        }
+        objects.append(
+            {
+                "prompt": said,
+                "box": _bounds(prediction.mask),
+                "area_px": area,
+                "area_mm2": None if pixel is None else area * pixel,
+                "predicted_iou": prediction.quality,
+            }
+        )
+    return {
+        "vesalius": __version__,
+        "model": {"name": model.name, "digest": model.digest},
+        "input": str(image.source),
+        "axis": image.axis,
+        "slice": image.index,
+        "time": time,
+        "width": image.size[1],
+        "height": image.size[0],
+        "spacing_mm": None if image.spacing is None else {"x": image.spacing[1], "y": image.spacing[0]},
+        "modality": image.modality,
+        "window": {"low": image.window[0], "high": image.window[1]},
+        "coordinates": COORDINATES,
+        "objects": objects,
+    }
+
+
+def _bounds(mask: NDArray[np.bool_]) -> list[int] | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def object_map(predictions: Sequence[Prediction]) -> NDArray[Any]:
+    """One array for all objects.
+
+    Returns:
+        (H, W) bool for one object; else (H, W) uint16, the objects numbered from 1 in the order of the predictions.
+        A pixel that several outlines claim goes to the one with the highest predicted quality.
+    """
+    if len(predictions) == 1:
+        return predictions[0].mask
+    numbers = np.zeros(predictions[0].mask.shape, np.uint16)
+    for i in sorted(range(len(predictions)), key=lambda i: predictions[i].quality):
+        numbers[predictions[i].mask] = i + 1
+    return numbers
+
+
+def check_outputs(job: SegmentJob) -> None:
+    """Raises WriteError unless every output can be written where the job says, as far as can be told beforehand."""
+    from vesalius.io.read import suffix_of
+    from vesalius.io.write import SUFFIXES
+
+    if job.out is not None and suffix_of(job.out) not in SUFFIXES:
+        raise WriteError("no mask can be written with this suffix", path=job.out, remedy=f"use {', '.join(SUFFIXES)}")
+    if job.overlay is not None and suffix_of(job.overlay) != ".png":
+        raise WriteError("the overlay is a PNG picture", path=job.overlay, remedy="give a name that ends in .png")
+    inputs = {path.resolve() for path in (job.file, job.mask) if path is not None}
+    seen: set[Path] = set()
+    for path in (job.out, job.overlay, job.record):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise WriteError("its folder does not exist", path=path, remedy=f"create {path.parent} first")
+        if path.is_dir():
+            raise WriteError("is a folder", path=path, remedy="name a file in it")
+        if path.resolve() in inputs:
+            raise WriteError("is the input itself", path=path, remedy="choose another name")
+        if path.resolve() in seen:
+            raise WriteError("is named for two outputs", path=path, remedy="choose different names")
+        seen.add(path.resolve())
+
+
+@contextmanager
+def all_or_nothing(outputs: Sequence[Path]) -> Iterator[dict[Path, Path]]:
+    """Stand-ins for ``outputs`` in hidden folders beside them, moved to their places together if nothing failed.
+
+    Raises:
+        WriteError: An output cannot be written; an error about a stand-in names the output that it stands for.
+    """
+    with ExitStack() as stack:
+        place: dict[Path, Path] = {}
+        current = None
+        try:
+            for current in outputs:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(dir=current.parent, prefix=".vesalius-"))
+                place[current] = Path(folder) / current.name
+            current = None
+            yield place
+            for current, temporary in place.items():
+                os.replace(temporary, current)
+        except OSError as error:
+            raise WriteError(f"cannot be written ({error.strerror or error})", path=current) from error
+        except VesaliusError as error:
+            named = {temporary: path for path, temporary in place.items()}
+            if error.path not in named:
+                raise
+            raise type(error)(error.reason, path=named[error.path], remedy=error.remedy) from error
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Writes (H, W, 3) uint8 RGB as PNG."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path)

@@ -1,0 +1,62 @@
+"""From a recipe and a folder of sets to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vesalius.core.errors import ConfigError, ReadError
+from vesalius.corpus.layouts.pairs import read_pairs
+from vesalius.corpus.objects import LabelledImage
+from vesalius.corpus.split import split_of
+from vesalius.models.base import SegmentationModel
+from vesalius.models.tiny import Tiny, TinyConfig
+from vesalius.training.loop import TrainConfig, train
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Path of a recipe: a TOML file, or the name of one that comes with the package.
+
+    Raises:
+        ConfigError: There is no such file or name.
+    """
+    bundled = RECIPES / f"{name}.toml"
+    if bundled.exists():
+        return bundled
+    if Path(name).exists():
+        return Path(name)
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+    raise ConfigError("there is no such recipe", path=name, remedy=f"give a TOML file or one of: {known}")
+
+
+def training_images(data: str | Path) -> list[LabelledImage]:
+    """Images of the training split of every paired set (a folder with a ``set.json``) under ``data``.
+
+    Raises:
+        ReadError: There are none.
+    """
+    sets = sorted(path.parent for path in Path(data).glob("*/set.json"))
+    images = [image for folder in sets for image in read_pairs(folder) if split_of(image.case) == "train"]
+    if not images:
+        raise ReadError("holds no set of image and label pairs", path=data, remedy="give the folder above the sets")
+    return images
+
+
+def train_tiny(recipe: str | Path, data: str | Path, output: str | Path) -> SegmentationModel:
+    """Trains a network of vesalius-tiny's kind from nothing, or takes an interrupted run up again.
+
+    Args:
+        recipe: See `find_recipe`.
+        data: See `training_images`.
+        output: Folder for the run.
+
+    Returns:
+        The running average of the network's weights.
+    """
+    config = TrainConfig.from_toml(find_recipe(recipe))
+    torch.manual_seed(config.seed)
+    model = Tiny(TinyConfig.from_dict(config.model))
+    return train(model, training_images(data), config, Path(output))
