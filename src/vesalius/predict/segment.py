@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,8 +24,8 @@ Box = tuple[float, float, float, float]
 Click = tuple[float, float, int]
 
 COORDINATES = (
-    "pixels of the slice as stored: x to the right, y down, from 0; points at pixel centres (whole numbers); "
-    "boxes x0, y0, x1, y1 at pixel edges, half-open"
+    "pixels of the slice in the file's own order: x to the right, y down, from 0; points at pixel centres (whole "
+    "numbers); boxes x0, y0, x1, y1 at pixel edges, half-open"
 )
 
 
@@ -300,7 +299,7 @@ def all_or_nothing(outputs: Sequence[Path]) -> Iterator[dict[Path, Path]]:
             current = None
             yield place
             for current, temporary in place.items():
-                os.replace(temporary, current)
+                temporary.replace(current)
         except OSError as error:
             raise WriteError(f"cannot be written ({error.strerror or error})", path=current) from error
         except VesaliusError as error:

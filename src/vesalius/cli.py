@@ -1,0 +1,205 @@
+"""The ``vesalius`` command: each subcommand turns its arguments into one call.
+
+Exit codes: 0 done; 2 a bad argument or bad input, told in one sentence on standard error, with nothing written.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vesalius import __version__
+from vesalius.core.errors import PromptError, VesaliusError, WriteError
+
+if TYPE_CHECKING:
+    from vesalius.predict.segment import Box, Click
+
+app = typer.Typer(
+    name="vesalius",
+    help="Promptable segmentation of medical images: a box, clicks or a rough mask goes in; the outline comes out.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command line; ``arguments`` default to those of the process."""
+    try:
+        app(args=arguments, prog_name="vesalius")
+    except VesaliusError as error:
+        print("vesalius:", " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vesalius {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME|FOLDER", help="Model to use.", show_default="vesalius-tiny, bundled"),
+]
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results; made if absent.")
+    ] = Path("demo"),
+    model: Model = None,
+) -> None:
+    """Segment real medical images that come with the dependencies; needs no data and no network.
+
+    Writes an overlay and a mask per image, contact_sheet.png and demo.json.
+    """
+    from rich.console import Console
+
+    from vesalius.demo import run_demo
+    from vesalius.predict.predictor import load_model
+
+    run_demo(output, load_model(model), Console())
+
+
+@app.command()
+def segment(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="PNG, JPEG, TIFF, NIfTI, NRRD, MetaImage, DICOM file or series folder."),
+    ],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X0,Y0,X1,Y1", help="Box around an object, half-open. Repeat it: one object each."),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y[,+|-]", help="Click on the object (+) or on the background (-). Repeatable."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rough outline: an image of the same size, not 0 inside.")
+    ] = None,
+    slice_: Annotated[int | None, typer.Option("--slice", metavar="N", help="Slice of a volume, from 0.")] = None,
+    axis: Annotated[str, typer.Option(metavar="x|y|z", help="Axis that the slice lies across.")] = "z",
+    time: Annotated[int | None, typer.Option(metavar="N", help="Time point of a series or film, from 0.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|LEVEL/WIDTH", help="Grey window: soft_tissue, lung, brain, bone, or such as 40/400."
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the file does not say, such as ct for a NIfTI file in HU.")
+    ] = None,
+    model: Model = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Mask to write: .png .tif .nii .nii.gz .nrrd .mha or .dcm (a DICOM segmentation).",
+        ),
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Picture to write: image, prompts and outlines.")
+    ] = None,
+    json_: Annotated[
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE|-", help="Record to write: prompts, boxes, areas, predicted IoU. - prints it."
+        ),
+    ] = None,
+) -> None:
+    """Segment objects in one image from boxes, clicks or a rough mask.
+
+    With at most one box, everything describes one object. With several boxes each is an object, and a point belongs
+    to the one box that it lies in (a point in none, or in several, is an error).
+
+    Coordinates are pixels of the slice in the file's own order: x to the right, y down, from 0. A point x,y is the
+    centre of that pixel; a box x0,y0,x1,y1 is half-open, so 3,5,4,6 holds the one pixel 3,5.
+
+    One object is written as a mask (0 and 255 in pictures, 0 and 1 in scans). Several are numbered from 1 in the order
+    of their boxes; a pixel that two outlines claim goes to the one with the higher predicted IoU.
+    """
+    from vesalius.predict.segment import SegmentJob, segment_file
+
+    if out is None and overlay is None and json_ is None:
+        raise WriteError("no output is named", remedy="give -o, --overlay or --json")
+    job = SegmentJob(
+        file=file,
+        boxes=[parse_box(text) for text in box or []],
+        clicks=[parse_point(text) for text in point or []],
+        mask=mask,
+        axis=axis,
+        index=slice_,
+        time=time,
+        window=window,
+        modality=modality,
+        model=model,
+        out=out,
+        overlay=overlay,
+        record=None if json_ in (None, "-") else Path(json_),
+    )
+    result = segment_file(job)
+    if json_ == "-":
+        import json
+
+        print(json.dumps(result, indent=2))
+    else:
+        for number, found in enumerate(result["objects"], start=1):
+            print(_summary(number, found))
+
+
+def _summary(number: int, found: dict[str, Any]) -> str:
+    area = f"{found['area_px']} px"
+    if found["area_mm2"] is not None:
+        area += f", {found['area_mm2']:.4g} mm²"
+    return f"object {number}: predicted IoU {found['predicted_iou']:.2f}, {area if found['area_px'] else 'empty'}"
+
+
+def parse_box(text: str) -> Box:
+    """(x0, y0, x1, y1) of ``"x0,y0,x1,y1"``.
+
+    Raises:
+        PromptError: It is not four numbers.
+    """
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise PromptError(
+            f"box {text!r} is not four numbers", remedy="give x0,y0,x1,y1 such as 60,70,180,190"
+        ) from None
+    return x0, y0, x1, y1
+
+
+def parse_point(text: str) -> Click:
+    """(x, y, label) of ``"x,y"`` or ``"x,y,+"`` (label 1), or ``"x,y,-"`` (label 0).
+
+    Raises:
+        PromptError: It is not two numbers and perhaps a sign.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    signs = {"+": 1, "-": 0}
+    try:
+        label = signs[parts.pop()] if len(parts) == 3 else 1
+        x, y = (float(part) for part in parts)
+    except (ValueError, KeyError):
+        raise PromptError(
+            f"point {text!r} is not two numbers and a sign", remedy="give x,y or x,y,+ or x,y,- such as 100,120,-"
+        ) from None
+    return x, y, label
