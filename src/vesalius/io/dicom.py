@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
+from pydicom.pixels import (  # type: ignore[attr-defined]
+    apply_color_lut,
+    apply_modality_lut,
+    get_decoder,
+    pixel_array,
+)
 
 from vesalius.core.errors import GeometryError, ReadError
 from vesalius.core.geometry import Geometry
 from vesalius.io.grid import Grid, check_shape, choose_time, decoding
 from vesalius.vocabulary.modalities import modality_name
 
+Floats = NDArray[np.float64]
+
 # What lies beside a series on discs and in exports and is plainly no image of it.
 _BESIDE = re.compile(
-    r"^\.|^(dicomdir|version|lockfile|thumbs\.db|desktop\.ini)$|\.(txt|xml|json|csv|md|html?|pdf|inf)$", re.I
+    r"^\.|^(dicomdir|version|lockfile|thumbs\.db|desktop\.ini)$|\.(txt|xml|json|csv|md|html?|pdf|inf)$", re.IGNORECASE
 )
 _NOT_IMAGES = ("SEG", "RTDOSE")
 # Positions in files are rounded; a missing slice shows as at least half a step.
@@ -39,37 +47,50 @@ def read_file(path: Path, time: int | None) -> Grid:
         ReadError: It is not DICOM, is cut short, holds no image, or is compressed in a way nothing here decodes.
         GeometryError: Its frames do not make a regular volume.
     """
-    dataset = _load(path)
+    dataset = load_file(path)
     if not _is_image(dataset):
         raise ReadError(
             f"is DICOM but no image ({_what(dataset)})", path=path, remedy="choose a file or series of images"
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
-    check_shape((frames, int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)), path)
-    values = _pixels(dataset, path)
-    places = [_Place(dataset, frame) for frame in range(frames)]
-    if frames > 1 and all(place.position is None for place in places):
+    size = _size(dataset)
+    check_shape((frames, *size[::-1]), path)
+    places = [place_of(dataset, frame, f"frame {frame + 1}", alone=frames == 1) for frame in range(frames)]
+    if frames > 1 and not any(places):
         chosen = choose_time(frames, time, path)
-        values, places = values[chosen : chosen + 1], places[:1]
+        values = _pixels(dataset, path)[chosen : chosen + 1]
+        order, geometry = _geometry([place_of(dataset, chosen, path.name, alone=True)], size, path, "frames")
     else:
         choose_time(1, time, path)
-    order, geometry = _geometry(places, (values.shape[2], values.shape[1]), path, "frames")
-    return Grid(values[order], geometry, modality_name(dataset.get("Modality")), picture=True)
+        order, geometry = _geometry(places, size, path, "frames")
+        values = _pixels(dataset, path)[order]
+    return Grid(values, geometry, modality_name(dataset.get("Modality")), picture=True)
 
 
 def read_series(folder: Path, time: int | None) -> Grid:
-    """Reads the DICOM series in a folder (not in its subfolders), sorted by position along the slice normal.
-
-    A DICOMDIR, hidden files, texts, and DICOM objects that are no images (structure sets, segmentations, doses,
-    reports) are left aside; any other file that is not DICOM is an error.
+    """Reads the DICOM series in a folder, its slices sorted by position along their normal; see ``load_series``.
 
     Raises:
         ReadError: No DICOM images, a damaged one, or a file that is not DICOM.
         GeometryError: Several series, slices missing, doubled, or of different size, spacing or orientation.
     """
+    images, geometry = load_series(folder)
+    if len(images) == 1:
+        return read_file(images[0][0], time)
+    choose_time(1, time, folder)
+    values = np.stack([_pixels(dataset, path)[0] for path, dataset in images])
+    return Grid(values, geometry, modality_name(images[0][1].get("Modality")), picture=True)
+
+
+def load_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], Geometry | None]:
+    """The files of the series in a folder (not in its subfolders) in the order of the volume, and its geometry.
+
+    A DICOMDIR, hidden files, texts, and DICOM objects that are no images (structure sets, segmentations, doses,
+    reports) are left aside; any other file that is not DICOM is an error. Errors as in ``read_series``.
+    """
     with decoding(folder, "folder"):
         paths = sorted(p for p in folder.iterdir() if p.is_file() and not _BESIDE.search(p.name))
-    loaded = [(path, _load(path)) for path in paths]
+    loaded = [(path, load_file(path)) for path in paths]
     images = [(path, dataset) for path, dataset in loaded if _is_image(dataset)]
     if not images:
         raise ReadError("holds no DICOM images", path=folder, remedy="choose the folder with the files of one series")
@@ -82,29 +103,28 @@ def read_series(folder: Path, time: int | None) -> Grid:
             remedy="keep one series per folder",
         )
     if len(images) == 1:
-        return read_file(images[0][0], time)
-    choose_time(1, time, folder)
-    first = images[0][1]
+        return images, None
+    first_path, first = images[0]
     for path, dataset in images:
         if int(dataset.get("NumberOfFrames") or 1) > 1:
             raise GeometryError(
                 "is one of several multi-frame files of a series", path=path, remedy="read the files one by one"
             )
-        for tag, name in (("Rows", "rows"), ("Columns", "columns"), ("SamplesPerPixel", "samples per pixel")):
+        for tag in ("Rows", "Columns", "SamplesPerPixel"):
             if dataset.get(tag) != first.get(tag):
                 raise GeometryError(
-                    f"has {dataset.get(tag)} {name}, but {images[0][0].name} has {first.get(tag)}",
+                    f"has {tag} {dataset.get(tag)}, but {first_path.name} of the same series has {first.get(tag)}",
                     path=path,
                     remedy="keep slices of one size in the folder",
                 )
-    check_shape((len(images), int(first.get("Rows") or 0), int(first.get("Columns") or 0)), folder)
-    places = [_Place(dataset, 0, path.name) for path, dataset in images]
-    order, geometry = _geometry(places, (int(first.Columns), int(first.Rows)), folder, "slices")
-    planes = [_pixels(images[i][1], images[i][0])[0] for i in order]
-    return Grid(np.stack(planes), geometry, modality_name(first.get("Modality")), picture=True)
+    check_shape((len(images), *_size(first)[::-1]), folder)
+    places = [place_of(dataset, 0, path.name) for path, dataset in images]
+    order, geometry = _geometry(places, _size(first), folder, "slices")
+    return [images[i] for i in order], geometry
 
 
-def _load(path: Path) -> Dataset:
+def load_file(path: Path) -> Dataset:
+    """The data set of a DICOM file, also of one without preamble; ReadError if it is none."""
     with decoding(path, "DICOM file"):
         try:
             return dcmread(path)
@@ -120,6 +140,11 @@ def _load(path: Path) -> Dataset:
 
 def _is_image(dataset: Dataset) -> bool:
     return "PixelData" in dataset and dataset.get("Modality") not in _NOT_IMAGES
+
+
+def _size(dataset: Dataset) -> tuple[int, int]:
+    """(columns, rows)."""
+    return int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
 
 
 def _what(dataset: Dataset) -> str:
@@ -163,7 +188,7 @@ def _pixels(dataset: Dataset, path: Path) -> NDArray[Any]:
 def _rescaled(plane: NDArray[Any], dataset: Dataset, frame: int) -> NDArray[Any]:
     if "ModalityLUTSequence" in dataset:
         return np.asarray(apply_modality_lut(plane, dataset))
-    rescale = _group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    rescale = group_of(dataset, frame, "PixelValueTransformationSequence") or dataset
     slope, intercept = float(rescale.get("RescaleSlope", 1)), float(rescale.get("RescaleIntercept", 0))
     if (slope, intercept) == (1, 0):
         return plane
@@ -173,32 +198,70 @@ def _rescaled(plane: NDArray[Any], dataset: Dataset, frame: int) -> NDArray[Any]
     return (plane * slope + intercept).astype(np.float32)
 
 
-def _group(dataset: Dataset, frame: int, name: str) -> Dataset | None:
+def group_of(dataset: Dataset, frame: int, name: str) -> Dataset | None:
     """A functional group of an enhanced multi-frame file: the frame's own, or the one shared by all frames."""
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     for groups in (*own[frame : frame + 1], *shared[:1]):
         if groups.get(name):
-            return groups[name][0]
+            found: Dataset = groups[name].value[0]
+            return found
     return None
 
 
+@dataclass(frozen=True, eq=False)
 class _Place:
-    """Where one slice or frame lies: what its tags state, None where they do not."""
+    """Where one slice or frame lies, in DICOM's terms (LPS, mm).
 
-    def __init__(self, dataset: Dataset, frame: int, name: str | None = None) -> None:
-        measures = _group(dataset, frame, "PixelMeasuresSequence") or dataset
-        plane = _group(dataset, frame, "PlanePositionSequence") or dataset
-        turn = _group(dataset, frame, "PlaneOrientationSequence") or dataset
-        self.name = name or f"frame {frame + 1}"
-        self.position = _numbers(plane.get("ImagePositionPatient"), 3)
-        self.orientation = _numbers(turn.get("ImageOrientationPatient"), 6)
-        self.spacing = _numbers(measures.get("PixelSpacing"), 2)
-        gap = _numbers([measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0], 1)
-        self.thickness = float(abs(gap[0])) if gap is not None else 0.0
+    Attributes:
+        name: How to call it in an error.
+        position: (3,) centre of the first pixel.
+        row: (3,) unit vector along a row of pixels, so along x.
+        column: (3,) unit vector along a column, so along y.
+        spacing: (2,) distance between rows and between columns.
+        thickness: Distance to the next slice as the tags state it, 0 if they do not.
+    """
+
+    name: str
+    position: Floats
+    row: Floats
+    column: Floats
+    spacing: Floats
+    thickness: float
+
+    @property
+    def normal(self) -> Floats:
+        return np.cross(self.row, self.column)
 
 
-def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
+def place_of(dataset: Dataset, frame: int, name: str, alone: bool = False) -> _Place | None:
+    """Where a frame lies, or None if its tags do not say so.
+
+    A frame that is ``alone`` and states its pixel spacing but not where it lies (most X-ray) lies at the origin.
+    """
+    measures = group_of(dataset, frame, "PixelMeasuresSequence") or dataset
+    plane = group_of(dataset, frame, "PlanePositionSequence") or dataset
+    turn = group_of(dataset, frame, "PlaneOrientationSequence") or dataset
+    position = _numbers(plane.get("ImagePositionPatient"), 3)
+    orientation = _numbers(turn.get("ImageOrientationPatient"), 6)
+    spacing = _numbers(measures.get("PixelSpacing"), 2)
+    if spacing is None:
+        return None
+    if position is None or orientation is None:
+        if not alone:
+            return None
+        position, orientation = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    row, column = orientation[:3], orientation[3:]
+    lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
+    if abs(row @ column) > _ANGLE_TOLERANCE or max(abs(length - 1) for length in lengths) > _ANGLE_TOLERANCE:
+        raise GeometryError(f"the orientation of {name} is not two perpendicular unit vectors", path=dataset.filename)
+    if not (spacing > 0).all():
+        raise GeometryError(f"the pixel spacing of {name} is not positive", path=dataset.filename)
+    thickness = abs(float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0))
+    return _Place(name, position, row / lengths[0], column / lengths[1], spacing, thickness)
+
+
+def _numbers(values: Any, count: int) -> Floats | None:
     if values is None or isinstance(values, str) or len(values) != count:
         return None
     array = np.array([float(value) for value in values])
@@ -206,64 +269,44 @@ def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
 
 
 def _geometry(
-    places: Sequence[_Place], size: tuple[int, int], path: Path, unit: str
+    places: Sequence[_Place | None], size: tuple[int, int], path: Path, unit: str
 ) -> tuple[list[int], Geometry | None]:
     """The order of the slices along their normal, and the geometry of the volume they make.
 
-    One slice takes its z spacing from Spacing Between Slices, else Slice Thickness, else 1 mm. One slice that states
-    its pixel spacing but not where it lies (most X-ray) is placed at the origin; one that states neither has none.
+    One slice takes its z spacing from Spacing Between Slices, else Slice Thickness, else 1 mm; one that states no
+    pixel spacing has no geometry.
     """
-    first = places[0]
-    if len(places) == 1 and first.spacing is None:
-        return [0], None
-    placed = [p for p in places if p.position is not None and p.orientation is not None and p.spacing is not None]
-    if len(placed) < len(places) and len(places) > 1:
-        lost = next(p for p in places if p not in placed)
+    known = [place for place in places if place is not None]
+    if len(known) < len(places):
+        if len(places) == 1:
+            return [0], None
         raise GeometryError(
-            f"{len(places) - len(placed)} of {len(places)} {unit} state no position, orientation or spacing "
-            f"(the first is {lost.name})",
+            f"{len(places) - len(known)} of {len(places)} {unit} state no position, orientation or pixel spacing",
             path=path,
             remedy="read the files one by one",
         )
-    orientation = first.orientation if first.orientation is not None else np.array([1.0, 0, 0, 0, 1, 0])
-    position = first.position if first.position is not None else np.zeros(3)
-    spacing = first.spacing
-    assert spacing is not None
-    row, column = orientation[:3], orientation[3:]
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if abs(row @ column) > _ANGLE_TOLERANCE or max(abs(length - 1) for length in lengths) > _ANGLE_TOLERANCE:
-        raise GeometryError(
-            f"the orientation of {first.name} is not two perpendicular unit vectors",
-            path=path,
-            remedy="correct its DICOM tag Image Orientation (Patient)",
-        )
-    if not (spacing > 0).all():
-        raise GeometryError(f"the pixel spacing of {first.name} is not positive", path=path, remedy="correct the tag")
-    row, column = row / lengths[0], column / lengths[1]
-    normal = np.cross(row, column)
-    if len(places) == 1:
-        step, order = normal * (first.thickness or 1.0), [0]
+    if len(known) == 1:
+        order, step = [0], known[0].normal * (known[0].thickness or 1.0)
     else:
-        order, step = _stack(places, normal, path, unit)
-        position = places[order[0]].position
+        order, step = _stack(known, path, unit)
+    first = known[order[0]]
     thickness = float(np.linalg.norm(step))
-    direction = np.stack([row, column, step / thickness], axis=1)
+    direction = np.stack([first.row, first.column, step / thickness], axis=1)
     geometry = Geometry(
-        size=(size[0], size[1], len(places)),
-        spacing=(float(spacing[1]), float(spacing[0]), thickness),
-        origin=(float(position[0]), float(position[1]), float(position[2])),
+        size=(size[0], size[1], len(known)),
+        spacing=(float(first.spacing[1]), float(first.spacing[0]), thickness),
+        origin=(float(first.position[0]), float(first.position[1]), float(first.position[2])),
         direction=tuple(float(value) for value in direction.ravel()),
     )
     return order, geometry
 
 
-def _stack(
-    places: Sequence[_Place], normal: NDArray[np.float64], path: Path, unit: str
-) -> tuple[list[int], NDArray[np.float64]]:
-    """The order of several slices along ``normal`` and the step from one to the next; GeometryError if irregular."""
+def _stack(places: Sequence[_Place], path: Path, unit: str) -> tuple[list[int], Floats]:
+    """The order of slices along their normal and the step from one to the next; GeometryError if irregular."""
     first = places[0]
     for place in places:
-        if np.abs(place.orientation - first.orientation).max() > _ANGLE_TOLERANCE:
+        turned = np.abs([place.row - first.row, place.column - first.column]).max()
+        if turned > _ANGLE_TOLERANCE:
             raise GeometryError(
                 f"{place.name} has another orientation than {first.name}",
                 path=path,
@@ -273,7 +316,7 @@ def _stack(
             raise GeometryError(
                 f"{place.name} has another pixel spacing than {first.name}", path=path, remedy=f"keep equal {unit} only"
             )
-    heights = np.array([normal @ place.position for place in places])
+    heights = np.array([first.normal @ place.position for place in places])
     order = [int(i) for i in np.argsort(heights, kind="stable")]
     gaps = np.diff(heights[order])
     usual = float(np.median(gaps))

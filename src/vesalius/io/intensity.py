@@ -90,4 +90,4 @@ def to_8_bits(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.u
     """``values`` with ``window`` mapped linearly to 0..255, rounded and clipped."""
     low, high = window
     scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
-    return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(scaled + 0.5, 0, 255), np.uint8)

@@ -110,11 +110,11 @@ def _coloured(values: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
     """Grey or RGB, with alpha if it is unassociated, of what TIFF's photometric interpretation says."""
     name = page.photometric.name
     if name == "MINISWHITE" and values.dtype.kind in "bu":
-        return np.invert(values)
+        return np.asarray(np.invert(values))
     if name == "PALETTE":
         table = page.colormap
         table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
-        return np.moveaxis(table[:, values], 0, -1)
+        return np.asarray(np.moveaxis(table[:, values], 0, -1))
     if name not in ("MINISBLACK", "RGB", "YCBCR"):
         raise ReadError(f"has colours of the kind {name}, which is not read", path=path, remedy="save it as RGB")
     colours = 3 if name in ("RGB", "YCBCR") else 1

@@ -42,7 +42,7 @@ def read_volume(
         ConfigError: The window makes no sense.
     """
     path = Path(path)
-    grid = _grid(path, time)
+    grid = read_grid(path, time)
     values = check_values(grid.values, path)
     if values.ndim == 4:
         values = _without_alpha(values)
@@ -86,7 +86,8 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
-def _grid(path: Path, time: int | None) -> Grid:
+def read_grid(path: Path, time: int | None) -> Grid:
+    """The values of a file before checks and grey window; the kind of file is decided here."""
     if path.is_dir():
         from vesalius.io.dicom import read_series
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,7 +103,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vesalius-") as folder:
             temporary = Path(folder) / path.name
             yield temporary
-            os.replace(temporary, path)
+            temporary.replace(path)
     except OSError as error:
         raise WriteError(f"cannot be written ({error.strerror or error})", path=path) from error
 
