@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ class Preset(Config):
         side: Side of the square input in pixels.
         fit: ``stretch`` both axes; ``longest_side`` then pad right and bottom; ``pad`` small images centred.
         intensity: ``mean_std`` on 0..255 RGB, or ``min_max`` of each image to 0..1.
-        mean: Per RGB channel, on 0..255.
-        std: Per RGB channel, on 0..255.
+        channels: Order in which the network takes the colours; ``mean`` and ``std`` are in this order.
+        mean: Per channel, on 0..255.
+        std: Per channel, on 0..255.
         box: Whether the box's far corner is the last pixel inside (``inclusive``) or the edge (``half_open``).
         mask_prompt: Scale on which the network takes its mask prompt: ``logits`` or ``probability``.
         mask_side: Side of the low-resolution masks it takes and gives.
@@ -33,6 +34,7 @@ class Preset(Config):
     side: int
     fit: Literal["stretch", "longest_side", "pad"] = "longest_side"
     intensity: Literal["mean_std", "min_max"] = "mean_std"
+    channels: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     box: Literal["inclusive", "half_open"] = "inclusive"
@@ -72,8 +74,16 @@ class PromptBatch:
 
 
 class SegmentationModel(nn.Module):
-    """A promptable network. Logits inside: thresholding is the caller's, once."""
+    """A promptable network. Logits inside: thresholding is the caller's, once.
 
+    Attributes:
+        architecture: Name of its kind of network in a checkpoint.
+        config: Its sizes.
+        preset: How it wants its input.
+    """
+
+    architecture: ClassVar[str]
+    config: Config
     preset: Preset
 
     def encode(self, images: Tensor) -> Features:
@@ -92,6 +102,8 @@ class SegmentationModel(nn.Module):
 def normalise(images: Tensor, preset: Preset) -> Tensor:
     """(B, 3, S, S) float network input of (B, S, S, 3) uint8 RGB images, by the preset's intensity rule."""
     pixels = images.float().permute(0, 3, 1, 2)
+    if preset.channels == "bgr":
+        pixels = pixels.flip(1)
     if preset.intensity == "min_max":
         low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
         return (pixels - low) / (high - low).clamp_min(1e-8)

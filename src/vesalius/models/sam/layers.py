@@ -1,0 +1,37 @@
+"""Layers that the encoders and the decoder share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.Module):
+    """LayerNorm over the channels of (B, C, H, W) maps, eps 1e-6."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        # Written out: on a CPU the fused kernel loses digits where a mean is large, as in the encoder's neck.
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        normed = (x - mean) * torch.rsqrt(variance + 1e-6)
+        return normed * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with ``activation`` between them, on the last axis."""
+
+    def __init__(self, dim: int, hidden: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        out: Tensor = self.lin2(self.activation(self.lin1(x)))
+        return out

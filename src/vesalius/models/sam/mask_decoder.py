@@ -1,0 +1,163 @@
+"""SAM's mask decoder: prompt tokens and image tokens look at each other, then masks are drawn.
+
+Source: Kirillov et al., "Segment Anything", 2023, section 3 and appendix A (figure 14).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vesalius.models.sam.config import SamConfig
+from vesalius.models.sam.layers import LayerNorm2d, Mlp
+
+MASKS = 3
+
+
+class Attention(nn.Module):
+    """Multi-head attention at ``1 / shrink`` of the width; one side's single row serves all rows of the other."""
+
+    def __init__(self, dim: int, heads: int, shrink: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim // shrink)
+        self.k_proj = nn.Linear(dim, dim // shrink)
+        self.v_proj = nn.Linear(dim, dim // shrink)
+        self.out_proj = nn.Linear(dim // shrink, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None) -> Tensor:
+        """(N or 1, Tq, dim), (N or 1, Tk, dim) twice, which keys (N, 1, 1, Tk) are there -> (N, Tq, dim)."""
+        rows = max(query.shape[0], key.shape[0])
+        q, k, v = (
+            projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2).expand(rows, -1, -1, -1)
+            for projection, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=present)
+        out: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+        return out
+
+
+class TwoWayBlock(nn.Module):
+    """Tokens attend to themselves and to the image, then the image attends to the tokens."""
+
+    def __init__(self, dim: int, heads: int, mlp: int, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(dim, heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = Attention(dim, heads, shrink=2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, mlp, nn.ReLU())
+        self.norm3 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = Attention(dim, heads, shrink=2)
+        self.norm4 = nn.LayerNorm(dim)
+
+    def forward(
+        self, tokens: Tensor, image: Tensor, tokens_pe: Tensor, image_pe: Tensor, present: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(N, T, dim) tokens and (N or 1, grid², dim) image -> the same, with N rows both."""
+        if self.first:
+            # The tokens still are their own positions.
+            tokens = self.self_attn(tokens, tokens, tokens, present)
+        else:
+            placed = tokens + tokens_pe
+            tokens = tokens + self.self_attn(placed, placed, tokens, present)
+        tokens = self.norm1(tokens)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + tokens_pe, image + image_pe, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        seen = self.cross_attn_image_to_token(image + image_pe, tokens + tokens_pe, tokens, present)
+        return tokens, self.norm4(image + seen)
+
+
+class TwoWayTransformer(nn.Module):
+    """The two-way blocks and a last look of the tokens at the image."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        dim, heads = config.prompt_dim, config.decoder_heads
+        self.layers = nn.ModuleList(
+            TwoWayBlock(dim, heads, config.decoder_mlp, first=index == 0) for index in range(config.decoder_depth)
+        )
+        self.final_attn_token_to_image = Attention(dim, heads, shrink=2)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, image: Tensor, image_pe: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(N, T, dim) tokens, (N or 1, grid², dim) image, (grid², dim) positions -> tokens and image, N rows."""
+        tokens_pe = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, tokens_pe, image_pe, present)
+        seen = self.final_attn_token_to_image(tokens + tokens_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens + seen), image
+
+
+class Head(nn.Module):
+    """Three linear layers with ReLU between them."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((dim, hidden, hidden, out)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., out)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        out: Tensor = self.layers[-1](x)
+        return out
+
+
+class MaskDecoder(nn.Module):
+    """Image embedding and prompts to masks and their predicted IoU."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        dim = config.prompt_dim
+        self.transformer = TwoWayTransformer(config)
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(1 + MASKS, dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(Head(dim, dim, dim // 8) for _ in range(1 + MASKS))
+        self.iou_prediction_head = Head(dim, config.iou_hidden, 1 + MASKS)
+
+    def forward(
+        self,
+        embedding: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        present: Tensor | None,
+        dense: Tensor,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of N prompts.
+
+        Args:
+            embedding: (N or 1, dim, grid, grid) image embeddings.
+            image_pe: (grid², dim) positional encoding of the image tokens.
+            sparse: (N, T, dim) prompt tokens.
+            present: (N, T) bool, the prompt tokens each row has; None if all have all.
+            dense: (N, dim, grid, grid) mask prompts, or (1, dim, 1, 1) for none.
+            multimask: Three masks for an ambiguous prompt, or the one mask.
+
+        Returns:
+            Mask logits (N, M, 4 grid, 4 grid) and predicted IoU (N, M), with M = 3 or 1.
+        """
+        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([outputs.expand(len(sparse), -1, -1), sparse], dim=1)
+        image = (embedding + dense).flatten(2).transpose(1, 2)
+        if present is not None:
+            present = torch.cat([present.new_ones(len(sparse), len(outputs)), present], dim=1)[:, None, None]
+        tokens, image = self.transformer(tokens, image, image_pe, present)
+        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, embedding.shape[2:]))
+        asked = range(1, 1 + MASKS) if multimask else range(1)
+        kernels = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1)
+        logits = torch.einsum("nmc,nchw->nmhw", kernels, upscaled)
+        iou: Tensor = self.iou_prediction_head(tokens[:, 0])
+        return logits, iou[:, asked.start : asked.stop]
