@@ -111,13 +111,13 @@ CASES = (
         window="bone",
     ),
     Case(
-        name="posterior_fossa",
-        title="Posterior cranial fossa",
+        name="frontal_sinus",
+        title="Frontal sinus, frontal lobes",
         modality="CT, head",
         package="pydicom",
         file="data/test_files/J2K_pixelrep_mismatch.dcm",
         credit="pydicom: J2K_pixelrep_mismatch.dcm",
-        prompts=(Prompt(box=(134, 234, 376, 402)),),
+        prompts=(Prompt(box=(249, 47, 361, 126)), Prompt(box=(225, 80, 297, 173))),
         suffix=".dcm",
     ),
     Case(
@@ -162,6 +162,7 @@ CASES = (
         credit="pydicom: examples_ybr_color.dcm",
         prompts=(Prompt(box=(159, 60, 205, 127)),),
         suffix=".dcm",
+        view=(80, 15, 280, 215),
         time=27,
     ),
     Case(
@@ -173,6 +174,7 @@ CASES = (
         credit="pydicom: examples_jpeg2k.dcm; NEMA sample images, WG-04",
         prompts=(Prompt(box=(318, 161, 513, 272)),),
         suffix=".dcm",
+        view=(250, 70, 570, 360),
     ),
     Case(
         name="bladder",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.types import AXES, Prediction, Prompt, Slice
+from vesalius.core.types import Prediction, Prompt, Slice
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
@@ -49,8 +49,7 @@ def draw_overlay(
     """Draws each object's prompt and outline on the image, and lists the predicted qualities below it.
 
     Pixels keep their true aspect ratio where the spacing is known. Boxes are dashed, rough masks dotted, clicks a
-    green plus or a red minus, the outline runs along the pixel edges of the mask. Where the image's place in the
-    patient is known, letters name the directions at its edges (L, R, A, P, S, I).
+    green plus or a red minus, and the outline follows the pixels of the mask.
 
     Args:
         image: The slice.
@@ -90,7 +89,6 @@ def draw_overlay(
     for number, (prompt, prediction) in enumerate(zip(prompts, predictions, strict=True)):
         if len(prompts) > 1:
             _number(draw, number, prompt, prediction, place, text_height)
-    _letter_directions(draw, image, text_height)
     return _add_legend(picture, predictions, text_height)
 
 
@@ -238,27 +236,6 @@ def _dashes(
     for i in range(count):
         first, last = a + (b - a) * (i / count), a + (b - a) * ((i + 0.5) / count)
         draw.line([(int(first[0]), int(first[1])), (int(last[0]), int(last[1]))], fill=colour, width=thick)
-
-
-def _letter_directions(draw: ImageDraw.ImageDraw, image: Slice, height: int) -> None:
-    """Writes the patient directions at the middle of the picture's edges, where the geometry is known."""
-    if image.geometry is None:
-        return
-    column, row = (axis for axis in AXES if axis != image.axis)
-    directions = np.reshape(image.geometry.direction, (3, 3))
-    right, down = (directions[:, AXES.index(axis)] for axis in (column, row))
-    x, y = draw.im.size
-    gap = height // 3
-    font = _font(height)
-    for vector, place, anchor in (
-        (right, (x - gap, y / 2), "rm"),
-        (-right, (gap, y / 2), "lm"),
-        (down, (x / 2, y - gap), "md"),
-        (-down, (x / 2, gap), "ma"),
-    ):
-        main = int(np.abs(vector).argmax())
-        letter = "LPS"[main] if vector[main] > 0 else "RAI"[main]
-        draw.text(place, letter, fill=_INK, font=font, anchor=anchor, stroke_width=2, stroke_fill=_HALO)
 
 
 def _add_legend(picture: Any, predictions: Sequence[Prediction], height: int) -> Picture:
