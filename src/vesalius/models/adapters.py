@@ -48,8 +48,8 @@ class Adapter(nn.Module):
         half = F.relu(down @ F.unfold(maps, 3, padding=1, stride=2))
         return F.relu(F.fold(up.T @ half, (height, width), 4, padding=1, stride=2))
 
-    def add_to(self, mlp: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """The forward hook of ``mlp``: its output plus this adapter's."""
+    def add_to(self, _mlp: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        """The forward hook of the MLP: its output plus this adapter's."""
         out: Tensor = output + self(inputs[0])
         return out
 
