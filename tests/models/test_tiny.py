@@ -1,0 +1,88 @@
+import numpy as np
+import torch
+
+from vesalius.models.base import PromptBatch
+from vesalius.models.tiny import Tiny, prompt_maps
+
+NAN = torch.nan
+
+
+def network() -> Tiny:
+    torch.manual_seed(0)
+    return Tiny().eval()
+
+
+def prompts(rows: torch.Tensor | None = None) -> PromptBatch:
+    masks = torch.full((4, 1, 128, 128), NAN)
+    masks[3] = torch.randn(1, 128, 128, generator=torch.Generator().manual_seed(1))
+    return PromptBatch(
+        points=torch.tensor([[[40.0, 60.0], [0, 0]], [[0, 0], [0, 0]], [[20, 30], [200, 210]], [[100, 90], [0, 0]]]),
+        labels=torch.tensor([[1, -1], [-1, -1], [1, 0], [0, -1]]),
+        boxes=torch.tensor([[NAN] * 4, [50.0, 60, 120, 160], [10, 10, 60, 70], [NAN] * 4]),
+        masks=masks,
+        rows=rows,
+    )
+
+
+def test_three_masks_and_their_quality() -> None:
+    model = network()
+    with torch.inference_mode():
+        logits, quality = model.decode(model.encode(torch.randn(1, 3, 256, 256)), prompts())
+        best, best_quality = model.decode(model.encode(torch.randn(1, 3, 256, 256)), prompts(), multimask=False)
+    assert logits.shape == (4, 3, 128, 128)
+    assert quality.shape == (4, 3)
+    assert ((quality > 0) & (quality < 1)).all()
+    assert best.shape == (4, 1, 128, 128)
+    assert best_quality.shape == (4, 1)
+
+
+def test_absent_parts_leave_no_trace() -> None:
+    """A row of a mixed batch answers as it does alone, without its padding."""
+    model = network()
+    mixed = prompts()
+    alone = [
+        PromptBatch(mixed.points[:1, :1], mixed.labels[:1, :1]),
+        PromptBatch(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.long), boxes=mixed.boxes[1:2]),
+        PromptBatch(mixed.points[2:3], mixed.labels[2:3], boxes=mixed.boxes[2:3]),
+        PromptBatch(mixed.points[3:, :1], mixed.labels[3:, :1], masks=mixed.masks[3:]),
+    ]
+    with torch.inference_mode():
+        features = model.encode(torch.randn(1, 3, 256, 256))
+        together, _ = model.decode(features, mixed)
+        apart = torch.cat([model.decode(features, single)[0] for single in alone])
+    assert torch.allclose(together, apart, atol=1e-4)
+
+
+def test_rows_choose_their_image() -> None:
+    model = network()
+    images = torch.randn(2, 3, 256, 256)
+    with torch.inference_mode():
+        both = model.encode(images)
+        chosen, _ = model.decode(both, prompts(torch.tensor([1, 0, 1, 0])))
+        first, _ = model.decode(model.encode(images[:1]), prompts())
+        second, _ = model.decode(model.encode(images[1:]), prompts())
+    expected = torch.stack([second[0], first[1], second[2], first[3]])
+    assert torch.allclose(chosen, expected, atol=1e-4)
+
+
+def test_the_prior_of_a_box_is_its_inscribed_ellipse() -> None:
+    batch = PromptBatch(
+        torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.long), torch.tensor([[32.0, 64.0, 160.0, 128.0]])
+    )
+    key = torch.nn.functional.normalize(torch.randn(1, 8, 64, 64), dim=1)
+    maps, prior = prompt_maps(batch, key, 256)
+    y, x = (np.mgrid[0:128, 0:128] + 0.5) * 2
+    ellipse = ((x - 96) / 64) ** 2 + ((y - 96) / 32) ** 2 < 1
+    assert ((prior[0, 0].numpy() > 0) == ellipse).all()
+    assert maps.shape == (1, 15, 64, 64)
+
+
+def test_a_click_is_drawn_where_it_was_made() -> None:
+    batch = PromptBatch(torch.tensor([[[101.5, 37.5]]]), torch.tensor([[1]]))
+    key = torch.nn.functional.normalize(torch.randn(1, 8, 64, 64), dim=1)
+    maps, _ = prompt_maps(batch, key, 256)
+    peak = int(maps[0, 0].argmax())
+    assert (peak % 64, peak // 64) == (25, 9)
+    assert maps[0, 2].abs().sum() == 0  # no background click
+    likeness = maps[0, 12]
+    assert int(likeness.argmax()) == peak

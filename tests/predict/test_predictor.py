@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vesalius as vs
+from vesalius.core.frame import Frame
+from vesalius.models.base import Preset, PromptBatch, SegmentationModel, normalise
+from vesalius.models.tiny import Tiny
+from vesalius.predict.predictor import Predictor, focus_frame, prompt_batch, whole_frame
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    return Predictor(Tiny(), "untrained")
+
+
+def picture(height: int = 300, width: int = 420) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width), dtype=np.uint8)
+
+
+def test_several_prompts_are_answered_as_each_alone(predictor: Predictor) -> None:
+    embedding = predictor.encode(picture())
+    prompts = [
+        vs.Prompt(box=(10, 20, 60, 90)),
+        vs.Prompt(points=[(200, 150)]),
+        vs.Prompt(box=(100, 100, 400, 280), points=[(150, 150), (390, 270)], labels=[1, 0]),
+        vs.Prompt(box=(200, 30, 260, 80)),
+    ]
+    together = predictor.predict(embedding, prompts)
+    assert predictor.predict(embedding, []) == []
+    for prompt, expected in zip(prompts, together, strict=True):
+        (alone,) = predictor.predict(embedding, [prompt])
+        assert alone.mask.shape == (300, 420)
+        assert alone.mask.dtype == np.bool_
+        assert np.allclose(alone.logits.values, expected.logits.values, atol=1e-3)
+        assert alone.quality == pytest.approx(expected.quality, abs=1e-3)
+
+
+def test_small_objects_get_a_second_look_and_corrections_keep_it(predictor: Predictor) -> None:
+    embedding = predictor.encode(picture())
+    (small, large) = predictor.predict(embedding, [vs.Prompt(box=(10, 20, 60, 90)), vs.Prompt(box=(10, 20, 400, 290))])
+    assert not small.logits.frame.is_whole
+    assert large.logits.frame.is_whole
+    assert not small.mask[:, 200:].any()
+    (again,) = predictor.predict(embedding, [vs.Prompt(points=[(30, 50)], logits=small.logits)])
+    assert again.logits.frame == small.logits.frame
+    (moved,) = predictor.predict(embedding, [vs.Prompt(points=[(300, 250)], logits=small.logits)])
+    assert moved.logits.frame != small.logits.frame
+    assert moved.mask.shape == (300, 420)
+
+
+def test_encoding_is_done_once_per_frame(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    encode = predictor.model.encode
+    monkeypatch.setattr(predictor.model, "encode", lambda x: calls.append(len(x)) or encode(x))
+    pixels = picture() // 2
+    embedding = predictor.encode(pixels)
+    predictor.encode(pixels.copy())
+    assert calls == [1]
+    (first,) = predictor.predict(embedding, [vs.Prompt(box=(10, 20, 60, 90))])
+    assert calls == [1, 1]
+    predictor.predict(embedding, [vs.Prompt(points=[(30, 50)], logits=first.logits), vs.Prompt(box=(10, 20, 60, 90))])
+    predictor.predict(embedding, [vs.Prompt(box=(0, 0, 420, 300))])
+    assert calls == [1, 1]
+
+
+def test_prompts_that_do_not_fit_are_refused(predictor: Predictor) -> None:
+    embedding = predictor.encode(picture())
+    for prompt in (
+        vs.Prompt(box=(10, 10, 421, 50)),
+        vs.Prompt(points=[(420, 5)]),
+        vs.Prompt(mask=np.ones((300, 421), bool)),
+    ):
+        with pytest.raises(vs.VesaliusError):
+            predictor.predict(embedding, [vs.Prompt(box=(1, 1, 9, 9)), prompt])
+
+
+class Recorder(SegmentationModel):
+    """Keeps what it is given; its masks are its mask prompts."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.preset = preset
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[PromptBatch] = []
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (images,)
+
+    def decode(
+        self, features: tuple[torch.Tensor, ...], prompts: PromptBatch, multimask: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.seen.append(prompts)
+        side = self.preset.mask_side
+        logits = torch.zeros(len(prompts), 3, side, side) if prompts.masks is None else prompts.masks.repeat(1, 3, 1, 1)
+        return logits, torch.tensor([[0.2, 0.9, 0.4]]).expand(len(prompts), -1)
+
+
+def test_conventions_are_the_preset_s() -> None:
+    model = Recorder(Preset(side=100, mask_side=50, fit="stretch", box="inclusive", mask_prompt="probability"))
+    predictor = Predictor(model, "recorder")
+    embedding = predictor.encode(np.arange(50 * 200, dtype=np.uint32).reshape(50, 200).astype(np.uint8))
+    mask = np.zeros((50, 200), bool)
+    mask[10:20, 40:80] = True
+    (prediction,) = predictor.predict(embedding, [vs.Prompt(points=[(0, 0)], box=(40, 10, 80, 20), mask=mask)])
+    (batch,) = model.seen
+    assert batch.points[0].tolist() == [[-0.25, 0.5]]  # centres: (0 + 0.5) / 2 - 0.5, (0 + 0.5) * 2 - 0.5
+    assert batch.boxes is not None
+    assert batch.boxes[0].tolist() == [20.0, 20.0, 39.5, 38.0]
+    assert batch.masks is not None
+    assert ((batch.masks > 0) & (batch.masks < 1)).all()
+    assert prediction.quality == pytest.approx(0.9)
+
+
+def test_a_mask_prompt_keeps_its_place_in_every_fit() -> None:
+    mask = np.zeros((60, 90), bool)
+    mask[20:45, 30:70] = True
+    for fit in ("stretch", "longest_side", "pad"):
+        model = Recorder(Preset(side=128, mask_side=64, fit=fit))
+        predictor = Predictor(model, fit)
+        (prediction,) = predictor.predict(predictor.encode(mask.astype(np.uint8) * 200), [vs.Prompt(mask=mask)])
+        union = prediction.mask | mask
+        assert (prediction.mask & mask).sum() / union.sum() > 0.9, fit
+
+
+def test_padding_is_zero_after_normalisation() -> None:
+    preset = Preset(side=64, mask_side=16, fit="longest_side")
+    predictor = Predictor(Recorder(preset), "recorder")
+    embedding = predictor.encode(np.full((30, 60), 7, np.uint8))
+    (image,) = embedding.features
+    assert (image[:, :, 32:] == 0).all()
+    assert torch.equal(image[:, :, :32], normalise(torch.full((1, 32, 64, 3), 7, dtype=torch.uint8), preset))
+
+
+def test_focus_windows_lie_in_the_image_and_hold_their_region() -> None:
+    whole = Frame.stretch((300, 420), 256)
+    for region in ((0, 0, 40, 30), (400, 280, 420, 300), (100, 50, 101, 51), (5, 250, 130, 260)):
+        x0, y0, x1, y1 = focus_frame(np.array(region, float), whole, 2.0).window
+        assert 0 <= x0 <= region[0] < region[2] <= x1 <= 420
+        assert 0 <= y0 <= region[1] < region[3] <= y1 <= 300
+    assert focus_frame(np.array([20.0, 20, 220, 220]), whole, 2.0) is whole
+
+
+def test_unknown_models_are_named(tmp_path: Path) -> None:
+    with pytest.raises(vs.VesaliusError, match=r"no model 'sam3'.*checkpoint folder"):
+        vs.load_model("sam3")
+
+
+def test_batches_hold_every_frame_s_own_coordinates() -> None:
+    preset = Preset(side=256, mask_side=128, fit="stretch", box="half_open")
+    whole = whole_frame((256, 256), preset)
+    window = Frame.stretch((256, 256), 256, (64, 64, 128, 128))
+    batch = prompt_batch([vs.Prompt(box=(64, 64, 128, 128))] * 2, [whole, window], preset)
+    assert batch.boxes is not None
+    assert batch.boxes.tolist() == [[64, 64, 128, 128], [0, 0, 256, 256]]
