@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vesalius.core.errors import ReadError, WriteError
+from vesalius.core.errors import ReadError, VesaliusError, WriteError
 from vesalius.core.types import Prediction, Prompt, Slice
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ CASES = (
     Case(
         name="retina_disc",
         title="Optic disc",
-        modality="fundus photograph",
+        modality="fundus",
         package="skimage",
         file="data/retina.jpg",
         credit="scikit-image: retina; Häggström, Medical gallery of Mikael Häggström 2014 (CC0)",
@@ -72,7 +72,7 @@ CASES = (
     Case(
         name="microaneurysms",
         title="Microaneurysms",
-        modality="fundus, detail",
+        modality="fundus",
         package="skimage",
         file="data/microaneurysms.png",
         credit="scikit-image: microaneurysms; Decencière et al. 2013, e-ophtha (no copyright restrictions)",
@@ -81,8 +81,8 @@ CASES = (
     ),
     Case(
         name="gland",
-        title="Gland, stained brown",
-        modality="immunohistochemistry",
+        title="Gland",
+        modality="histology",
         package="skimage",
         file="data/ihc.png",
         credit="scikit-image: immunohistochemistry; Center for Microscopy And Molecular Imaging, ULB/UMONS",
@@ -91,8 +91,8 @@ CASES = (
     ),
     Case(
         name="cell",
-        title="Cell in saline",
-        modality="phase microscopy",
+        title="Cell",
+        modality="microscopy",
         package="skimage",
         file="data/cell.png",
         credit="scikit-image: cell; quantitative phase image from a digital hologram (CC0)",
@@ -101,8 +101,8 @@ CASES = (
     ),
     Case(
         name="vertebra",
-        title="Vertebral body, spinal canal",
-        modality="CT, chest",
+        title="Vertebra, canal",
+        modality="CT",
         package="pydicom",
         file="data/test_files/CT_small.dcm",
         credit="pydicom: CT_small.dcm; NEMA sample images, WG-04",
@@ -112,8 +112,8 @@ CASES = (
     ),
     Case(
         name="frontal_sinus",
-        title="Frontal sinus, frontal lobes",
-        modality="CT, head",
+        title="Frontal sinus, lobes",
+        modality="CT",
         package="pydicom",
         file="data/test_files/J2K_pixelrep_mismatch.dcm",
         credit="pydicom: J2K_pixelrep_mismatch.dcm",
@@ -123,7 +123,7 @@ CASES = (
     Case(
         name="kidneys",
         title="Kidneys, aorta",
-        modality="MR, abdomen",
+        modality="MR",
         package="pydicom",
         file="data/test_files/examples_overlay.dcm",
         credit="pydicom: examples_overlay.dcm; cropped from a Siemens sample",
@@ -133,7 +133,7 @@ CASES = (
     Case(
         name="lateral_ventricles",
         title="Lateral ventricles",
-        modality="MR T1, brain",
+        modality="MR T1",
         package="nibabel",
         file="tests/data/anatomical.nii",
         credit="nibabel: anatomical.nii",
@@ -144,7 +144,7 @@ CASES = (
     Case(
         name="brain",
         title="Brain, ventricles",
-        modality="MR EPI, brain",
+        modality="MR EPI",
         package="nibabel",
         file="tests/data/example4d.nii.gz",
         credit="nibabel: example4d.nii.gz",
@@ -155,20 +155,20 @@ CASES = (
     ),
     Case(
         name="left_ventricle",
-        title="Left ventricle of the heart",
+        title="Left ventricle",
         modality="ultrasound",
         package="pydicom",
         file="data/test_files/examples_ybr_color.dcm",
         credit="pydicom: examples_ybr_color.dcm",
         prompts=(Prompt(box=(159, 60, 205, 127)),),
-        suffix=".dcm",
+        suffix=".png",  # frames of a film state no positions, so no DICOM segmentation can refer to one
         view=(80, 15, 280, 215),
         time=27,
     ),
     Case(
         name="lymph_node",
         title="Lymph node",
-        modality="ultrasound, power Doppler",
+        modality="ultrasound",
         package="pydicom",
         file="data/test_files/examples_jpeg2k.dcm",
         credit="pydicom: examples_jpeg2k.dcm; NEMA sample images, WG-04",
@@ -178,13 +178,13 @@ CASES = (
     ),
     Case(
         name="bladder",
-        title="Urinary bladder",
-        modality="bone scintigraphy",
+        title="Bladder",
+        modality="scintigraphy",
         package="pydicom",
         file="data/test_files/JPGExtended.dcm",
         credit="pydicom: JPGExtended.dcm; NEMA sample images, WG-04",
         prompts=(Prompt(box=(125, 407, 157, 431)),),
-        suffix=".dcm",
+        suffix=".nii.gz",  # this file states no slice thickness, which a DICOM segmentation needs
         view=(60, 340, 220, 500),
     ),
 )
@@ -272,13 +272,19 @@ def run_demo(output: Path, model: Predictor, console: Console, cases: Sequence[C
             list(zip(cases, images, strict=True)), description="Segmenting", console=console, transient=True
         )
     ]
+    made = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"cannot be made ({error.strerror})", path=output) from error
-    _write(output, outcomes, model)
+    try:
+        _write(output, outcomes, model)
+    except VesaliusError:
+        if made:
+            output.rmdir()
+        raise
     console.print(_table(outcomes, model))
-    console.print(f"Outlines, masks and contact_sheet.png are in {output}{'' if str(output).endswith('/') else '/'}")
+    console.print(f"Masks, overlays and demo.json are beside {output / 'contact_sheet.png'}")
     return outcomes
 
 
@@ -317,12 +323,18 @@ def _write(output: Path, outcomes: Sequence[Outcome], model: Predictor) -> None:
 
 
 def _table(outcomes: Sequence[Outcome], model: Predictor) -> Any:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{model.name}, {len(outcomes)} images")
-    for column in ("case", "modality", "size", "prompt", "predicted IoU"):
-        table.add_column(column)
-    for column in ("encode ms", "first answer ms", "next ms"):
+    table = Table(
+        title=f"{model.name} on {len(outcomes)} images",
+        caption="IoU as the model predicts it. Milliseconds: encoding, the first answer, a further answer.",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("case", "modality", "size", "prompts", "IoU"):
+        table.add_column(column, no_wrap=column in ("modality", "size"))
+    for column in ("encode", "first", "next"):
         table.add_column(column, justify="right")
     for done in outcomes:
         height, width = done.image.size

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius import __version__
-from vesalius.core.errors import GeometryError, PromptError, ReadError, VesaliusError, WriteError
+from vesalius.core.errors import PromptError, VesaliusError, WriteError
 from vesalius.core.types import Prediction, Prompt, Slice
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class SegmentJob:
         file: The image: any file or folder that ``read_slice`` takes.
         boxes: (x0, y0, x1, y1), half-open, one object each.
         clicks: (x, y, label), label 1 on the object, 0 on the background.
-        mask: An image file of the same size, not zero inside the rough outline.
+        mask: A rough outline of the one object: any file that ``read_mask`` takes.
         axis: Axis of a volume that the slice lies across.
         index: Which slice; needed if there are several.
         time: Which time point; needed if there are several.
@@ -73,6 +73,7 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     Raises:
         VesaliusError: Input, prompts, model or outputs make no sense; nothing was written.
     """
+    from vesalius.io.masks import read_mask
     from vesalius.io.read import read_slice
     from vesalius.io.write import write_mask
     from vesalius.predict.overlay import draw_overlay
@@ -81,7 +82,7 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     image = read_slice(
         job.file, axis=job.axis, index=job.index, window=job.window, modality=job.modality, time=job.time
     )
-    rough = None if job.mask is None else read_rough_mask(job.mask, image)
+    rough = None if job.mask is None else read_mask(job.mask, like=image)
     prompts = combine_prompts(job.boxes, job.clicks, rough)
     for prompt in prompts:
         prompt.check(image.size, job.file)
@@ -141,47 +142,6 @@ def combine_prompts(boxes: Sequence[Box], clicks: Sequence[Click], mask: NDArray
 
 def _prompt(box: Any, clicks: Sequence[Click], mask: NDArray[np.bool_] | None) -> Prompt:
     return Prompt(points=[(x, y) for x, y, _ in clicks], labels=[label for _, _, label in clicks], box=box, mask=mask)
-
-
-def read_rough_mask(path: Path, image: Slice) -> NDArray[np.bool_]:
-    """Reads a mask for ``image``: a picture of its size, or a volume on its grid (the same slice is taken).
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        ReadError: The file cannot be read, or holds more than two different values.
-        GeometryError: It is a volume on another grid than the image's.
-    """
-    from vesalius.io.read import read_volume
-
-    volume = read_volume(path)
-    if volume.voxels.shape[0] == 1 and volume.voxels.shape[1:3] == image.size:
-        pixels = volume.voxels[0]
-    else:
-        if volume.geometry is None or image.geometry is None or not volume.geometry.close_to(image.geometry):
-            raise GeometryError(
-                f"the mask has {_size(volume.voxels)} pixels and another place than the image of "
-                f"{image.size[1]} x {image.size[0]}",
-                path=path,
-                remedy="give a mask of the slice, or a volume on the same grid",
-            )
-        pixels = volume.slice(image.axis, image.index).pixels
-    if pixels.ndim == 3:
-        if (pixels != pixels[..., :1]).any():
-            raise ReadError("is in colour, so it is not a mask", path=path, remedy="save it in black and white")
-        pixels = pixels[..., 0]
-    if len(np.unique(pixels)) > 2:
-        raise ReadError(
-            f"holds {len(np.unique(pixels))} different values, so it is not a mask",
-            path=path,
-            remedy="give a mask with 0 outside and one other value inside",
-        )
-    return np.asarray(pixels != 0)
-
-
-def _size(voxels: NDArray[Any]) -> str:
-    return " x ".join(str(length) for length in voxels.shape[2::-1])
 
 
 def record(
