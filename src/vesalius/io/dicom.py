@@ -48,9 +48,9 @@ def read_file(path: Path, time: int | None) -> Grid:
         GeometryError: Its frames do not make a regular volume.
     """
     dataset = load_file(path)
-    if not _is_image(dataset):
+    if not _is_image(dataset, path):
         raise ReadError(
-            f"is DICOM but no image ({_what(dataset)})", path=path, remedy="choose a file or series of images"
+            f"is DICOM but no image ({_class_of(dataset)})", path=path, remedy="choose a file or series of images"
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
     size = _size(dataset)
@@ -91,7 +91,7 @@ def load_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], Geometry | No
     with decoding(folder, "folder"):
         paths = sorted(p for p in folder.iterdir() if p.is_file() and not _BESIDE.search(p.name))
     loaded = [(path, load_file(path)) for path in paths]
-    images = [(path, dataset) for path, dataset in loaded if _is_image(dataset)]
+    images = [(path, dataset) for path, dataset in loaded if _is_image(dataset, path)]
     if not images:
         raise ReadError("holds no DICOM images", path=folder, remedy="choose the folder with the files of one series")
     series = Counter(str(dataset.get("SeriesInstanceUID", "without UID")) for _, dataset in images)
@@ -138,17 +138,26 @@ def load_file(path: Path) -> Dataset:
             return dataset
 
 
-def _is_image(dataset: Dataset) -> bool:
-    return "PixelData" in dataset and dataset.get("Modality") not in _NOT_IMAGES
+def _is_image(dataset: Dataset, path: Path) -> bool:
+    """Whether it is an image; ReadError if its class is an image's but the pixels are not there."""
+    if any(tag in dataset for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        return dataset.get("Modality") not in _NOT_IMAGES
+    # A file cut short loses its last element, which is the pixels; the class then still says what it was.
+    if "Image Storage" in _class_of(dataset) or _class_of(dataset) == "unknown class":
+        raise ReadError(
+            f"is DICOM ({_class_of(dataset)}) without pixels, or is cut short", path=path, remedy="copy it again"
+        )
+    return False
+
+
+def _class_of(dataset: Dataset) -> str:
+    uid = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")
+    return str(uid.name) if uid else "unknown class"
 
 
 def _size(dataset: Dataset) -> tuple[int, int]:
     """(columns, rows)."""
     return int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
-
-
-def _what(dataset: Dataset) -> str:
-    return getattr(dataset.get("SOPClassUID"), "name", None) or dataset.get("Modality") or "of unknown class"
 
 
 def _pixels(dataset: Dataset, path: Path) -> NDArray[Any]:

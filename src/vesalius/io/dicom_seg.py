@@ -86,6 +86,7 @@ def write_segmentation(temporary: Path, labels: NDArray[Any], source: Path | Non
                 device_serial_number="0",
             )
             segmentation.save_as(temporary)
+            hd.seg.segread(temporary)  # an incomplete source can make a file that no one can read again
     except VesaliusError as error:
         raise WriteError(
             f"no DICOM segmentation can be made of its source ({error.__cause__ or error})",

@@ -44,7 +44,7 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
 
     Decoders answer damaged bytes with nearly any exception, so all of them are caught here; the cause stays chained.
     """
-    loggers = [logging.getLogger(name) for name in ("tifffile", "pydicom", "nibabel.global", "PIL")]
+    loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel.global", "PIL")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -134,5 +134,5 @@ def check_contrast(values: NDArray[Any], path: Path) -> None:
         raise ReadError(f"is constant: every pixel is {shown}, so there is nothing to outline", path=path)
 
 
-def _short(text: str, length: int = 160) -> str:
+def _short(text: str, length: int = 110) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"

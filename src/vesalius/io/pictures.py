@@ -6,6 +6,9 @@ masks belong to the image that a person sees (not to the stored order that a bar
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +68,14 @@ def read_tiff(path: Path, time: int | None) -> Grid:
     """
     import tifffile
 
-    with decoding(path, "TIFF image"), tifffile.TiffFile(path) as file:
-        if len(file.series) != 1:
+    with decoding(path, "TIFF image"), _heard("tifffile") as complaints, tifffile.TiffFile(path) as file:
+        count = len(file.series)
+        # tifffile goes on without the pages that it cannot find, and only logs it.
+        if complaints or not count:
+            raise ValueError(complaints[0] if complaints else "no page found")
+        if count != 1:
             raise ReadError(
-                f"holds {len(file.series)} images of different sizes or kinds",
+                f"holds {count} images of different sizes or kinds",
                 path=path,
                 remedy="save the one you want as a file of its own",
             )
@@ -85,6 +92,23 @@ def read_tiff(path: Path, time: int | None) -> Grid:
         values = _coloured(values, page, path)
         orientation = page.tags.valueof(274, 1)
     return Grid(np.stack([_upright(plane, orientation) for plane in values]), picture=True)
+
+
+@contextmanager
+def _heard(name: str) -> Iterator[list[str]]:
+    """The errors that a library logs meanwhile, growing as they come."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    quiet = logging.NullHandler()  # else warnings go to the terminal where nothing else is configured
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    logger.addHandler(quiet)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.removeHandler(quiet)
 
 
 def _arranged(values: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:

@@ -60,25 +60,26 @@ def read_itk(path: Path, time: int | None) -> Grid:
     """
     import SimpleITK as sitk
 
-    with decoding(path, "NRRD or MetaImage file"), quiet_itk():
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with quiet_itk(path):
         reader.ReadImageInformation()
-        axes, size = reader.GetDimension(), list(reader.GetSize())
-        parts = reader.GetNumberOfComponents()
-        check_shape((*size, parts), path)
-        if axes > 4:
-            raise ReadError(f"has {axes} axes; at most x, y, z and time are read", path=path)
-        if parts not in (1, 3, 4):
-            raise ReadError(f"holds {parts} values per voxel, neither grey nor colour", path=path)
-        chosen = choose_time(size[3] if axes == 4 else 1, time, path)
-        if axes == 4:
-            reader.SetExtractIndex([0, 0, 0, chosen])
-            reader.SetExtractSize([*size[:3], 0])
+    axes, size = reader.GetDimension(), list(reader.GetSize())
+    parts = reader.GetNumberOfComponents()
+    check_shape((*size, parts), path)
+    if axes > 4:
+        raise ReadError(f"has {axes} axes; at most x, y, z and time are read", path=path)
+    if parts not in (1, 3, 4):
+        raise ReadError(f"holds {parts} values per voxel, neither grey nor colour", path=path)
+    chosen = choose_time(size[3] if axes == 4 else 1, time, path)
+    if axes == 4:
+        reader.SetExtractIndex([0, 0, 0, chosen])
+        reader.SetExtractSize([*size[:3], 0])
+    with quiet_itk(path):
         values = sitk.GetArrayFromImage(reader.Execute())
-        spacing, origin = reader.GetSpacing(), reader.GetOrigin()
-        matrix = np.eye(3)
-        matrix[: min(axes, 3), : min(axes, 3)] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
+    spacing, origin = reader.GetSpacing(), reader.GetOrigin()
+    matrix = np.eye(3)
+    matrix[: min(axes, 3), : min(axes, 3)] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
     if axes == 2:
         values, size, spacing, origin = values[None], [*size, 1], (*spacing, 1.0), (*origin, 0.0)
     geometry = Geometry(
@@ -91,13 +92,22 @@ def read_itk(path: Path, time: int | None) -> Grid:
 
 
 @contextmanager
-def quiet_itk() -> Iterator[None]:
-    """Keeps ITK's warnings off the terminal; its errors are still raised."""
+def quiet_itk(path: Path) -> Iterator[None]:
+    """Keeps ITK's warnings off the terminal, and makes its errors a ReadError without ITK's addresses and wrong causes.
+
+    MetaImage still prints a line of its own when data are cut short: it goes past ITK's switch.
+    """
     import SimpleITK as sitk
 
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
+    except RuntimeError as error:
+        raise ReadError(
+            "is not a NRRD or MetaImage file, or is damaged or cut short",
+            path=path,
+            remedy="open it in another program to check it, or copy it again",
+        ) from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
