@@ -44,7 +44,7 @@ class Adapter(nn.Module):
     def _convolve(self, maps: Tensor) -> Tensor:
         # The two convolutions as matrix products: equal results, several times faster on a CPU at these widths.
         height, width = maps.shape[2:]
-        down, up = self.spatial[0].weight.flatten(1), self.spatial[2].weight.flatten(1)
+        down, up = (weight.flatten(1) for weight in self.spatial.parameters())
         half = F.relu(down @ F.unfold(maps, 3, padding=1, stride=2))
         return F.relu(F.fold(up.T @ half, (height, width), 4, padding=1, stride=2))
 
@@ -63,7 +63,7 @@ def attach(block: nn.Module, adapter: Adapter) -> None:
     if hasattr(block, "Adapter"):
         raise ValueError("the block has an adapter already")
     block.Adapter = adapter
-    adapter.hook = block.mlp.register_forward_hook(adapter.add_to)
+    adapter.hook = block.get_submodule("mlp").register_forward_hook(adapter.add_to)
 
 
 def detach(block: nn.Module) -> None:
@@ -72,8 +72,8 @@ def detach(block: nn.Module) -> None:
     Raises:
         ValueError: The block has no adapter.
     """
-    adapter = getattr(block, "Adapter", None)
-    if adapter is None:
+    adapter: Adapter | None = getattr(block, "Adapter", None)
+    if adapter is None or adapter.hook is None:
         raise ValueError("the block has no adapter")
     adapter.hook.remove()
     del block.Adapter

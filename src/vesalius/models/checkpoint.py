@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -144,14 +143,12 @@ def read_torch_file(path: str | Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot be read ({error.strerror})", path=path) from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            "holds something other than tensors, which could be code, so none of it was loaded",
-            path=path,
-            remedy="get the checkpoint from its authors, as a plain state dict",
-        ) from error
     except Exception as error:  # arbitrary bytes make the reader fail in arbitrary ways
-        raise ModelError("is damaged, truncated, or not a PyTorch checkpoint", path=path) from error
+        raise ModelError(
+            "is damaged, truncated, or holds more than tensors, which could be code; nothing in it was run",
+            path=path,
+            remedy="get the file again from its authors, as a plain state dict",
+        ) from error
 
 
 def load_foreign(path: str | Path, preset: str | None = None) -> SegmentationModel:

@@ -87,7 +87,7 @@ class PromptEncoder(nn.Module):
         used = present.any(0)
         points, labels, present = points[:, used].nan_to_num(), labels[:, used], present[:, used]
 
-        kinds = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
+        kinds = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])
         positions = self.pe_layer((points + 0.5) / self.side)
         sparse = kinds[labels + 1] + positions * (labels >= 0)[..., None]
         dense = no_mask

@@ -1,0 +1,266 @@
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from golden import fill
+from vesalius.core.errors import ModelError, WriteError
+from vesalius.models import checkpoint
+from vesalius.models.base import Preset, PromptBatch
+from vesalius.models.checkpoint import (
+    file_digest,
+    load_checkpoint,
+    load_foreign,
+    read_torch_file,
+    save_checkpoint,
+    weights_digest,
+)
+from vesalius.models.presets import PRESETS
+from vesalius.models.sam.config import SamConfig
+from vesalius.models.sam.model import Sam
+from vesalius.models.tiny import Tiny, TinyConfig
+
+CONFIG = SamConfig(
+    side=64,
+    encoder_dim=32,
+    encoder_depth=3,
+    encoder_heads=2,
+    global_blocks=(1,),
+    window=3,
+    prompt_dim=32,
+    mask_channels=8,
+    decoder_mlp=48,
+    iou_hidden=24,
+)
+PRESET = Preset(side=64, mask_side=16, fit="stretch", focus=1.5)
+TINY = TinyConfig(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 8), key=4)
+
+
+def make(config=CONFIG, preset=PRESET):
+    model = Sam(config, preset).eval()
+    model.load_state_dict(fill.state_dict({key: tuple(v.shape) for key, v in model.state_dict().items()}))
+    return model
+
+
+@torch.no_grad()
+def answer(model):
+    side = model.preset.side
+    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    prompts = PromptBatch(torch.tensor([[[9.0, 20.0]]]), torch.tensor([[1]]))
+    return model.decode(model.encode(images), prompts)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_checkpoint(make(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def rewrite(folder, **changes):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | changes))
+
+
+def reweigh(folder, change):
+    """Replaces the weights, with a digest that agrees."""
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+    rewrite(folder, sha256=file_digest(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("model", [make(), make(CONFIG.model_copy(update={"adapter": True})), Tiny(TINY).eval()])
+def test_round_trip(model, tmp_path):
+    save_checkpoint(model, tmp_path / "a" / "b")
+    loaded = load_checkpoint(tmp_path / "a" / "b")
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    assert (loaded.config, loaded.preset) == (model.config, model.preset)
+    assert weights_digest(loaded) == weights_digest(model)
+    torch.testing.assert_close(answer(loaded), answer(model), rtol=0, atol=0)
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_half_weights_come_back_as_float32(tmp_path):
+    model = make()
+    save_checkpoint(model, tmp_path, half=True)
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    loaded = load_checkpoint(tmp_path)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name].half().float()), name
+
+
+def test_digest_is_of_names_and_values():
+    model = make()
+    first = weights_digest(model)
+    assert weights_digest(make()) == first
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight[0, 0] += 1e-3
+    assert weights_digest(model) != first
+
+
+def test_saving_again_replaces_and_keeps_the_card(folder):
+    (folder / "README.md").write_text("card")
+    model = make()
+    torch.nn.init.zeros_(model.mask_decoder.iou_token.weight)
+    save_checkpoint(model, folder)
+    assert weights_digest(load_checkpoint(folder)) == weights_digest(model)
+    assert (folder / "README.md").read_text() == "card"
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def interrupt(state, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(make(), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="cannot be written"):
+        save_checkpoint(make(), tmp_path / "file")
+
+
+def test_not_a_checkpoint(tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_checkpoint(tmp_path / "absent")
+
+
+def test_config_that_does_not_hold(folder):
+    rewrite(folder, architecture="vgg")
+    with pytest.raises(ModelError, match=r"config\.json.*'vgg' is unknown.*sam"):
+        load_checkpoint(folder)
+    rewrite(folder, architecture="sam", config={"sides": 64})
+    with pytest.raises(ModelError, match=r"config\.json.*sides"):
+        load_checkpoint(folder)
+    rewrite(folder, version=2)
+    with pytest.raises(ModelError, match=r"config\.json.*version"):
+        load_checkpoint(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json.*JSON"):
+        load_checkpoint(folder)
+
+
+def test_truncated_or_changed_weights(folder):
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"model\.safetensors.*SHA-256"):
+        load_checkpoint(folder)
+    rewrite(folder, sha256=file_digest(weights))
+    with pytest.raises(ModelError, match=r"model\.safetensors.*safetensors"):
+        load_checkpoint(folder)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ModelError, match=r"model\.safetensors.*SHA-256"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_do_not_fit(folder):
+    name = "mask_decoder.iou_token.weight"
+    reweigh(folder, lambda state: state.update(extra=torch.zeros(1)))
+    with pytest.raises(ModelError, match=r"1 unexpected \(extra\)"):
+        load_checkpoint(folder)
+    reweigh(folder, lambda state: (state.pop("extra"), state.update({name: torch.zeros(2, 32)})))
+    with pytest.raises(ModelError, match=rf"1 of another shape or type \({name} \(2, 32\) instead of \(1, 32\)"):
+        load_checkpoint(folder)
+    reweigh(folder, lambda state: state.update({name: torch.zeros(1, 32, dtype=torch.int8)}))
+    with pytest.raises(ModelError, match="another shape or type"):
+        load_checkpoint(folder)
+    reweigh(folder, lambda state: state.pop(name))
+    with pytest.raises(ModelError, match=rf"1 missing \({name}\)"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "preset"), [("sam_vit_b_01ec64.pth", "sam"), ("medsam_vit_b.pth", "medsam"), ("own.pth", None)]
+)
+def test_plain_state_dicts_are_told_apart_by_name(tmp_path, file, preset):
+    model = make()
+    torch.save(model.state_dict(), tmp_path / file)
+    if preset is None:
+        with pytest.raises(ModelError, match="sam_vit"):
+            load_foreign(tmp_path / file)
+        preset = "medsam"
+        loaded = load_foreign(tmp_path / file, preset)
+    else:
+        loaded = load_foreign(tmp_path / file)
+    # The number of decoder heads leaves no trace in the weights; all published networks have eight.
+    assert loaded.config == model.config
+    assert loaded.preset == PRESETS[preset].model_copy(update={"side": 64, "mask_side": 16})
+    torch.testing.assert_close(answer(loaded), answer(model), rtol=0, atol=0)
+    with pytest.raises(ModelError, match="no preset 'sum'"):
+        load_foreign(tmp_path / file, "sum")
+
+
+def test_sam_med2d_is_known_by_its_layout(tmp_path, caplog):
+    model = make(CONFIG.model_copy(update={"adapter": True}))
+    path = tmp_path / "sam-med2d_b.pth"
+    torch.save({"model": model.state_dict(), "optimizer": {"state": {}, "param_groups": []}}, path)
+    loaded = load_foreign(path)
+    assert loaded.config == model.config
+    assert loaded.preset == PRESETS["sam-med2d"].model_copy(update={"side": 64, "mask_side": 16})
+    assert "not loaded: optimizer" in caplog.text
+    torch.testing.assert_close(answer(loaded), answer(model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["sam_vit_b_1024", "sam_vit_l_1024", "sam_vit_h_1024", "sam_med2d_vit_b_256"])
+def test_sizes_are_read_from_the_published_shapes(name, tmp_path):
+    config = SamConfig(**checkpoint._sam_config(fill.manifest(name), tmp_path))
+    with torch.device("meta"):
+        model = Sam(config, Preset(side=config.side, mask_side=config.mask_side))
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == fill.manifest(name)
+    assert config.encoder_heads == (12 if "_b_" in name else 16)
+
+
+def test_other_layouts_are_refused(tmp_path):
+    path = tmp_path / "sam_vit_b.pth"
+    for content in ({"weight": torch.zeros(1)}, {"model": {"epoch": 1}}, [torch.zeros(1)], torch.zeros(1), {}):
+        torch.save(content, path)
+        with pytest.raises(ModelError, match=r"sam_vit_b\.pth.*give a \.pth of SAM"):
+            load_foreign(path)
+    state = make().state_dict()
+    del state["mask_decoder.iou_token.weight"]
+    torch.save(state, path)
+    with pytest.raises(ModelError, match=r"1 missing \(mask_decoder\.iou_token\.weight\)"):
+        load_foreign(path)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_a_malicious_pickle_is_not_executed(tmp_path, save):
+    path, trace = tmp_path / "sam_vit_b.pth", tmp_path / "trace"
+    save({"model": Malicious(trace)}, path)
+    for read in (read_torch_file, load_foreign):
+        with pytest.raises(ModelError, match=r"sam_vit_b\.pth.*could be code"):
+            read(path)
+    assert not trace.exists()
+
+
+def test_damaged_torch_files(tmp_path):
+    path = tmp_path / "sam_vit_b.pth"
+    with pytest.raises(ModelError, match="No such file"):
+        read_torch_file(path)
+    torch.save(make().state_dict(), path)
+    whole = path.read_bytes()
+    parts = [whole[:length] for length in (0, 3, 100, len(whole) // 2, len(whole) - 10)]
+    for content in (*parts, b"not a checkpoint at all"):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"sam_vit_b\.pth.*truncated"):
+            read_torch_file(path)
