@@ -45,6 +45,19 @@ def test_many_objects_of_few_cases_tell_little() -> None:
     assert clustered.high - clustered.low > 4 * (independent.high - independent.low)
 
 
+def test_a_drawn_case_brings_all_its_objects() -> None:
+    # Cases of 1 to 12 objects, the larger the worse, with values that vary within the case.
+    generator = np.random.default_rng(3)
+    groups = [generator.uniform(0, 1.2 - 0.08 * size, size) for size in (1, 2, 3, 5, 8, 12)]
+    cases = [str(i) for i, group in enumerate(groups) for _ in group]
+    estimate = macro_average(np.concatenate(groups), ["a"] * len(cases), cases, rng())
+    drawn = [
+        np.concatenate([groups[i] for i in generator.integers(len(groups), size=len(groups))]).mean()
+        for _ in range(8000)
+    ]
+    assert [estimate.low, estimate.high] == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.012)
+
+
 def test_cases_of_one_name_in_two_sets_are_two() -> None:
     one_each = macro_average([0.2, 0.8], ["a", "b"], ["1", "1"], rng())
     assert one_each.mean == pytest.approx(0.5)
