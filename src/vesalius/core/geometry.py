@@ -34,7 +34,7 @@ class Geometry:
             raise ValueError("direction holds nine numbers")
         if min(self.size) < 1:
             raise ValueError("size is at least one voxel along each axis")
-        if not min(self.spacing) > 0:
+        if not all(0 < step < np.inf for step in self.spacing):
             raise ValueError("spacing is positive along each axis")
 
     def affine(self, world: str = "LPS") -> Array:
