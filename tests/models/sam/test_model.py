@@ -133,6 +133,22 @@ def test_decodes_as_transformers(tiny, oracle, images, parts, multimask):
     torch.testing.assert_close(iou, expected.iou_scores[:, 0], rtol=0, atol=1e-5)
 
 
+def test_epsilon_of_the_decoder_is_the_published_one(tiny, images):
+    # Weights of one hundredth make variances small enough for 1e-5 to show.
+    state = {
+        key: 0.01 * value if key.startswith("mask_decoder.transformer.") else value
+        for key, value in tiny.state_dict().items()
+    }
+    model = Sam(TINY, TINY_PRESET).eval()
+    model.load_state_dict(state)
+    with torch.no_grad():
+        features = model.encode(images[:1])
+        box = batch("box", 64, 4)
+        logits, _ = model.decode(features, box)
+        expected = transformers_sam(TINY, state)(image_embeddings=features[0], input_boxes=box.boxes[:, None])
+    torch.testing.assert_close(logits, expected.pred_masks[:, 0], rtol=1e-3, atol=1e-6)
+
+
 def test_padded_window_tokens_cost_no_product_and_change_nothing(tiny):
     attention = tiny.image_encoder.blocks[0].attn
     x = torch.randn(2, 4, 4, 32, generator=torch.Generator().manual_seed(1))
