@@ -3,8 +3,8 @@
     python benchmarks/latency.py [--quick]
 
 All contestants take turns, so a busy machine slows them alike: the ratios are comparable between machines, the
-milliseconds are not. "GFLOP" is the work each one does, and "of peak" its speed as a share of that of a large float32 matrix product, measured
-in the same turns.
+milliseconds are not. "GFLOP" is the work each one does, and "of peak" its speed as a share of that of a large float32
+matrix product, measured in the same turns.
 """
 
 from __future__ import annotations

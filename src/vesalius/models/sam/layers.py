@@ -17,8 +17,8 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         # Written out: on a CPU the fused kernel loses digits where a mean is large, as in the encoder's neck.
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        normed = (x - mean) * torch.rsqrt(variance + 1e-6)
+        centred = x - x.mean(dim=1, keepdim=True)
+        normed = centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + 1e-6)
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
 
