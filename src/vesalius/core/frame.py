@@ -131,7 +131,7 @@ class Frame:
                 [0, scale[1], (y0 + 0.5) * scale[1] + shift[1] - 0.5],
             ]
         )
-        inside = cv2.warpAffine(
+        inside: NDArray[np.float32] = cv2.warpAffine(
             np.ascontiguousarray(logits, np.float32),
             matrix,
             (x1 - x0, y1 - y0),

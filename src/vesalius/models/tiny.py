@@ -110,7 +110,9 @@ class _Decoder(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(widths[0], widths[0], 3, padding=1), nn.ReLU())
         self.masks = nn.Conv2d(widths[0], 3, 1)
         self.prior = nn.Parameter(torch.ones(2, 3))
-        self.quality = nn.Sequential(nn.Linear(widths[4] + widths[0] + 1, 96), nn.ReLU(), nn.Linear(96, 1))
+        self.quality = nn.Sequential(
+            nn.Linear(widths[4] + widths[1] + widths[0] + 3, 128), nn.ReLU(), nn.Linear(128, 1)
+        )
 
     def forward(self, features: Features, maps: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         levels = features[:5]
@@ -126,13 +128,27 @@ class _Decoder(nn.Module):
         fine = F.interpolate(self.up[0](x), scale_factor=2.0, mode="bilinear") + levels[0]
         fine = self.head(fine)
         logits = self.masks(fine).float() + torch.einsum("pm,nphw->nmhw", self.prior, prior)
-        # Quality looks at the masks as they are and does not bend them.
-        inside = logits.detach().sigmoid().flatten(2)
+        return logits, self._quality(logits.detach(), (fine, x), bottom)
+
+    def _quality(self, logits: Tensor, levels: tuple[Tensor, ...], bottom: Tensor) -> Tensor:
+        """(N, 3) predicted IoU of masks as they are; it corrects the IoU that the probabilities themselves expect."""
+        probability = logits.sigmoid().flatten(2)
+        inside = (logits > 0).float().flatten(2)
         area = inside.sum(2, keepdim=True)
-        seen = torch.einsum("nmp,ncp->nmc", inside, fine.float().flatten(2)) / (area + 1)
+        certain = (probability * inside).sum(2, keepdim=True)
+        expected = certain / (area + probability.sum(2, keepdim=True) - certain + 1e-3)
+        odds = torch.logit(expected, eps=0.02)
+        overlap = inside @ inside.transpose(1, 2)
+        union = area + area.transpose(1, 2) - overlap
+        agreement = (overlap / union.clamp_min(1)).mean(2, keepdim=True)
+        seen = []
+        for level in levels:
+            weights = F.adaptive_avg_pool2d(logits.sigmoid(), (level.shape[2], level.shape[3])).flatten(2)
+            seen.append(weights @ level.float().flatten(2).transpose(1, 2) / (weights.sum(2, keepdim=True) + 1))
         globe = bottom.float().mean(dim=(2, 3))[:, None].expand(-1, 3, -1)
-        quality = self.quality(torch.cat([globe, seen, area / inside.shape[2]], dim=2)).squeeze(2)
-        return logits, quality.sigmoid()
+        share = area / inside.shape[2]
+        correction: Tensor = self.quality(torch.cat([globe, *seen, odds, agreement, share], dim=2))
+        return (correction + odds).squeeze(2).sigmoid()
 
 
 class Tiny(SegmentationModel):

@@ -137,8 +137,8 @@ class Predictor:
 
     def _features(self, rgb: NDArray[np.uint8], digest: str, frames: Sequence[Frame]) -> Features:
         """Features of several frames of one image, a row each, from the cache or the network."""
-        known = {frame: self._cache.get(digest, frame) for frame in dict.fromkeys(frames)}
-        new = [frame for frame, features in known.items() if features is None]
+        known = {frame: features for frame in frames if (features := self._cache.get(digest, frame)) is not None}
+        new = [frame for frame in dict.fromkeys(frames) if frame not in known]
         if new:
             images = torch.from_numpy(np.stack([frame.image(rgb) for frame in new])).to(self.device)
             with torch.inference_mode():
@@ -150,7 +150,8 @@ class Predictor:
                     row *= inside  # padding is zero after normalisation, as the published networks have it
                 features = self.model.encode(pixels)
             for i, frame in enumerate(new):
-                known[frame] = tuple(level[i : i + 1] for level in features)
+                # Copies, so that one kept row does not keep the whole batch.
+                known[frame] = tuple(level[i : i + 1].clone() for level in features)
                 self._cache.put(digest, frame, known[frame])
         rows = [known[frame] for frame in frames]
         if len(rows) == 1:

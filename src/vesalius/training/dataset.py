@@ -204,7 +204,8 @@ def paint_shape(image: NDArray[np.uint8], shape: NDArray[np.bool_], rng: Rng) ->
     tint = level * (np.ones(3) if rng.random() < 0.5 else rng.uniform(0.2, 1.2, 3))
     painted = texture + tint + rng.standard_normal(canvas.shape) * rng.uniform(0, 12)
     alpha = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), rng.uniform(0.4, 2.0))[:, :, None]
-    return np.clip(canvas * (1 - alpha) + painted * alpha, 0, 255).astype(np.uint8)
+    blended: NDArray[np.float32] = np.clip(canvas * (1 - alpha) + painted * alpha, 0, 255)
+    return blended.astype(np.uint8)
 
 
 def grown_region(image: NDArray[np.uint8], rng: Rng) -> NDArray[np.bool_] | None:

@@ -23,7 +23,7 @@ class InteractionConfig(Config):
         rounds: Rounds, the first prompt included.
         first: Probabilities that the first prompt is a point, a box, or a rough mask.
         points: Numbers of corrective points to choose from in each later round.
-        jitter: Every coordinate of a box moves by at most this many pixels.
+        jitter: Every coordinate of a box moves by at most this many pixels, and a tenth of the box's side.
         mask_only: Probability that a later round gives the previous logits without new points.
         quality_weight: Weight of the squared error of the predicted IoU.
         spread: Weight of the two masks that are not the best, against the best one's.
@@ -111,7 +111,8 @@ def first_prompts(
     is_point = torch.from_numpy(kind == 0).to(real.device)
     labels = torch.where(is_point[:, None], 1, -1)
     boxes = _tight_boxes(real) * step
-    moved = boxes + torch.from_numpy(rng.uniform(-config.jitter, config.jitter, (count, 4))).to(boxes)
+    reach = ((boxes[:, 2:] - boxes[:, :2]) / 10).clamp(max=config.jitter).repeat(1, 2)
+    moved = boxes + reach * torch.from_numpy(rng.uniform(-1, 1, (count, 4))).to(boxes)
     # A jitter that would turn a small box inside out is not applied.
     valid = (moved[:, 2:] - moved[:, :2] >= 2).all(1, keepdim=True)
     boxes = torch.where(valid, moved, boxes).clamp(0, real.shape[1] * step)

@@ -32,7 +32,8 @@ class TrainConfig(Config):
 
     Attributes:
         model: Architecture configuration of the network, as the network itself documents it.
-        steps: Optimiser steps.
+        steps: Optimiser steps of the whole schedule.
+        stop: Step to stop at, before the schedule ends; None to go through with it.
         images: Images per step.
         rate: Peak learning rate; it rises over ``warmup`` steps and falls as a cosine to zero.
         warmup: Steps to the peak.
@@ -48,6 +49,7 @@ class TrainConfig(Config):
     """
 
     steps: int
+    stop: int | None = None
     model: dict[str, Any] = Field(default_factory=dict)
     images: int = 8
     rate: float = 2e-3
@@ -85,10 +87,11 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     preset = model.preset
     source = SampleSource(images, preset.side, config.augment, config.seed, config.balance)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config.decay), lr=config.rate, betas=(0.9, 0.98))
     start = _resume(output, config, model, average, optimiser, device)
+    end = config.stop or config.steps
 
     def batch(step: int) -> list[Sample]:
         return [source[step * config.images + i] for i in range(config.images)]
@@ -97,11 +100,11 @@ def train(
     recent: list[tuple[float, list[float]]] = []
     clock = time.perf_counter()
     with ThreadPoolExecutor(1) as pool, _progress() as progress:
-        task = progress.add_task("train", total=config.steps, completed=start)
+        task = progress.add_task("train", total=end, completed=start)
         ahead = pool.submit(batch, start)
-        for step in range(start, config.steps):
+        for step in range(start, end):
             samples = ahead.result()
-            if step + 1 < config.steps:
+            if step + 1 < end:
                 ahead = pool.submit(batch, step + 1)
             for group in optimiser.param_groups:
                 group["lr"] = config.rate * _schedule(step, config)
@@ -117,13 +120,13 @@ def train(
                     f"the loss became {loss.item()} at step {step}", path=output, remedy="lower the learning rate"
                 )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimiser.step()
             _average(average, model, min(config.ema, (step + 1) / (step + 10)))
             recent.append((loss.item(), ious))
             progress.update(task, completed=step + 1, description=f"loss {loss.item():.3f}")
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            if (step + 1) % config.save_every == 0 or step + 1 == end:
                 seconds, clock = time.perf_counter() - clock, time.perf_counter()
                 _log(output / "log.csv", step + 1, recent, seconds)
                 recent = []

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.errors import ConfigError, ModelError, ReadError
 from vesalius.corpus.layouts.pairs import read_pairs
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.split import split_of
 from vesalius.models.base import SegmentationModel
+from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
 from vesalius.models.tiny import Tiny, TinyConfig
 from vesalius.training.loop import TrainConfig, train
 
@@ -45,18 +46,31 @@ def training_images(data: str | Path) -> list[LabelledImage]:
     return images
 
 
-def train_tiny(recipe: str | Path, data: str | Path, output: str | Path) -> SegmentationModel:
-    """Trains a network of vesalius-tiny's kind from nothing, or takes an interrupted run up again.
+def train_tiny(
+    recipe: str | Path, data: str | Path, output: str | Path, init: str | Path | None = None
+) -> SegmentationModel:
+    """Trains a network of vesalius-tiny's kind, or takes an interrupted run up again.
 
     Args:
         recipe: See `find_recipe`.
         data: See `training_images`.
-        output: Folder for the run.
+        output: Folder for the run; the trained network is kept in its ``checkpoint`` folder.
+        init: Checkpoint folder to start from; None to start from nothing.
 
     Returns:
         The running average of the network's weights.
+
+    Raises:
+        ModelError: ``init`` is not a checkpoint of this kind of network.
     """
     config = TrainConfig.from_toml(find_recipe(recipe))
     torch.manual_seed(config.seed)
-    model = Tiny(TinyConfig.from_dict(config.model))
-    return train(model, training_images(data), config, Path(output))
+    model: SegmentationModel = Tiny(TinyConfig.from_dict(config.model))
+    if init is not None:
+        start = load_checkpoint(init)
+        if not isinstance(start, Tiny) or start.config != model.config:
+            raise ModelError("is not a network of the recipe's kind and sizes", path=init)
+        model = start
+    trained = train(model, training_images(data), config, Path(output))
+    save_checkpoint(trained, Path(output) / "checkpoint", half=True)
+    return trained
