@@ -207,6 +207,16 @@ def test_series_with_a_tilted_gantry(make_series: MakeSeries) -> None:
     np.testing.assert_allclose(geometry.to_world(np.array([0, 0, 3])), [-10, 20 + 1.5, 30 + 7.5])
 
 
+def test_folder_with_one_file(make_series: MakeSeries) -> None:
+    folder = make_series(1)
+    assert read_volume(folder).voxels.shape == (1, 20, 24)
+    assert read_volume(folder).geometry == read_volume(folder / "001.dcm").geometry
+    (folder / "001.dcm").unlink()
+    shutil.copy(get_testdata_file("rtplan.dcm"), folder)
+    with pytest.raises(ReadError, match="holds no DICOM images"):
+        read_volume(folder)
+
+
 def test_missing_slice(make_series: MakeSeries) -> None:
     folder = make_series(6)
     (folder / "003.dcm").unlink()

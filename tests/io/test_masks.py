@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
-from vesalius import Slice, read_slice
+from vesalius import Slice, read_slice, write_mask
 from vesalius.core.errors import GeometryError, ReadError
 from vesalius.io.masks import read_mask
 
@@ -88,3 +90,37 @@ def test_real_segmentation() -> None:
         np.testing.assert_array_equal(mask, labels[index] > 0)
         np.testing.assert_array_equal(read_mask(folder / "liver_seg.nrrd", like=image), mask)
         assert mask.any() == (labels[index] > 0).any()
+
+
+def test_dicom_segmentations_that_do_not_fit(tmp_path: Path) -> None:
+    ct, mr = (read_slice(get_testdata_file(f"{name}_small.dcm")) for name in ("CT", "MR"))
+    mask = np.zeros(ct.size, bool)
+    mask[3:9, 4:7] = True
+    write_mask(tmp_path / "ct.dcm", mask, like=ct)
+    with pytest.raises(GeometryError, match="1 frames of 128 x 128 pixels, its image is 64 x 64"):
+        read_mask(tmp_path / "ct.dcm", like=mr)
+    with pytest.raises(ReadError, match="is DICOM but no segmentation"):
+        read_mask(get_testdata_file("CT_small.dcm"), like=ct)
+    for axis, shift in ((0, 3), (2, 20)):
+        dataset = dcmread(tmp_path / "ct.dcm")
+        place = dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+        place.ImagePositionPatient[axis] += shift
+        dataset.save_as(tmp_path / "away.dcm")
+        with pytest.raises(GeometryError, match="frame 1 lies on another grid"):
+            read_mask(tmp_path / "away.dcm", like=ct)
+
+
+def test_dicom_segments_that_overlap(tmp_path: Path) -> None:
+    path = get_testdata_file("CT_small.dcm")
+    image = read_slice(path)
+    labels = np.zeros(image.size, np.uint8)
+    labels[3:5], labels[8:10] = 1, 2
+    write_mask(tmp_path / "a.dcm", labels, like=image)
+    with pytest.raises(ReadError, match="not the mask of one object"):
+        read_mask(tmp_path / "a.dcm", like=image)
+    dataset = dcmread(tmp_path / "a.dcm")
+    half = len(dataset.PixelData) // 2
+    dataset.PixelData = dataset.PixelData[:half] * 2  # both segments the same
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(ReadError, match="segments that overlap"):
+        read_mask(tmp_path / "a.dcm", like=image)

@@ -104,6 +104,18 @@ def test_one_bit_and_white_is_zero(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_slice(tmp_path / "a.tif").pixels, GREY)
 
 
+def test_other_kinds_of_pixels(tmp_path: Path) -> None:
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert read_slice(tmp_path / "a.jpg").pixels.shape == (12, 16, 3)
+    tifffile.imwrite(tmp_path / "float.tif", GREY.astype(np.float32) / 7)
+    np.testing.assert_allclose(read_slice(tmp_path / "float.tif").pixels, GREY / 7, rtol=1e-6)
+    tifffile.imwrite(tmp_path / "planes.tif", np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read_slice(tmp_path / "planes.tif").pixels, RGB)
+    Image.fromarray(RGB).convert("LAB").save(tmp_path / "lab.tif")
+    with pytest.raises(ReadError, match="colours of the kind CIELAB"):
+        read_slice(tmp_path / "lab.tif")
+
+
 def test_pages_of_a_tiff_are_a_volume(tmp_path: Path) -> None:
     stack = np.stack([GREY, GREY + 1, GREY + 2])
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
@@ -179,17 +191,20 @@ def test_truncated(tmp_path: Path, name: str, share: float, rng: np.random.Gener
     assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_tiff_without_its_last_pages(tmp_path: Path, share: float, rng: np.random.Generator) -> None:
+def test_tiff_without_its_last_pages(tmp_path: Path, rng: np.random.Generator) -> None:
     """A cut in the chain of pages must not shorten the volume in silence."""
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as file:
         for _ in range(3):
             file.write(rng.integers(0, 60000, (64, 64), dtype=np.uint16), compression="zlib", metadata=None)
     assert read_volume(path).voxels.shape == (3, 64, 64)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(ReadError, match="damaged or cut short"):
-        read_volume(path)
+    with tifffile.TiffFile(path) as file:
+        starts = [page.offset for page in file.pages]
+    for start in starts[1:]:
+        whole = path.read_bytes()
+        (tmp_path / "cut.tif").write_bytes(whole[: start - 1])
+        with pytest.raises(ReadError, match="damaged or cut short"):
+            read_volume(tmp_path / "cut.tif")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.dcm", "a.txt"])

@@ -98,6 +98,10 @@ def test_sheared_grid(tmp_path: Path) -> None:
         write_mask(tmp_path / f"m{suffix}", _mask(shown.size), like=shown)
         assert read_volume(tmp_path / f"m{suffix}").geometry.close_to(shown.geometry, 1e-5)
     np.testing.assert_allclose(nibabel.load(tmp_path / "m.nii").affine, _affine(0.3), atol=1e-5)
+    write_mask(tmp_path / "n.nii", _mask(shown.size), like=read_slice(tmp_path / "m.nrrd", index=2))
+    again = nibabel.load(tmp_path / "n.nii")
+    np.testing.assert_allclose(again.affine, _affine(0.3), atol=1e-5)
+    assert int(again.header["qform_code"]) == 0  # a qform cannot say it
 
 
 def test_formats_agree_in_space(tmp_path: Path, scan: Path) -> None:
@@ -276,6 +280,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     out.write_bytes(b"old")
 
     def fail(*args: object, **kwargs: object) -> None:
+        Path(str(args[1])).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     for place in ("PIL.Image.Image.save", "nibabel.save", "SimpleITK.WriteImage"):
