@@ -39,6 +39,8 @@ def test_nifti(tmp_path: Path, suffix: str, dtype: str, kind: type) -> None:
     np.testing.assert_array_equal(volume.voxels, VALUES.T)
     assert volume.voxels.dtype == np.dtype(dtype).newbyteorder("=")
     assert volume.voxels.dtype.isnative
+    path.write_bytes(b"")  # the voxels are in memory, not mapped from the file
+    np.testing.assert_array_equal(volume.voxels, VALUES.T)
     assert volume.geometry is not None
     assert volume.geometry.size == (4, 5, 6)
     np.testing.assert_allclose(volume.geometry.affine("RAS"), affine, atol=1e-5)

@@ -30,7 +30,7 @@ def read_nifti(path: Path, time: int | None) -> Grid:
     import nibabel
 
     with decoding(path, "NIfTI file"):
-        image = nibabel.load(path)
+        image = nibabel.load(path, mmap=False)  # a mapped file that is replaced later would end the process
         if not isinstance(image, nibabel.Nifti1Pair):
             raise ReadError("is not a NIfTI file", path=path, remedy="convert it to .nii.gz")
         shape = image.shape
