@@ -11,15 +11,14 @@ import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import UID
 
 from vesalius import read_slice, read_volume
 from vesalius.core.errors import GeometryError, ReadError
 from vesalius.vocabulary.modalities import DICOM_MODALITIES, modality_name
 
 MakeSeries = Callable[..., Path]
+MakeMultiframe = Callable[[Path, list[float], list[float]], Path]
 
 
 def _copy(name: str, path: Path, **tags: object) -> Path:
@@ -296,44 +295,15 @@ def test_two_slices_that_nibabel_ships(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.geometry.origin[2], -75.097641)
 
 
-def _enhanced(path: Path, positions: list[float], slopes: list[float]) -> Path:
-    """A multi-frame CT whose frames state their positions in functional groups."""
-    source = dcmread(get_testdata_file("CT_small.dcm"))
-    pixels = source.pixel_array[:20, :24]
-    frames = np.stack([pixels + i for i in range(len(positions))])
-    source.Rows, source.Columns, source.NumberOfFrames = 20, 24, len(positions)
-    source.PixelData = frames.astype(np.int16).tobytes()
-    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2.1")
-    source.SOPInstanceUID = generate_uid()
-    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
-        del source[tag]
-    shared, measures, turn = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [0.7, 0.9], 2
-    turn.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([turn])
-    source.SharedFunctionalGroupsSequence = Sequence([shared])
-    groups = []
-    for z, slope in zip(positions, slopes, strict=True):
-        frame, place, rescale = Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = [1, 2, z]
-        rescale.RescaleSlope, rescale.RescaleIntercept = slope, 5
-        frame.PlanePositionSequence = Sequence([place])
-        frame.PixelValueTransformationSequence = Sequence([rescale])
-        groups.append(frame)
-    source.PerFrameFunctionalGroupsSequence = Sequence(groups)
-    source.save_as(path)
-    return path
-
-
-def test_enhanced_multiframe(tmp_path: Path) -> None:
-    volume = read_volume(_enhanced(tmp_path / "a.dcm", [30, 20, 10], [1, 2, 3]))
+def test_enhanced_multiframe(tmp_path: Path, make_multiframe: MakeMultiframe) -> None:
+    volume = read_volume(make_multiframe(tmp_path / "a.dcm", [30, 20, 10], [1, 2, 3]))
     pixels = dcmread(get_testdata_file("CT_small.dcm")).pixel_array[:20, :24].astype(int)
     for k, (i, slope) in enumerate(((2, 3), (1, 2), (0, 1))):
         np.testing.assert_array_equal(volume.voxels[k], (pixels + i) * slope + 5)
     assert volume.geometry.spacing == (0.9, 0.7, 10.0)
     assert volume.geometry.origin == (1, 2, 10)
     with pytest.raises(GeometryError, match="frames are missing between frame 2 and frame 3"):
-        read_volume(_enhanced(tmp_path / "b.dcm", [10, 20, 50, 60], [1, 1, 1, 1]))
+        read_volume(make_multiframe(tmp_path / "b.dcm", [10, 20, 50, 60], [1, 1, 1, 1]))
 
 
 def test_modalities() -> None:

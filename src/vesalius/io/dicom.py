@@ -55,16 +55,26 @@ def read_file(path: Path, time: int | None) -> Grid:
     frames = int(dataset.get("NumberOfFrames") or 1)
     size = _size(dataset)
     check_shape((frames, *size[::-1]), path)
-    places = [place_of(dataset, frame, f"frame {frame + 1}", alone=frames == 1) for frame in range(frames)]
+    places = _places(dataset)
     if frames > 1 and not any(places):
         chosen = choose_time(frames, time, path)
         values = _pixels(dataset, path)[chosen : chosen + 1]
-        order, geometry = _geometry([place_of(dataset, chosen, path.name, alone=True)], size, path, "frames")
+        _, geometry = _geometry([place_of(dataset, chosen, path.name, alone=True)], size, path, "frames")
     else:
         choose_time(1, time, path)
         order, geometry = _geometry(places, size, path, "frames")
         values = _pixels(dataset, path)[order]
     return Grid(values, geometry, modality_name(dataset.get("Modality")), picture=True)
+
+
+def frame_order(dataset: Dataset, path: Path) -> list[int]:
+    """The frames of one file in the order of the volume that ``read_file`` makes of them, which is not the file's."""
+    return _geometry(_places(dataset), _size(dataset), path, "frames")[0]
+
+
+def _places(dataset: Dataset) -> list[_Place | None]:
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    return [place_of(dataset, frame, f"frame {frame + 1}", alone=frames == 1) for frame in range(frames)]
 
 
 def read_series(folder: Path, time: int | None) -> Grid:

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from vesalius import __version__
 from vesalius.core.errors import GeometryError, ReadError, VesaliusError, WriteError
 from vesalius.core.geometry import Geometry
-from vesalius.io.dicom import group_of, load_file, load_series, place_of
+from vesalius.io.dicom import frame_order, group_of, load_file, load_series, place_of
 from vesalius.io.grid import check_shape, decoding
 
 
@@ -50,6 +50,8 @@ def write_segmentation(temporary: Path, labels: NDArray[Any], source: Path | Non
             path=path,
             remedy="use .png or .tif",
         )
+    if len(images) == 1:  # highdicom takes planes in the order of the file's frames
+        labels = labels[np.argsort(frame_order(images[0], source))]
     for image in images:
         if not image.get("SpecificCharacterSet"):  # highdicom refuses the empty value, which DICOM allows
             image.pop("SpecificCharacterSet", None)
