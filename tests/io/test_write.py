@@ -21,6 +21,7 @@ from vesalius.io.masks import read_mask
 from vesalius.io.write import GRIDS, SUFFIXES
 
 MakeSeries = Callable[..., Path]
+MakeMultiframe = Callable[[Path, list[float], list[float]], Path]
 
 
 def _mask(size: tuple[int, ...]) -> np.ndarray:
@@ -77,6 +78,14 @@ def test_nifti_keeps_sform_and_qform(tmp_path: Path, scan: Path, suffix: str) ->
     assert after.header.get_zooms() == before.header.get_zooms()
     assert after.header.get_xyzt_units()[0] == "mm"
     assert (after.shape, after.get_data_dtype()) == (before.shape, np.uint8)
+
+
+def test_nifti_2_keeps_its_affine_in_full(tmp_path: Path) -> None:
+    values = np.arange(10 * 8 * 6, dtype=np.int16).reshape(10, 8, 6)
+    nibabel.save(nibabel.Nifti2Image(values, _affine()), tmp_path / "a.nii")
+    image = read_slice(tmp_path / "a.nii", index=0)
+    write_mask(tmp_path / "b.nii.gz", _mask(image.size), like=image)
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "b.nii.gz").affine, _affine())
 
 
 @pytest.mark.parametrize("name", ["anatomical.nii", "reoriented_anat_moved.nii", "example4d.nii.gz", "functional.nii"])
@@ -205,6 +214,20 @@ def test_dicom_segmentation_of_a_series(tmp_path: Path, make_series: MakeSeries,
     if axis == "z":
         position = segmentation.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient
         np.testing.assert_allclose(position, image.geometry.to_world(np.array([0, 0, 3])), atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", [[10, 20, 30], [30, 20, 10], [20, 30, 10]])
+def test_dicom_segmentation_of_a_multiframe_file(
+    tmp_path: Path, make_multiframe: MakeMultiframe, positions: list[float]
+) -> None:
+    source, out = make_multiframe(tmp_path / "a.dcm", positions, [1, 1, 1]), tmp_path / "mask.dcm"
+    for index, z in enumerate((10, 20, 30)):
+        image = read_slice(source, index=index)
+        mask = _mask(image.size)
+        write_mask(out, mask, like=image)
+        (frame,) = dcmread(out).PerFrameFunctionalGroupsSequence
+        assert frame.PlanePositionSequence[0].ImagePositionPatient[2] == z
+        np.testing.assert_array_equal(read_mask(out, like=image), mask)
 
 
 def test_dicom_segmentation_of_several_objects(tmp_path: Path, make_series: MakeSeries) -> None:

@@ -150,21 +150,24 @@ def _on_grid(mask: NDArray[Any], like: Slice | Volume) -> tuple[NDArray[Any], Ge
 def _write_nifti(temporary: Path, labels: NDArray[Any], geometry: Geometry, source: Path | None) -> None:
     import nibabel
 
+    header = None
+    if source is not None and suffix_of(source) in (".nii", ".nii.gz") and source.is_file():
+        header = nibabel.load(source).header
     affine = geometry.affine("RAS")
-    image = nibabel.Nifti1Image(labels.swapaxes(0, 2), affine)
+    # NIfTI-2 holds the affine in float64, NIfTI-1 in float32.
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    image = kind(labels.swapaxes(0, 2), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, 1)
     axes = np.reshape(geometry.direction, (3, 3))
     # A qform holds rotations only; a sheared grid (a tilted gantry) is told by the sform alone.
     image.set_qform(affine, 1 if np.allclose(axes.T @ axes, np.eye(3), atol=1e-4) else 0)
-    if source is not None and suffix_of(source) in (".nii", ".nii.gz") and source.is_file():
-        header = nibabel.load(source).header
-        if np.allclose(header.get_best_affine(), affine, rtol=1e-5, atol=1e-5):
-            for name in header:
-                if name.startswith(("sform", "srow", "qform", "quatern", "qoffset")):
-                    image.header[name] = header[name]
-            image.header["pixdim"][:4] = header["pixdim"][:4]
-            image.header["xyzt_units"] = header["xyzt_units"]
+    if header is not None and np.allclose(header.get_best_affine(), affine, rtol=1e-5, atol=1e-5):
+        for name in header:
+            if name.startswith(("sform", "srow", "qform", "quatern", "qoffset")):
+                image.header[name] = header[name]
+        image.header["pixdim"][:4] = header["pixdim"][:4]
+        image.header["xyzt_units"] = header["xyzt_units"]
     nibabel.save(image, temporary)
 
 
