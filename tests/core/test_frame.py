@@ -83,6 +83,13 @@ def test_image_follows_points() -> None:
         assert np.abs(frame.points((70, 20)) - (x, y)).max() <= 0.5 * max(1, *frame.scale)
 
 
+def test_an_axis_that_shrinks_is_averaged_though_the_other_grows() -> None:
+    stripes = np.zeros((100, 2560), np.uint8)
+    stripes[:, ::10] = 250
+    assert (Frame.stretch(stripes.shape, 256).image(stripes) == 25).all()
+    assert (Frame.stretch(stripes.T.shape, 256).image(stripes.T) == 25).all()
+
+
 def test_padding_is_zero_and_colour_is_kept() -> None:
     image = np.full((50, 100, 3), 9, np.uint8)
     shown = Frame.longest_side((50, 100), 200).image(image)

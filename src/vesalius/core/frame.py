@@ -96,11 +96,12 @@ class Frame:
         cx0, cy0, cx1, cy1 = self.content
         shown = pixels[y0:y1, x0:x1]
         target = (cx1 - cx0, cy1 - cy0)
-        if (x1 - x0, y1 - y0) != target:
-            shrinks = target[0] <= x1 - x0 and target[1] <= y1 - y0
-            shown = cv2.resize(
-                np.ascontiguousarray(shown), target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+        # OpenCV averages areas only where no axis grows, so axes that shrink go first.
+        small = (min(target[0], x1 - x0), min(target[1], y1 - y0))
+        if small != (x1 - x0, y1 - y0):
+            shown = cv2.resize(np.ascontiguousarray(shown), small, interpolation=cv2.INTER_AREA)
+        if small != target:
+            shown = cv2.resize(np.ascontiguousarray(shown), target, interpolation=cv2.INTER_LINEAR)
         if target == (self.side, self.side):
             return np.ascontiguousarray(shown)
         out = np.zeros((self.side, self.side, *pixels.shape[2:]), shown.dtype)
