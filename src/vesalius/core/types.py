@@ -156,7 +156,14 @@ class Prompt:
     logits: Logits | None = None
 
     def __post_init__(self) -> None:
-        points = np.asarray(self.points, dtype=np.float64).reshape(-1, 2)
+        try:
+            points = np.asarray(self.points, dtype=np.float64)
+        except ValueError:
+            raise PromptError("a point is not two numbers", remedy="give points as [(x, y), ...]") from None
+        if not points.size:
+            points = points.reshape(0, 2)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise PromptError(f"points have the shape {points.shape}", remedy="give points as [(x, y), ...]")
         labels = np.ones(len(points), np.int64) if self.labels is None else np.asarray(self.labels).reshape(-1)
         if len(labels) != len(points):
             raise PromptError(f"{len(points)} points but {len(labels)} labels", remedy="give one label per point")
