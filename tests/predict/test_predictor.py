@@ -50,6 +50,12 @@ def test_small_objects_get_a_second_look_and_corrections_keep_it(predictor: Pred
     (moved,) = predictor.predict(embedding, [vs.Prompt(points=[(300, 250)], logits=small.logits)])
     assert moved.logits.frame != small.logits.frame
     assert moved.mask.shape == (300, 420)
+    (widened,) = predictor.predict(embedding, [vs.Prompt(box=(10, 20, 180, 200), logits=small.logits)])
+    x0, y0, x1, y1 = widened.logits.frame.window
+    assert x0 <= 10
+    assert y0 <= 20
+    assert x1 >= 180
+    assert y1 >= 200
 
 
 def test_encoding_is_done_once_per_frame(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +71,14 @@ def test_encoding_is_done_once_per_frame(predictor: Predictor, monkeypatch: pyte
     predictor.predict(embedding, [vs.Prompt(points=[(30, 50)], logits=first.logits), vs.Prompt(box=(10, 20, 60, 90))])
     predictor.predict(embedding, [vs.Prompt(box=(0, 0, 420, 300))])
     assert calls == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((9, 9)), np.zeros((9, 9), bool), np.zeros((9, 9, 4), np.uint8), np.zeros(9, np.uint8)]
+)
+def test_arrays_that_are_no_images_are_refused(predictor: Predictor, array: np.ndarray) -> None:
+    with pytest.raises(vs.VesaliusError, match="uint8, or a Slice"):
+        predictor.encode(array)
 
 
 def test_prompts_that_do_not_fit_are_refused(predictor: Predictor) -> None:

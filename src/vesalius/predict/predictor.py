@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ModelError
+from vesalius.core.errors import ModelError, ReadError
 from vesalius.core.frame import Frame
 from vesalius.core.types import Logits, Prediction, Prompt, Slice
 from vesalius.models.base import Features, Preset, PromptBatch, SegmentationModel, normalise
@@ -71,9 +71,18 @@ class Predictor:
 
         Args:
             image: A slice, or an (H, W) or (H, W, 3) uint8 array.
+
+        Raises:
+            ReadError: The array is not such an image.
         """
         if not isinstance(image, Slice):
             image = Slice(np.asarray(image))
+            shape = image.pixels.shape
+            if image.pixels.dtype != np.uint8 or shape[2:] not in ((), (3,)) or len(shape) < 2 or 0 in shape:
+                raise ReadError(
+                    f"an array of shape {shape} and dtype {image.pixels.dtype} is no image that can be encoded",
+                    remedy="give (H, W) or (H, W, 3) uint8, or a Slice, which has a grey window",
+                )
         rgb = image.rgb()
         digest = pixel_digest(rgb)
         frame = whole_frame(image.size, self.preset)
@@ -110,7 +119,8 @@ class Predictor:
         points = np.asarray(prompt.points)
         if prompt.logits is not None and prompt.logits.frame.size == embedding.image.size:
             x0, y0, x1, y1 = prompt.logits.frame.window
-            if not len(points) or ((points >= (x0, y0)) & (points < (x1, y1))).all():
+            said = np.concatenate([points + 0.5, np.reshape([] if prompt.box is None else prompt.box, (-1, 2))])
+            if ((said >= (x0, y0)) & (said <= (x1, y1))).all():
                 return prompt.logits.frame
         regions = []
         if prompt.box is not None:
