@@ -1,5 +1,6 @@
 import json
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -248,8 +249,12 @@ def test_a_malicious_pickle_is_not_executed(tmp_path, save):
     path, trace = tmp_path / "sam_vit_b.pth", tmp_path / "trace"
     save({"model": Malicious(trace)}, path)
     for read in (read_torch_file, load_foreign):
-        with pytest.raises(ModelError, match=r"sam_vit_b\.pth.*could be code"):
+        with (
+            warnings.catch_warnings(record=True, action="always") as seen,
+            pytest.raises(ModelError, match=r"sam_vit_b\.pth.*could be code"),
+        ):
             read(path)
+        assert not seen
     assert not trace.exists()
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -140,7 +141,9 @@ def read_torch_file(path: str | Path) -> object:
         ModelError: The file is missing, damaged, or holds anything else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of odd pickle protocols, which the error below tells well enough
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot be read ({error.strerror})", path=path) from error
     except Exception as error:  # arbitrary bytes make the reader fail in arbitrary ways
