@@ -31,12 +31,7 @@ def read_picture(path: Path, kind: str) -> Grid:
     Raises:
         ReadError: It is not such a file, is damaged, or is larger than Pillow's limit for decompression bombs.
     """
-    from PIL import Image
-
-    with (
-        decoding(path, f"{kind} image"),
-        Image.open(path, formats=("JPEG", "MPO") if kind == "JPEG" else (kind,)) as image,
-    ):
+    with decoding(path, f"{kind} image"), _open(path, ("JPEG", "MPO") if kind == "JPEG" else (kind,)) as image:
         check_shape(image.size, path)
         orientation = image.getexif().get(_ORIENTATION, 1)
         if kind == "PNG" and path.read_bytes()[24] == 16:
@@ -46,6 +41,19 @@ def read_picture(path: Path, kind: str) -> Grid:
         else:
             values = _pixels(image, path)
     return Grid(_upright(values, orientation)[None], picture=True)
+
+
+def _open(path: Path, formats: tuple[str, ...]) -> Any:
+    from PIL import Image
+
+    try:
+        return Image.open(path, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise ReadError(
+            "claims more pixels than are read, as a decompression bomb does",
+            path=path,
+            remedy="if the size is right, cut or downsample it first",
+        ) from error
 
 
 def _pixels(image: Any, path: Path) -> NDArray[Any]:
