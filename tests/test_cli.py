@@ -263,6 +263,14 @@ def test_a_bad_image(refused, tmp_path, name, write, reason):
     assert reason in err
 
 
+def test_a_constant_slice(refused, tmp_path):
+    values = np.zeros((8, 8, 2), np.float32)
+    values[:, :, 1] = np.arange(64).reshape(8, 8)
+    _volume(values)(tmp_path / "a.nii.gz")
+    err = refused("segment", tmp_path / "a.nii.gz", "--slice", 0, "--box", "1,1,5,5", "-o", tmp_path / "out.png")
+    assert "slice 0 along z is constant" in err
+
+
 def _series(folder, heights, uids):
     folder.mkdir()
     for i, (height, uid) in enumerate(zip(heights, uids, strict=True)):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius import __version__
-from vesalius.core.errors import PromptError, VesaliusError, WriteError
+from vesalius.core.errors import PromptError, ReadError, VesaliusError, WriteError
 from vesalius.core.types import Prediction, Prompt, Slice
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     image = read_slice(
         job.file, axis=job.axis, index=job.index, window=job.window, modality=job.modality, time=job.time
     )
+    if (image.pixels == image.pixels[0, 0]).all():
+        raise ReadError(
+            f"slice {image.index} along {image.axis} is constant, so there is nothing to outline",
+            path=job.file,
+            remedy="choose another slice",
+        )
     rough = None if job.mask is None else read_mask(job.mask, like=image)
     prompts = combine_prompts(job.boxes, job.clicks, rough)
     for prompt in prompts:
