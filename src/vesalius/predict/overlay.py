@@ -219,25 +219,6 @@ def _number(
     draw.text((x, y), text, fill=colour, font=_font(height), anchor="lb", stroke_width=2, stroke_fill=_HALO)
 
 
-def _longer(stroke: tuple[tuple[int, int], tuple[int, int]], extra: int) -> list[tuple[int, int]]:
-    """The horizontal or vertical stroke, drawn out by ``extra`` at both ends."""
-    (x0, y0), (x1, y1) = stroke
-    dx, dy = (extra, 0) if y0 == y1 else (0, extra)
-    return [(x0 - dx, y0 - dy), (x1 + dx, y1 + dy)]
-
-
-def _dashes(
-    draw: ImageDraw.ImageDraw, start: tuple[int, int], end: tuple[int, int], colour: Colour, thick: int
-) -> None:
-    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
-    count = max(1, round(length / (8 * thick)))  # a dash and a gap of four line widths each
-    a, b = np.array(start), np.array(end)
-    draw.line([start, end], fill=_HALO, width=thick + 2)
-    for i in range(count):
-        first, last = a + (b - a) * (i / count), a + (b - a) * ((i + 0.5) / count)
-        draw.line([(int(first[0]), int(first[1])), (int(last[0]), int(last[1]))], fill=colour, width=thick)
-
-
 def _add_legend(picture: Any, predictions: Sequence[Prediction], height: int) -> Picture:
     """The picture with a strip below it: per object its colour and predicted quality, wrapped to the width."""
     from PIL import Image, ImageDraw
