@@ -1,6 +1,6 @@
 import numpy as np
-
 from tests.training.conftest import disc_images
+
 from vesalius.training.dataset import AugmentConfig, SampleSource, grown_region, paint_shape, random_shape
 
 

@@ -17,7 +17,7 @@ def test_boxes_hold_the_whole_mask_and_each_coordinate_moves_by_itself() -> None
     config = InteractionConfig(first=(0, 1, 0), jitter=3)
     rng = np.random.default_rng(0)
     real = two_masks()[:1].repeat(400, 1, 1)
-    points, labels, boxes, masks = first_prompts(real, config, rng, step=2.0)
+    _, labels, boxes, masks = first_prompts(real, config, rng, step=2.0)
     assert masks is None
     assert (labels == -1).all()
     moved = boxes - torch.tensor([4.0, 6.0, 40.0, 56.0])

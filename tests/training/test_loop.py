@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.training.conftest import disc_images
+
 from vesalius.core.errors import ConfigError, VesaliusError
 from vesalius.models.tiny import Tiny
 from vesalius.training.loop import TrainConfig, train
