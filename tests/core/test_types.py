@@ -6,7 +6,7 @@ import pytest
 from vesalius.core.errors import GeometryError, PromptError
 from vesalius.core.frame import Frame
 from vesalius.core.geometry import Geometry
-from vesalius.core.types import Logits, Prompt, Slice, Volume
+from vesalius.core.types import Logits, Prompt, Slice, Volume, to_8_bits
 
 MASK = np.zeros((20, 30), bool)
 MASK[3:5, 6:9] = True
@@ -108,3 +108,7 @@ def test_rgb_of_a_slice() -> None:
     np.testing.assert_array_equal(bytes_.rgb()[..., 2], bytes_.pixels)
     colour = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     np.testing.assert_array_equal(Slice(colour).rgb(), colour)
+
+
+def test_to_8_bits() -> None:
+    np.testing.assert_array_equal(to_8_bits(np.array([-5, 0, 50, 100, 200]), (0, 100)), [0, 0, 128, 255, 255])

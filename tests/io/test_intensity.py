@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vesalius.core.errors import ConfigError
-from vesalius.io.intensity import WINDOWS, grey_window, to_8_bits, window_range
+from vesalius.io.intensity import WINDOWS, grey_window, window_range
 
 
 def test_named_windows_are_medsams() -> None:
@@ -44,7 +44,3 @@ def test_nearly_constant_values_use_the_whole_range() -> None:
     values[0] = 9.0
     assert grey_window(values) == (5.0, 9.0)
     assert grey_window(np.array([0, 0, 0, 1], np.int16)) == (0.0, 1.0)
-
-
-def test_to_8_bits() -> None:
-    np.testing.assert_array_equal(to_8_bits(np.array([-5, 0, 50, 100, 200]), (0, 100)), [0, 0, 128, 255, 255])

@@ -114,6 +114,12 @@ def test_other_kinds_of_pixels(tmp_path: Path) -> None:
     Image.fromarray(RGB).convert("LAB").save(tmp_path / "lab.tif")
     with pytest.raises(ReadError, match="colours of the kind CIELAB"):
         read_slice(tmp_path / "lab.tif")
+    tifffile.imwrite(tmp_path / "jpeg.tif", RGB, photometric="ycbcr", compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "jpeg.tif") as file:
+        np.testing.assert_array_equal(read_slice(tmp_path / "jpeg.tif").pixels, file.asarray())
+    Image.fromarray(RGB).convert("YCbCr").save(tmp_path / "raw.tif")
+    with pytest.raises(ReadError, match="colours of the kind YCBCR"):
+        read_slice(tmp_path / "raw.tif")
 
 
 def test_pages_of_a_tiff_are_a_volume(tmp_path: Path) -> None:
@@ -150,6 +156,9 @@ def test_kind_is_told_by_content(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     np.testing.assert_array_equal(read_slice(tmp_path / "a.jpg").pixels, RGB)
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb")
+    (tmp_path / "a.tif").rename(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_slice(tmp_path / "a.png").pixels, RGB)
 
 
 def _png_header(width: int, height: int) -> bytes:

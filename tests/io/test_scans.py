@@ -76,6 +76,12 @@ def test_singular_affine(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nii")
 
 
+def test_voxels_of_a_tenth_of_a_micrometre(tmp_path: Path) -> None:
+    values = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1e-4, 1e-4, 1e-4, 1])), tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").geometry.spacing, 1e-4)
+
+
 def test_nibabels_own_files() -> None:
     volume = read_volume(_data("anatomical.nii"))
     image = nibabel.load(_data("anatomical.nii"))

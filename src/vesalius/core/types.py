@@ -115,9 +115,7 @@ class Slice:
         if self.pixels.dtype == np.uint8 and self.window == (0.0, 255.0):
             grey = self.pixels
         else:
-            low, high = self.window
-            scaled = (self.pixels.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
-            grey = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+            grey = to_8_bits(self.pixels, self.window)
         return np.repeat(grey[:, :, None], 3, axis=2)
 
 
@@ -233,6 +231,13 @@ class Prediction:
     mask: NDArray[np.bool_]
     quality: float
     logits: Logits
+
+
+def to_8_bits(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """``values`` with ``window`` mapped linearly to 0..255, rounded and clipped."""
+    low, high = window
+    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
+    return np.asarray(np.clip(scaled + 0.5, 0, 255), np.uint8)
 
 
 def _plain(values: Sequence[float]) -> str:

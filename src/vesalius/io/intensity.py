@@ -84,10 +84,3 @@ def grey_window(
 def _percentiles(values: NDArray[Any]) -> tuple[float, float]:
     low, high = np.percentile(values, (0.5, 99.5), overwrite_input=True)
     return float(low), float(high)
-
-
-def to_8_bits(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
-    """``values`` with ``window`` mapped linearly to 0..255, rounded and clipped."""
-    low, high = window
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
-    return np.asarray(np.clip(scaled + 0.5, 0, 255), np.uint8)

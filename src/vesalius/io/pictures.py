@@ -147,7 +147,8 @@ def _coloured(values: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
         table = page.colormap
         table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
         return np.asarray(np.moveaxis(table[:, values], 0, -1))
-    if name not in ("MINISBLACK", "RGB", "YCBCR"):
+    # tifffile turns YCbCr into RGB where it decodes JPEG, and nowhere else.
+    if name not in ("MINISBLACK", "RGB", "YCBCR") or (name == "YCBCR" and "JPEG" not in page.compression.name):
         raise ReadError(f"has colours of the kind {name}, which is not read", path=path, remedy="save it as RGB")
     colours = 3 if name in ("RGB", "YCBCR") else 1
     if values.ndim == 3:

@@ -9,10 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.errors import ReadError
-from vesalius.core.types import Slice, Volume
+from vesalius.core.types import Slice, Volume, to_8_bits
 from vesalius.io.grid import Grid, check_contrast, check_values, choose_time, decoding
-from vesalius.io.intensity import Window, grey_window, to_8_bits
+from vesalius.io.intensity import Window, grey_window
 
+# First bytes that name a kind of file better than its suffix does.
+_SIGNATURES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"II+\0": ".tif",
+    b"MM\0+": ".tif",
+    b"NRRD": ".nrrd",
+}
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 _ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 _DICOM = (".dcm", ".dicom", ".ima", "")
@@ -96,18 +106,18 @@ def read_grid(path: Path, time: int | None) -> Grid:
         start = file.read(132)
     if not start:
         raise ReadError("is an empty file", path=path, remedy="copy it again")
-    suffix = suffix_of(path)
+    kinds = [kind for signature, kind in _SIGNATURES.items() if start.startswith(signature)]
+    suffix = kinds[0] if kinds else suffix_of(path)
     if start[128:] == b"DICM":
         from vesalius.io.dicom import read_file
 
         return read_file(path, time)
-    if start.startswith((b"\x89PNG", b"\xff\xd8\xff")) or suffix in (".png", ".jpg", ".jpeg"):
+    if suffix in (".png", ".jpg", ".jpeg"):
         from vesalius.io.pictures import read_picture
 
         choose_time(1, time, path)
-        jpeg = start.startswith(b"\xff\xd8\xff") or (suffix != ".png" and not start.startswith(b"\x89PNG"))
-        return read_picture(path, "JPEG" if jpeg else "PNG")
-    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")) or suffix in (".tif", ".tiff"):
+        return read_picture(path, "PNG" if suffix == ".png" else "JPEG")
+    if suffix in (".tif", ".tiff"):
         from vesalius.io.pictures import read_tiff
 
         return read_tiff(path, time)
@@ -115,7 +125,7 @@ def read_grid(path: Path, time: int | None) -> Grid:
         from vesalius.io.scans import read_nifti
 
         return read_nifti(path, time)
-    if start.startswith(b"NRRD") or suffix in _ITK:
+    if suffix in _ITK:
         from vesalius.io.scans import read_itk
 
         return read_itk(path, time)

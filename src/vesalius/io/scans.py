@@ -44,7 +44,7 @@ def read_nifti(path: Path, time: int | None) -> Grid:
         affine = image.affine
     if values.dtype.names:
         values = np.stack([values[name] for name in values.dtype.names], axis=-1)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise GeometryError(
             "its affine is singular, so voxels have no size", path=path, remedy="correct the NIfTI header"
         )
