@@ -18,6 +18,7 @@ from vesalius.core.types import Logits, Prediction, Prompt, Slice
 from vesalius.models.base import Features, Preset, PromptBatch, SegmentationModel, normalise
 from vesalius.models.checkpoint import load_checkpoint, load_foreign, weights_digest
 from vesalius.predict.cache import EmbeddingCache, pixel_digest
+from vesalius.prompts.sample import tight_box
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "vesalius-tiny"
@@ -122,15 +123,15 @@ class Predictor:
             said = np.concatenate([points + 0.5, np.reshape([] if prompt.box is None else prompt.box, (-1, 2))])
             if ((said >= (x0, y0)) & (said <= (x1, y1))).all():
                 return prompt.logits.frame
-        regions = []
+        regions: list[Sequence[float]] = []
         if prompt.box is not None:
-            regions.append(np.asarray(prompt.box))
+            regions.append(prompt.box)
         if prompt.mask is not None:
-            regions.append(mask_box(prompt.mask))
+            regions.append(tight_box(prompt.mask))
         if prompt.logits is not None:
             before = prompt.logits.frame.inverse_logits(prompt.logits.values) > 0
             if before.any():
-                regions.append(mask_box(before))
+                regions.append(tight_box(before))
         if not regions:
             return embedding.frame
         return focus_frame(_around(regions, points), embedding.frame, self.preset.focus)
@@ -142,7 +143,7 @@ class Predictor:
         if not first.mask.any():
             return None
         points = np.asarray(prompt.points)[np.asarray(prompt.labels) == 1]
-        frame = focus_frame(_around([mask_box(first.mask)], points), embedding.frame, self.preset.focus)
+        frame = focus_frame(_around([tight_box(first.mask)], points), embedding.frame, self.preset.focus)
         return None if frame.is_whole else frame
 
     def _features(self, rgb: NDArray[np.uint8], digest: str, frames: Sequence[Frame]) -> Features:
@@ -246,13 +247,7 @@ def focus_frame(region: NDArray[np.float64], whole: Frame, factor: float) -> Fra
     return Frame.stretch(whole.size, whole.side, (left, top, right, bottom))
 
 
-def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(4,) half-open box around everything in a mask that is not empty."""
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return np.array([x, y, x + width, y + height], np.float64)
-
-
-def _around(regions: Sequence[NDArray[np.float64]], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _around(regions: Sequence[Sequence[float]], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """(4,) box around boxes and points."""
     corners = np.concatenate([np.reshape(regions, (-1, 2)), points, points + 1])
     return np.concatenate([corners.min(0), corners.max(0)])

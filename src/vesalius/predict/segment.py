@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vesalius import __version__
 from vesalius.core.errors import PromptError, ReadError, VesaliusError, WriteError
 from vesalius.core.types import Prediction, Prompt, Slice
+from vesalius.prompts.sample import tight_box
 
 if TYPE_CHECKING:
     from vesalius.predict.predictor import Predictor
@@ -178,7 +179,7 @@ def record(
         objects.append(
             {
                 "prompt": said,
-                "box": _bounds(prediction.mask),
+                "box": list(tight_box(prediction.mask)) if area else None,
                 "area_px": area,
                 "area_mm2": None if pixel is None else area * pixel,
                 "predicted_iou": prediction.quality,
@@ -199,13 +200,6 @@ def record(
         "coordinates": COORDINATES,
         "objects": objects,
     }
-
-
-def _bounds(mask: NDArray[np.bool_]) -> list[int] | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
 def object_map(predictions: Sequence[Prediction]) -> NDArray[Any]:
