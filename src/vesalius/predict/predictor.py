@@ -92,8 +92,9 @@ class Predictor:
     def predict(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
         """Outlines the object of each prompt; all prompts are one batch.
 
-        A network with a ``focus`` looks twice at an object that is small in the image: the second time at a window
-        around it, which is encoded once and kept for corrections.
+        A network with a ``focus`` answers a prompt about a small object in a window around it, which is encoded once
+        and kept for corrections. Where clicks alone do not show the object's size, the whole image is answered
+        first, then the window around that answer, and the one of higher predicted IoU is taken.
 
         Raises:
             PromptError: A prompt does not fit the image.
@@ -110,7 +111,8 @@ class Predictor:
         if second:
             again = self._decode(embedding, [p for _, p, _ in second], [f for _, _, f in second])
             for (i, _, _), prediction in zip(second, again, strict=True):
-                predictions[i] = prediction
+                if prediction.quality > predictions[i].quality:
+                    predictions[i] = prediction
         return predictions
 
     def _frame(self, embedding: Embedding, prompt: Prompt) -> Frame:
