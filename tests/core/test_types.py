@@ -18,6 +18,7 @@ LOGITS = Logits(np.zeros((8, 8), np.float32), Frame.stretch((20, 30), 8))
     [
         ({}, "the prompt is empty"),
         ({"points": []}, "the prompt is empty"),
+        ({"points": [(1, 1)], "labels": [0]}, "background points alone"),
         ({"box": (5, 5, 5, 9)}, "inverted or empty"),
         ({"box": (9, 5, 5, 9)}, "box 9,5,5,9 is inverted"),
         ({"box": (1, 2, 3)}, "four finite numbers"),

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.types import Prompt, Slice
-from vesalius.corpus.layouts.pairs import read_pairs
+from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.evaluation.evaluate import (
     EvaluationConfig,
     Score,
     evaluate,
-    find_sets,
     generator_of,
     read_scores,
     score_image,

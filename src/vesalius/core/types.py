@@ -191,6 +191,8 @@ class Prompt:
                 raise PromptError("the mask prompt is empty", remedy="mark at least one pixel")
         if not len(points) and self.box is None and self.mask is None and self.logits is None:
             raise PromptError("the prompt is empty", remedy="give a box, points or a mask")
+        if not labels.any() and self.box is None and self.mask is None and self.logits is None:
+            raise PromptError("there are background points alone", remedy="add a point on the object, a box or a mask")
 
     def check(self, size: tuple[int, int], source: Path | None = None) -> None:
         """Raises PromptError unless every part lies on an image of ``size`` (height, width)."""

@@ -22,7 +22,7 @@ from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
 import vesalius
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError, WriteError
-from vesalius.corpus.layouts.pairs import list_cases, read_pairs
+from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
 from vesalius.corpus.objects import MIN_AREA, LabelledImage
 from vesalius.corpus.split import split_of
 from vesalius.evaluation.baselines import BASELINES
@@ -196,22 +196,6 @@ def generator_of(seed: int, *name: object) -> np.random.Generator:
     """A generator that depends on the seed and the name alone."""
     digest = hashlib.sha256("\0".join(map(str, name)).encode()).digest()
     return np.random.default_rng((seed, int.from_bytes(digest, "big")))
-
-
-def find_sets(folder: Path) -> list[Path]:
-    """The folder itself if it is a paired set (it has a ``set.json``), else the paired sets in it, by name.
-
-    Raises:
-        ReadError: There is none.
-    """
-    if (folder / "set.json").exists():
-        return [folder]
-    sets = sorted(path.parent for path in folder.glob("*/set.json"))
-    if not sets:
-        raise ReadError(
-            "there is no set of image and label pairs", path=folder, remedy="give a folder that holds a set.json"
-        )
-    return sets
 
 
 def read_scores(path: Path) -> list[Score]:

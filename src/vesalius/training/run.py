@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vesalius.core.errors import ConfigError, ModelError, ReadError
-from vesalius.corpus.layouts.pairs import read_pairs
+from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.split import split_of
 from vesalius.models.base import SegmentationModel
@@ -34,15 +34,15 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def training_images(data: str | Path) -> list[LabelledImage]:
-    """Images of the training split of every paired set (a folder with a ``set.json``) under ``data``.
+    """Images of the training split of the paired sets in ``data`` (see `find_sets`).
 
     Raises:
-        ReadError: There are none.
+        ReadError: There is no set, or none of its cases is for training.
     """
-    sets = sorted(path.parent for path in Path(data).glob("*/set.json"))
+    sets = find_sets(Path(data))
     images = [image for folder in sets for image in read_pairs(folder) if split_of(image.case) == "train"]
     if not images:
-        raise ReadError("holds no set of image and label pairs", path=data, remedy="give the folder above the sets")
+        raise ReadError("none of its cases belongs to the training split", path=data, remedy="give more cases")
     return images
 
 

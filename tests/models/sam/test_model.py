@@ -72,21 +72,32 @@ def test_parameters_have_the_published_names_and_shapes(name):
 
 def test_embedding_is_the_published_one(published):
     _, _, (embedding,), stored = published
-    torch.testing.assert_close(embedding[..., ::2, ::2], stored["embedding"], rtol=0, atol=2e-5)
+    torch.testing.assert_close(embedding, stored["embedding"], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("multimask", [True, False], ids=["multi", "single"])
 @pytest.mark.parametrize("parts", PARTS)
 def test_masks_are_the_published_ones(published, parts, multimask):
-    name, model, features, stored = published
+    name, model, _, stored = published
+    # From the published embedding: these made-up weights amplify rounding, so that embeddings 1e-5 apart, as two
+    # processors or numbers of threads give them, lead to logits up to 5e-4 apart.
     with torch.no_grad():
-        logits, iou = model.decode(features, batch(parts, 256, 16), multimask)
+        logits, iou = model.decode((stored["embedding"],), batch(parts, 256, 16), multimask)
     key = f"{parts}_{'multi' if multimask else 'single'}"
-    # With the adapters, these made-up weights amplify what float32 rounds: a change of 2e-6 of the embedding moves
-    # logits by up to 5e-4, and the stored outputs lie up to 3.2e-4 from the same network computed in float64.
-    tolerance = 1e-3 if name == "sam_med2d_vit_b_256" and parts not in ("mask", "box_point") else 1e-4
+    # The published float32 outputs of this one kind of prompt are themselves 3e-4 from the same network in float64.
+    tolerance = 3e-4 if (name, parts) == ("sam_med2d_vit_b_256", "points_mask") else 1e-4
     torch.testing.assert_close(logits[..., ::2, ::2], stored[f"{key}_low_res"], rtol=0, atol=tolerance)
     torch.testing.assert_close(iou, stored[f"{key}_iou"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_image_to_mask_is_the_published_way(published, parts):
+    name, model, features, stored = published
+    with torch.no_grad():
+        logits, iou = model.decode(features, batch(parts, 256, 16))
+    tolerance = 1e-4 if name == "sam_vit_b_256" else 2e-3
+    torch.testing.assert_close(logits[..., ::2, ::2], stored[f"{parts}_multi_low_res"], rtol=0, atol=tolerance)
+    torch.testing.assert_close(iou, stored[f"{parts}_multi_iou"], rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,22 @@ from vesalius.core.types import Slice
 from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask, connected_objects
 
 
+def find_sets(folder: Path) -> list[Path]:
+    """The folder itself if it is a paired set (it has a ``set.json``), else the paired sets in it, by name.
+
+    Raises:
+        ReadError: There is none.
+    """
+    if (folder / "set.json").exists():
+        return [folder]
+    sets = sorted(path.parent for path in folder.glob("*/set.json"))
+    if not sets:
+        raise ReadError(
+            "there is no set of image and label pairs", path=folder, remedy="give a folder that holds a set.json"
+        )
+    return sets
+
+
 def list_cases(folder: str | Path) -> dict[Path, str]:
     """Image files of a paired set, sorted, each with the name of its case.
 
