@@ -170,3 +170,22 @@ def test_batches_hold_every_frame_s_own_coordinates() -> None:
     batch = prompt_batch([vs.Prompt(box=(64, 64, 128, 128))] * 2, [whole, window], preset)
     assert batch.boxes is not None
     assert batch.boxes.tolist() == [[64, 64, 128, 128], [0, 0, 256, 256]]
+
+
+@pytest.mark.parametrize("qualities", [(0.9, 0.3), (0.3, 0.9)])
+def test_of_two_looks_the_better_one_is_taken(qualities: tuple[float, float]) -> None:
+    class Looks(Recorder):
+        def decode(
+            self, features: tuple[torch.Tensor, ...], prompts: PromptBatch, multimask: bool = True
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            self.seen.append(prompts)
+            logits = torch.full((1, 3, 64, 64), -1.0)
+            logits[:, :, 28:36, 28:36] = 1
+            return logits, torch.full((1, 3), qualities[len(self.seen) - 1])
+
+    model = Looks(Preset(side=128, mask_side=64, fit="stretch", focus=2.0))
+    predictor = Predictor(model, "looks")
+    (prediction,) = predictor.predict(predictor.encode(picture(256, 256)), [vs.Prompt(points=[(128, 128)])])
+    assert len(model.seen) == 2
+    assert prediction.quality == pytest.approx(max(qualities))
+    assert prediction.logits.frame.is_whole == (qualities[0] > qualities[1])

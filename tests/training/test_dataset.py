@@ -11,6 +11,7 @@ def test_a_sample_depends_on_seed_and_number_alone() -> None:
     for number in (0, 7):
         assert (first[number].image == second[number].image).all()
         assert (first[number].masks == second[number].masks).all()
+    assert not np.array_equal(first[0].image, first[1].image)
     other = SampleSource(disc_images(3), 64, AugmentConfig(), seed=6)
     assert not np.array_equal(first[0].image, other[0].image)
 
