@@ -22,6 +22,7 @@ from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
 import vesalius
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError, WriteError
+from vesalius.core.files import replacing
 from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
 from vesalius.corpus.objects import MIN_AREA, LabelledImage
 from vesalius.corpus.split import split_of
@@ -250,9 +251,8 @@ def _start(output: Path, run: dict[str, Any]) -> None:
 
 
 def _write_run(output: Path, run: dict[str, Any]) -> None:
-    part = output / "run.json.part"
-    part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    part.replace(output / "run.json")
+    with replacing(output / "run.json") as part:
+        part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def _resume(part: Path) -> list[Score]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.errors import GeometryError, WriteError
+from vesalius.core.files import replacing
 from vesalius.core.geometry import Geometry
 from vesalius.core.types import AXES, Slice, Volume
 from vesalius.io.read import suffix_of
@@ -98,12 +98,10 @@ def write_mask(path: str | Path, mask: NDArray[Any], *, like: Slice | Volume) ->
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path in a hidden folder beside ``path``; what was written there is moved to ``path`` if nothing failed."""
+    """`replacing`, whose failure is told as ours."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vesalius-") as folder:
-            temporary = Path(folder) / path.name
+        with replacing(path) as temporary:
             yield temporary
-            temporary.replace(path)
     except OSError as error:
         raise WriteError(f"cannot be written ({error.strerror or error})", path=path) from error
 

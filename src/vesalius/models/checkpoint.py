@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError, WriteError
+from vesalius.core.files import replacing
 from vesalius.models.base import Preset, SegmentationModel
 from vesalius.models.presets import PRESETS
 
@@ -75,7 +74,7 @@ def save_checkpoint(model: SegmentationModel, folder: str | Path, half: bool = F
     state = {name: _stored(value, half) for name, value in model.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _replacement(folder / WEIGHTS) as weights, _replacement(folder / CONFIG) as config:
+        with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
             save_file(state, weights)
             content = CheckpointConfig(
                 architecture=model.architecture,
@@ -296,16 +295,3 @@ def _load_strictly(model: SegmentationModel, state: Mapping[str, Tensor], path: 
 def _stored(value: Tensor, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
     return value.half() if half and value.is_floating_point() else value
-
-
-@contextmanager
-def _replacement(path: Path) -> Iterator[Path]:
-    """A file to be written beside ``path``, which it replaces when the block ends without an error."""
-    written = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield written
-        with written.open("rb+") as file:
-            os.fsync(file.fileno())
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)

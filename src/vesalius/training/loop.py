@@ -21,6 +21,7 @@ from torch import Tensor
 import vesalius
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, VesaliusError
+from vesalius.core.files import replacing
 from vesalius.corpus.objects import LabelledImage
 from vesalius.models.base import Preset, SegmentationModel, normalise
 from vesalius.training.dataset import AugmentConfig, Sample, SampleSource
@@ -183,11 +184,11 @@ def _save(
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    partial = output / "state.pt.part"
-    torch.save(state, partial)
-    partial.replace(output / "state.pt")
+    with replacing(output / "state.pt") as partial:
+        torch.save(state, partial)
     run = {"version": vesalius.__version__, "torch": torch.__version__, "step": step, "config": config.model_dump()}
-    (output / "run.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
+    with replacing(output / "run.json") as partial:
+        partial.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def _resume(
