@@ -96,7 +96,7 @@ def main() -> None:
         *ours("vesalius, SAM ViT-B 256", sam, image, counts),
     ]
     try:
-        contestants += ours("vesalius-tiny", vesalius.load_model().model, image, counts)
+        contestants += ours("vesalius-tiny", vesalius.load_model().runtime.model, image, counts)
     except vesalius.VesaliusError as error:
         print(f"vesalius-tiny is left out: {error}")
     flops = []

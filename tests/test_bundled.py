@@ -8,7 +8,8 @@ from vesalius.demo import CASES, read_case
 from vesalius.evaluation.baselines import ellipse
 from vesalius.metrics.overlap import dice
 from vesalius.models.checkpoint import file_digest
-from vesalius.predict.predictor import BUNDLED, DEFAULT, Predictor
+from vesalius.predict.load import BUNDLED, DEFAULT
+from vesalius.predict.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ _PUBLIC = {
     "Slice": "vesalius.core.types",
     "VesaliusError": "vesalius.core.errors",
     "Volume": "vesalius.core.types",
-    "load_model": "vesalius.predict.predictor",
+    "load_model": "vesalius.predict.load",
     "read_slice": "vesalius.io.read",
     "read_volume": "vesalius.io.read",
     "write_mask": "vesalius.io.write",
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vesalius.io.read import read_slice as read_slice
     from vesalius.io.read import read_volume as read_volume
     from vesalius.io.write import write_mask as write_mask
-    from vesalius.predict.predictor import load_model as load_model
+    from vesalius.predict.load import load_model as load_model
 
 
 def __getattr__(name: str) -> Any:

@@ -71,7 +71,7 @@ def demo(
     from rich.console import Console
 
     from vesalius.demo import run_demo
-    from vesalius.predict.predictor import load_model
+    from vesalius.predict.load import load_model
 
     run_demo(output, load_model(model), Console())
 
@@ -229,7 +229,7 @@ def evaluate(
     from vesalius.evaluation.evaluate import EvaluationConfig
     from vesalius.evaluation.evaluate import evaluate as score
     from vesalius.evaluation.report import write_report
-    from vesalius.predict.predictor import load_model
+    from vesalius.predict.load import load_model
 
     config = EvaluationConfig.from_dict(
         {"data": data, "split": split, "seed": seed, "max_objects": max_objects_per_image}

@@ -6,7 +6,7 @@ import torch
 from golden import fill
 from vesalius.models import adapters
 from vesalius.models.adapters import Adapter
-from vesalius.models.base import Preset
+from vesalius.models.presets import Preset
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.model import Sam
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from golden import fill
 from vesalius.core.errors import ModelError, WriteError
 from vesalius.models import checkpoint
-from vesalius.models.base import Preset, PromptBatch
+from vesalius.models.base import PromptBatch
 from vesalius.models.checkpoint import (
     file_digest,
     load_checkpoint,
@@ -18,7 +18,7 @@ from vesalius.models.checkpoint import (
     save_checkpoint,
     weights_digest,
 )
-from vesalius.models.presets import PRESETS
+from vesalius.models.presets import PRESETS, Preset
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.model import Sam
 from vesalius.models.tiny import Tiny, TinyConfig

@@ -6,15 +6,17 @@ import torch
 
 import vesalius as vs
 from vesalius.core.frame import Frame
-from vesalius.models.base import Preset, PromptBatch, SegmentationModel, normalise
+from vesalius.models.base import PromptBatch, SegmentationModel, normalise
+from vesalius.models.presets import Preset
 from vesalius.models.tiny import Tiny
-from vesalius.predict.predictor import Predictor, focus_frame, prompt_batch, whole_frame
+from vesalius.models.torch_runtime import TorchRuntime
+from vesalius.predict.predictor import Predictor, focus_frame, prompt_arrays, whole_frame
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     torch.manual_seed(0)
-    return Predictor(Tiny(), "untrained")
+    return Predictor(TorchRuntime(Tiny()), "untrained")
 
 
 def picture(height: int = 300, width: int = 420) -> np.ndarray:
@@ -60,8 +62,8 @@ def test_small_objects_get_a_second_look_and_corrections_keep_it(predictor: Pred
 
 def test_encoding_is_done_once_per_frame(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    encode = predictor.model.encode
-    monkeypatch.setattr(predictor.model, "encode", lambda x: calls.append(len(x)) or encode(x))
+    encode = predictor.runtime.model.encode
+    monkeypatch.setattr(predictor.runtime.model, "encode", lambda x: calls.append(len(x)) or encode(x))
     pixels = picture() // 2
     embedding = predictor.encode(pixels)
     predictor.encode(pixels.copy())
@@ -115,7 +117,7 @@ class Recorder(SegmentationModel):
 
 def test_conventions_are_the_preset_s() -> None:
     model = Recorder(Preset(side=100, mask_side=50, fit="stretch", box="inclusive", mask_prompt="probability"))
-    predictor = Predictor(model, "recorder")
+    predictor = Predictor(TorchRuntime(model), "recorder")
     embedding = predictor.encode(np.arange(50 * 200, dtype=np.uint32).reshape(50, 200).astype(np.uint8))
     mask = np.zeros((50, 200), bool)
     mask[10:20, 40:80] = True
@@ -134,7 +136,7 @@ def test_a_mask_prompt_keeps_its_place_in_every_fit() -> None:
     mask[20:45, 30:70] = True
     for fit in ("stretch", "longest_side", "pad"):
         model = Recorder(Preset(side=128, mask_side=64, fit=fit))
-        predictor = Predictor(model, fit)
+        predictor = Predictor(TorchRuntime(model), fit)
         (prediction,) = predictor.predict(predictor.encode(mask.astype(np.uint8) * 200), [vs.Prompt(mask=mask)])
         union = prediction.mask | mask
         assert (prediction.mask & mask).sum() / union.sum() > 0.9, fit
@@ -142,7 +144,7 @@ def test_a_mask_prompt_keeps_its_place_in_every_fit() -> None:
 
 def test_padding_is_zero_after_normalisation() -> None:
     preset = Preset(side=64, mask_side=16, fit="longest_side")
-    predictor = Predictor(Recorder(preset), "recorder")
+    predictor = Predictor(TorchRuntime(Recorder(preset)), "recorder")
     embedding = predictor.encode(np.full((30, 60), 7, np.uint8))
     (image,) = embedding.features
     assert (image[:, :, 32:] == 0).all()
@@ -167,7 +169,7 @@ def test_batches_hold_every_frame_s_own_coordinates() -> None:
     preset = Preset(side=256, mask_side=128, fit="stretch", box="half_open")
     whole = whole_frame((256, 256), preset)
     window = Frame.stretch((256, 256), 256, (64, 64, 128, 128))
-    batch = prompt_batch([vs.Prompt(box=(64, 64, 128, 128))] * 2, [whole, window], preset)
+    batch = prompt_arrays([vs.Prompt(box=(64, 64, 128, 128))] * 2, [whole, window], preset, [0, 1])
     assert batch.boxes is not None
     assert batch.boxes.tolist() == [[64, 64, 128, 128], [0, 0, 256, 256]]
 
@@ -184,7 +186,7 @@ def test_of_two_looks_the_better_one_is_taken(qualities: tuple[float, float]) ->
             return logits, torch.full((1, 3), qualities[len(self.seen) - 1])
 
     model = Looks(Preset(side=128, mask_side=64, fit="stretch", focus=2.0))
-    predictor = Predictor(model, "looks")
+    predictor = Predictor(TorchRuntime(model), "looks")
     (prediction,) = predictor.predict(predictor.encode(picture(256, 256)), [vs.Prompt(points=[(128, 128)])])
     assert len(model.seen) == 2
     assert prediction.quality == pytest.approx(max(qualities))

@@ -142,6 +142,7 @@ class Prompt:
         box: (x0, y0, x1, y1), half-open, around the object.
         mask: (H, W) bool, a rough outline in the image's own pixels.
         logits: Low-resolution logits of an earlier prediction, to be corrected.
+        text: Name of the target, such as ``"liver"``, for models that take words.
 
     Raises:
         PromptError: The parts do not fit together, or there are none.
@@ -152,6 +153,7 @@ class Prompt:
     box: Sequence[float] | None = None
     mask: NDArray[np.bool_] | None = None
     logits: Logits | None = None
+    text: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -189,10 +191,15 @@ class Prompt:
                 raise PromptError("both a mask and previous logits are given", remedy="give one of them")
             if not self.mask.any():
                 raise PromptError("the mask prompt is empty", remedy="mark at least one pixel")
-        if not len(points) and self.box is None and self.mask is None and self.logits is None:
-            raise PromptError("the prompt is empty", remedy="give a box, points or a mask")
-        if not labels.any() and self.box is None and self.mask is None and self.logits is None:
-            raise PromptError("there are background points alone", remedy="add a point on the object, a box or a mask")
+        if self.text is not None and not self.text.strip():
+            raise PromptError("the text prompt is empty", remedy="name the target, such as liver")
+        if self.box is None and self.mask is None and self.logits is None and self.text is None:
+            if not len(points):
+                raise PromptError("the prompt is empty", remedy="give a box, points or a mask")
+            if not labels.any():
+                raise PromptError(
+                    "there are background points alone", remedy="add a point on the object, a box or a mask"
+                )
 
     def check(self, size: tuple[int, int], source: Path | None = None) -> None:
         """Raises PromptError unless every part lies on an image of ``size`` (height, width)."""

@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vesalius.core.config import Config
+from vesalius.core.errors import ModelError
+from vesalius.models.presets import Preset
 
 Features = tuple[Tensor, ...]
-
-
-class Preset(Config):
-    """How a network wants its input; what published checkpoints do differently is a field here.
-
-    Attributes:
-        side: Side of the square input in pixels.
-        fit: ``stretch`` both axes; ``longest_side`` then pad right and bottom; ``pad`` small images centred.
-        intensity: ``mean_std`` on 0..255 RGB, or ``min_max`` of each image to 0..1.
-        channels: Order in which the network takes the colours; ``mean`` and ``std`` are in this order.
-        mean: Per channel, on 0..255.
-        std: Per channel, on 0..255.
-        box: Whether the box's far corner is the last pixel inside (``inclusive``) or the edge (``half_open``).
-        mask_prompt: Scale on which the network takes its mask prompt: ``logits`` or ``probability``.
-        mask_side: Side of the low-resolution masks it takes and gives.
-        multimask: Whether three masks are asked for and the one of highest predicted IoU is chosen.
-        focus: Look a second time, at a window around the object that is this many times its longer side;
-            None for networks that always see the whole image.
-    """
-
-    side: int
-    fit: Literal["stretch", "longest_side", "pad"] = "longest_side"
-    intensity: Literal["mean_std", "min_max"] = "mean_std"
-    channels: Literal["rgb", "bgr"] = "rgb"
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    box: Literal["inclusive", "half_open"] = "inclusive"
-    mask_prompt: Literal["logits", "probability"] = "logits"
-    mask_side: int
-    multimask: bool = True
-    focus: float | None = None
 
 
 @dataclass(frozen=True)
 class PromptBatch:
     """Prompts in model pixels, one row per object.
 
-    Rows of one batch may differ in what they give: a point labelled -1, a box of NaN and a mask of NaN are absent.
+    Rows of one batch may differ in what they give: a point labelled -1, and a box, a mask or a text of NaN, are absent.
 
     Attributes:
         points: (N, K, 2) float (x, y), pixel centres at whole numbers; K may be 0.
         labels: (N, K) int: 1 object, 0 background, -1 padding.
         boxes: (N, 4) float (x0, y0, x1, y1) in the preset's box convention, or None.
         masks: (N, 1, h, w) float on the preset's mask-prompt scale, or None.
+        text: (N, dim) float, embeddings of words as `SegmentationModel.embed_text` gives them, or None.
         rows: (N,) int, the row of the features that each prompt belongs to; None when there is one image.
     """
 
@@ -63,6 +36,7 @@ class PromptBatch:
     boxes: Tensor | None = None
     masks: Tensor | None = None
     rows: Tensor | None = None
+    text: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.points.shape[0])
@@ -80,9 +54,11 @@ class SegmentationModel(nn.Module):
         architecture: Name of its kind of network in a checkpoint.
         config: Its sizes.
         preset: How it wants its input.
+        takes_text: Whether it understands words.
     """
 
     architecture: ClassVar[str]
+    takes_text: ClassVar[bool] = False
     config: Config
     preset: Preset
 
@@ -97,6 +73,17 @@ class SegmentationModel(nn.Module):
             Mask logits (N, M, h, w) and predicted IoU (N, M), with M = 3 if ``multimask`` else 1.
         """
         raise NotImplementedError
+
+    def embed_text(self, words: Sequence[str]) -> Tensor:
+        """(N, dim) embeddings of N names of targets, to be given as ``PromptBatch.text``.
+
+        Raises:
+            ModelError: The network does not understand words.
+        """
+        raise ModelError(
+            f"{self.architecture} networks have no text head, so {', '.join(words)} means nothing to them",
+            remedy="prompt with a box, points or a mask, or use IMIS-Net",
+        )
 
 
 def normalise(images: Tensor, preset: Preset) -> Tensor:

@@ -24,8 +24,8 @@ from torch import Tensor
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError, WriteError
 from vesalius.core.files import replacing
-from vesalius.models.base import Preset, SegmentationModel
-from vesalius.models.presets import PRESETS
+from vesalius.models.base import SegmentationModel
+from vesalius.models.presets import PRESETS, Preset
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

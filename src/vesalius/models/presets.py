@@ -1,4 +1,4 @@
-"""How the published SAM networks want their input.
+"""How networks want their input: what published checkpoints do differently.
 
 Sources: Kirillov et al., "Segment Anything", 2023; Ma et al., "Segment Anything in Medical Images", 2024 (MedSAM);
 Cheng et al., "SAM-Med2D", 2023; and the code published with each.
@@ -6,7 +6,41 @@ Cheng et al., "SAM-Med2D", 2023; and the code published with each.
 
 from __future__ import annotations
 
-from vesalius.models.base import Preset
+from typing import Literal
+
+from vesalius.core.config import Config
+
+
+class Preset(Config):
+    """How a network wants its input; what published checkpoints do differently is a field here.
+
+    Attributes:
+        side: Side of the square input in pixels.
+        fit: ``stretch`` both axes; ``longest_side`` then pad right and bottom; ``pad`` small images centred.
+        intensity: ``mean_std`` on 0..255 RGB, or ``min_max`` of each image to 0..1.
+        channels: Order in which the network takes the colours; ``mean`` and ``std`` are in this order.
+        mean: Per channel, on 0..255.
+        std: Per channel, on 0..255.
+        box: Whether the box's far corner is the last pixel inside (``inclusive``) or the edge (``half_open``).
+        mask_prompt: Scale on which the network takes its mask prompt: ``logits`` or ``probability``.
+        mask_side: Side of the low-resolution masks it takes and gives.
+        multimask: Whether three masks are asked for and the one of highest predicted IoU is chosen.
+        focus: Look a second time, at a window around the object that is this many times its longer side;
+            None for networks that always see the whole image.
+    """
+
+    side: int
+    fit: Literal["stretch", "longest_side", "pad"] = "longest_side"
+    intensity: Literal["mean_std", "min_max"] = "mean_std"
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    box: Literal["inclusive", "half_open"] = "inclusive"
+    mask_prompt: Literal["logits", "probability"] = "logits"
+    mask_side: int
+    multimask: bool = True
+    focus: float | None = None
+
 
 PRESETS = {
     "sam": Preset(side=1024, mask_side=256),

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vesalius.core.config import Config
-from vesalius.models.base import Features, Preset, PromptBatch, SegmentationModel
+from vesalius.models.base import Features, PromptBatch, SegmentationModel
+from vesalius.models.presets import Preset
 
 PRESET = Preset(side=256, fit="stretch", box="half_open", mask_side=128, focus=2.0)
 

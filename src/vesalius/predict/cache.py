@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.frame import Frame
-from vesalius.models.base import Features
+from vesalius.models.runtime import ImageFeatures
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:
@@ -28,17 +28,17 @@ class EmbeddingCache:
 
     def __init__(self, capacity: int = 32) -> None:
         self.capacity = capacity
-        self._entries: OrderedDict[tuple[str, Frame], Features] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, Frame], ImageFeatures] = OrderedDict()
 
-    def get(self, digest: str, frame: Frame) -> Features | None:
+    def get(self, digest: str, frame: Frame) -> ImageFeatures | None:
         """The features, or None if they are not kept."""
         features = self._entries.get((digest, frame))
         if features is not None:
             self._entries.move_to_end((digest, frame))
         return features
 
-    def put(self, digest: str, frame: Frame, features: Features) -> None:
-        """Keeps features, each with one row."""
+    def put(self, digest: str, frame: Frame, features: ImageFeatures) -> None:
+        """Keeps features."""
         self._entries[digest, frame] = features
         while len(self._entries) > self.capacity:
             self._entries.popitem(last=False)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
+import scipy.special
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ModelError, ReadError
+from vesalius.core.errors import PromptError, ReadError
 from vesalius.core.frame import Frame
 from vesalius.core.types import Logits, Prediction, Prompt, Slice
-from vesalius.models.base import Features, Preset, PromptBatch, SegmentationModel, normalise
-from vesalius.models.checkpoint import load_checkpoint, load_foreign, weights_digest
+from vesalius.models.presets import Preset
+from vesalius.models.runtime import ImageFeatures, PromptArrays, Runtime
 from vesalius.predict.cache import EmbeddingCache, pixel_digest
 from vesalius.prompts.sample import tight_box
-
-BUNDLED = Path(__file__).parent.parent / "weights"
-DEFAULT = "vesalius-tiny"
 
 # A drawn mask says where the object is, not how sure anyone is; it enters as logits of this size.
 MASK_LOGIT = 4.0
@@ -35,14 +31,14 @@ class Embedding:
         image: The image.
         rgb: (H, W, 3) uint8, the image as the network saw it, at its own size.
         frame: The frame it was encoded in, the whole image.
-        features: What the network keeps of it, one row.
+        features: What the network keeps of it.
         digest: Digest of ``rgb``.
     """
 
     image: Slice
     rgb: NDArray[np.uint8]
     frame: Frame
-    features: Features
+    features: ImageFeatures
     digest: str
 
 
@@ -50,22 +46,20 @@ class Predictor:
     """A network that answers prompts in original pixels. It holds no current image.
 
     Args:
-        model: The network.
+        runtime: The network, ready to run.
         name: What to call it in outputs.
-        device: Where it runs.
     """
 
-    def __init__(self, model: SegmentationModel, name: str, device: str = "cpu") -> None:
-        self.model = model.eval().to(device)
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self.runtime = runtime
         self.name = name
-        self.device = device
-        self.digest = weights_digest(model)
+        self.digest = runtime.digest
         self._cache = EmbeddingCache()
 
     @property
     def preset(self) -> Preset:
         """How the network wants its input."""
-        return self.model.preset
+        return self.runtime.preset
 
     def encode(self, image: Slice | NDArray[Any]) -> Embedding:
         """Encodes an image, whole.
@@ -87,7 +81,7 @@ class Predictor:
         rgb = image.rgb()
         digest = pixel_digest(rgb)
         frame = whole_frame(image.size, self.preset)
-        return Embedding(image, rgb, frame, self._features(rgb, digest, [frame]), digest)
+        return Embedding(image, rgb, frame, self._features(rgb, digest, [frame])[0], digest)
 
     def predict(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
         """Outlines the object of each prompt; all prompts are one batch.
@@ -97,9 +91,14 @@ class Predictor:
         first, then the window around that answer, and the one of higher predicted IoU is taken.
 
         Raises:
-            PromptError: A prompt does not fit the image.
+            PromptError: A prompt does not fit the image, or is a word and the network does not understand words.
         """
         for prompt in prompts:
+            if prompt.text is not None and not self.runtime.takes_text:
+                raise PromptError(
+                    f"{self.name} has no text head, so it does not understand {prompt.text!r}",
+                    remedy="prompt with a box, points or a mask, or use a model that takes words (IMIS-Net)",
+                )
             prompt.check(embedding.image.size, embedding.image.source)
         frames = [self._frame(embedding, prompt) for prompt in prompts]
         predictions = self._decode(embedding, prompts, frames)
@@ -148,74 +147,38 @@ class Predictor:
         frame = focus_frame(_around([tight_box(first.mask)], points), embedding.frame, self.preset.focus)
         return None if frame.is_whole else frame
 
-    def _features(self, rgb: NDArray[np.uint8], digest: str, frames: Sequence[Frame]) -> Features:
-        """Features of several frames of one image, a row each, from the cache or the network."""
+    def _features(self, rgb: NDArray[np.uint8], digest: str, frames: Sequence[Frame]) -> list[ImageFeatures]:
+        """Features of several frames of one image, from the cache or the network."""
         known = {frame: features for frame in frames if (features := self._cache.get(digest, frame)) is not None}
         new = [frame for frame in dict.fromkeys(frames) if frame not in known]
         if new:
-            images = torch.from_numpy(np.stack([frame.image(rgb) for frame in new])).to(self.device)
-            with torch.inference_mode():
-                pixels = normalise(images, self.preset)
-                for row, frame in zip(pixels, new, strict=True):
-                    x0, y0, x1, y1 = frame.content
-                    inside = torch.zeros(row.shape[1:], dtype=torch.bool, device=row.device)
-                    inside[y0:y1, x0:x1] = True
-                    row *= inside  # padding is zero after normalisation, as the published networks have it
-                features = self.model.encode(pixels)
-            for i, frame in enumerate(new):
-                # Copies, so that one kept row does not keep the whole batch.
-                known[frame] = tuple(level[i : i + 1].clone() for level in features)
-                self._cache.put(digest, frame, known[frame])
-        rows = [known[frame] for frame in frames]
-        if len(rows) == 1:
-            return rows[0]
-        return tuple(torch.cat(levels) for levels in zip(*rows, strict=True))
+            images = np.stack([frame.image(rgb) for frame in new])
+            encoded = self.runtime.encode(images, np.array([frame.content for frame in new], np.int64))
+            for frame, features in zip(new, encoded, strict=True):
+                known[frame] = features
+                self._cache.put(digest, frame, features)
+        return [known[frame] for frame in frames]
 
     def _decode(self, embedding: Embedding, prompts: Sequence[Prompt], frames: Sequence[Frame]) -> list[Prediction]:
         # A group has the same parts in every row, so that an answer does not depend on its neighbours.
-        groups: dict[tuple[int, bool, bool], list[int]] = {}
+        groups: dict[tuple[int, bool, bool, bool], list[int]] = {}
         for i, prompt in enumerate(prompts):
             drawn = prompt.mask is not None or prompt.logits is not None
-            groups.setdefault((len(np.asarray(prompt.points)), prompt.box is not None, drawn), []).append(i)
+            parts = (len(np.asarray(prompt.points)), prompt.box is not None, drawn, prompt.text is not None)
+            groups.setdefault(parts, []).append(i)
         out: dict[int, Prediction] = {}
         for members in groups.values():
             unique = list(dict.fromkeys(frames[i] for i in members))
             whole = unique == [embedding.frame]
-            features = embedding.features if whole else self._features(embedding.rgb, embedding.digest, unique)
-            rows = None if len(unique) == 1 else torch.tensor([unique.index(frames[i]) for i in members])
-            batch = prompt_batch([prompts[i] for i in members], [frames[i] for i in members], self.preset, rows)
-            with torch.inference_mode():
-                logits, quality = self.model.decode(features, batch.to(self.device), self.preset.multimask)
-                best = quality.argmax(1)
-                take = torch.arange(len(best), device=best.device)
-                chosen = logits[take, best].float().cpu().numpy()
-                scores = quality[take, best].float().clamp(0, 1).cpu().numpy()
-            for i, values, score in zip(members, chosen, scores, strict=True):
+            features = [embedding.features] if whole else self._features(embedding.rgb, embedding.digest, unique)
+            rows = [unique.index(frames[i]) for i in members]
+            arrays = prompt_arrays([prompts[i] for i in members], [frames[i] for i in members], self.preset, rows)
+            logits, quality = self.runtime.decode(features, arrays, self.preset.multimask)
+            for row, (i, best) in enumerate(zip(members, quality.argmax(1), strict=True)):
+                values = logits[row, best].copy()
                 mask = frames[i].inverse_logits(values) > 0
-                out[i] = Prediction(mask, float(score), Logits(values.copy(), frames[i]))
+                out[i] = Prediction(mask, float(quality[row, best].clip(0, 1)), Logits(values, frames[i]))
         return [out[i] for i in range(len(prompts))]
-
-
-def load_model(name: str | Path | None = None, device: str = "cpu") -> Predictor:
-    """Loads a model.
-
-    Args:
-        name: A bundled model's name (``"vesalius-tiny"`` if left out), a checkpoint folder, or a published ``.pth``.
-        device: Where it runs, such as ``"cpu"`` or ``"cuda"``.
-
-    Raises:
-        ModelError: There is no such model, or its checkpoint is damaged.
-    """
-    name = DEFAULT if name is None else name
-    path = BUNDLED / name if (BUNDLED / name / "config.json").exists() else Path(name)
-    if path.is_dir():
-        return Predictor(load_checkpoint(path), path.name, device)
-    if path.is_file():
-        return Predictor(load_foreign(path), path.stem, device)
-    known = ", ".join(sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()))
-    raise ModelError(
-        f"there is no model {str(name)!r}", remedy=f"give one of {known}, a checkpoint folder, or a .pth file"
-    )
 
 
 def whole_frame(size: tuple[int, int], preset: Preset) -> Frame:
@@ -255,24 +218,33 @@ def _around(regions: Sequence[Sequence[float]], points: NDArray[np.float64]) -> 
     return np.concatenate([corners.min(0), corners.max(0)])
 
 
-def prompt_batch(
-    prompts: Sequence[Prompt], frames: Sequence[Frame], preset: Preset, rows: torch.Tensor | None = None
-) -> PromptBatch:
-    """Prompts of the same parts as tensors in model pixels, each drawn in its own frame."""
+def prompt_arrays(
+    prompts: Sequence[Prompt], frames: Sequence[Frame], preset: Preset, rows: Sequence[int]
+) -> PromptArrays:
+    """Prompts of the same parts as arrays in model pixels, each drawn in its own frame.
+
+    Args:
+        prompts: N prompts.
+        frames: The frame of each.
+        preset: How the network wants them.
+        rows: Which image's features each belongs to.
+    """
     points = np.stack([frame.points(prompt.points) for prompt, frame in zip(prompts, frames, strict=True)])
     labels = np.stack([np.asarray(prompt.labels) for prompt in prompts])
-    boxes = masks = None
+    boxes = masks = text = None
     if prompts[0].box is not None:
         # An inclusive far corner is the last pixel inside, one less than the edge, in original pixels.
         inset = np.array([0, 0, 1, 1]) if preset.box == "inclusive" else np.zeros(4)
         corners = [frame.boxes(np.asarray(prompt.box) - inset) for prompt, frame in zip(prompts, frames, strict=True)]
-        boxes = torch.from_numpy(np.stack(corners)).float()
+        boxes = np.stack(corners).astype(np.float32)
     if prompts[0].mask is not None or prompts[0].logits is not None:
-        drawn = np.stack([_low_res(prompt, frame, preset) for prompt, frame in zip(prompts, frames, strict=True)])
-        masks = torch.from_numpy(drawn).float()[:, None]
+        masks = np.stack([_low_res(prompt, frame, preset) for prompt, frame in zip(prompts, frames, strict=True)])
+        masks = masks[:, None].astype(np.float32)
         if preset.mask_prompt == "probability":
-            masks = masks.sigmoid()
-    return PromptBatch(torch.from_numpy(points).float(), torch.from_numpy(labels), boxes, masks, rows)
+            masks = scipy.special.expit(masks)
+    if prompts[0].text is not None:
+        text = [str(prompt.text) for prompt in prompts]
+    return PromptArrays(points.astype(np.float32), labels, np.asarray(rows, np.int64), boxes, masks, text)
 
 
 def _low_res(prompt: Prompt, frame: Frame, preset: Preset) -> NDArray[np.float32]:

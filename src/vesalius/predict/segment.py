@@ -77,8 +77,8 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     from vesalius.io.masks import read_mask
     from vesalius.io.read import read_slice
     from vesalius.io.write import write_mask
+    from vesalius.predict.load import load_model
     from vesalius.predict.overlay import draw_overlay
-    from vesalius.predict.predictor import load_model
 
     image = read_slice(
         job.file, axis=job.axis, index=job.index, window=job.window, modality=job.modality, time=job.time

@@ -23,7 +23,8 @@ from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, VesaliusError
 from vesalius.core.files import replacing
 from vesalius.corpus.objects import LabelledImage
-from vesalius.models.base import Preset, SegmentationModel, normalise
+from vesalius.models.base import SegmentationModel, normalise
+from vesalius.models.presets import Preset
 from vesalius.training.dataset import AugmentConfig, Sample, SampleSource
 from vesalius.training.interaction import InteractionConfig, interactive_loss
 

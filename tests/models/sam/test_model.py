@@ -4,8 +4,8 @@ import torch
 from golden import fill
 from transformers_layout import transformers_sam
 from vesalius.core.errors import ConfigError, ModelError
-from vesalius.models.base import Preset, PromptBatch, normalise
-from vesalius.models.presets import PRESETS
+from vesalius.models.base import PromptBatch, normalise
+from vesalius.models.presets import PRESETS, Preset
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.model import Sam
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vesalius.core.errors import ModelError
 from vesalius.models import adapters
-from vesalius.models.base import Features, Preset, PromptBatch, SegmentationModel
+from vesalius.models.base import Features, PromptBatch, SegmentationModel
+from vesalius.models.presets import Preset
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.image_encoder import ImageEncoder
 from vesalius.models.sam.mask_decoder import MaskDecoder

@@ -1,0 +1,75 @@
+"""Runs a network by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vesalius.models.base import PromptBatch, SegmentationModel, normalise
+from vesalius.models.checkpoint import weights_digest
+from vesalius.models.presets import Preset
+from vesalius.models.runtime import ImageFeatures, PromptArrays
+
+
+class TorchRuntime:
+    """A network that torch runs; see `vesalius.models.runtime.Runtime`.
+
+    Args:
+        model: The network.
+        device: Where it runs.
+    """
+
+    def __init__(self, model: SegmentationModel, device: str = "cpu") -> None:
+        self.model = model.eval().to(device)
+        self.device = device
+        self.preset = model.preset
+        self.digest = weights_digest(model)
+        self.takes_text = model.takes_text
+        self.label = "torch fp32" if device == "cpu" else f"torch fp32 on {device}"
+        self._words: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
+        """Features of images; see `vesalius.models.runtime.Runtime.encode`."""
+        pixels = prepare(torch.from_numpy(images).to(self.device), torch.from_numpy(content), self.preset)
+        features = self.model.encode(pixels)
+        # Copies, so that one kept row does not keep the whole batch.
+        return [tuple(level[i : i + 1].clone() for level in features) for i in range(len(images))]
+
+    @torch.inference_mode()
+    def decode(
+        self, features: Sequence[ImageFeatures], prompts: PromptArrays, multimask: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Masks of prompts; see `vesalius.models.runtime.Runtime.decode`."""
+        shared = len(features) == 1
+        levels = features[0] if shared else tuple(torch.cat(rows) for rows in zip(*features, strict=True))
+        boxes, masks = (None if v is None else torch.from_numpy(v) for v in (prompts.boxes, prompts.masks))
+        batch = PromptBatch(
+            torch.from_numpy(prompts.points),
+            torch.from_numpy(prompts.labels),
+            boxes,
+            masks,
+            None if shared else torch.from_numpy(prompts.rows),
+            None if prompts.text is None else self._embed(prompts.text),
+        )
+        logits, quality = self.model.decode(levels, batch.to(self.device), multimask)
+        return logits.float().cpu().numpy(), quality.float().cpu().numpy()
+
+    def _embed(self, words: Sequence[str]) -> Tensor:
+        new = [word for word in dict.fromkeys(words) if word not in self._words]
+        if new:
+            self._words.update(zip(new, self.model.embed_text(new), strict=True))
+        return torch.stack([self._words[word] for word in words])
+
+
+def prepare(images: Tensor, content: Tensor, preset: Preset) -> Tensor:
+    """(B, 3, S, S) float network input of (B, S, S, 3) uint8 RGB images, zero outside their (B, 4) content."""
+    pixels = normalise(images, preset)
+    at = torch.arange(preset.side)
+    x0, y0, x1, y1 = (edge[:, None] for edge in content.unbind(1))
+    inside = ((at >= y0) & (at < y1))[:, None, :, None] & ((at >= x0) & (at < x1))[:, None, None, :]
+    return pixels * inside.to(pixels.device)
