@@ -1,7 +1,8 @@
 """How networks want their input: what published checkpoints do differently.
 
 Sources: Kirillov et al., "Segment Anything", 2023; Ma et al., "Segment Anything in Medical Images", 2024 (MedSAM);
-Cheng et al., "SAM-Med2D", 2023; and the code published with each.
+Cheng et al., "SAM-Med2D", 2023; Huang et al., "Segment Anything Model for Medical Images?", 2024 (COSMOS, FT-SAM);
+and the code published with each.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Preset(Config):
 
 PRESETS = {
     "sam": Preset(side=1024, mask_side=256),
+    # COSMOS fine-tunes the mask decoder with SAM's own input (Huang et al., 2024, section 4.12).
+    "ft-sam": Preset(side=1024, mask_side=256),
     "sam-256": Preset(side=256, mask_side=64),
     "medsam": Preset(side=1024, mask_side=256, fit="stretch", intensity="min_max", multimask=False),
     # It was trained on blue, green, red with the means of red, green, blue.
