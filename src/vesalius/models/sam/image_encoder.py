@@ -7,12 +7,18 @@ those of Li et al., "MViTv2", 2022, section 4.1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vesalius.models.sam.config import SamConfig
-from vesalius.models.sam.layers import LayerNorm2d, Mlp
+from vesalius.models.sam.layers import LayerNorm2d, Linear, Mlp
+
+# Pairs of tokens that a CPU attends to at a time, so that they stay in its cache.
+BLOCK = 2**21
 
 
 class Attention(nn.Module):
@@ -29,39 +35,108 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.window = window or grid
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * self.window - 1, dim // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * self.window - 1, dim // heads))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, dim) -> (B, H, W, dim)."""
-        batch, height, width, dim = x.shape
-        size = self.window
-        rows, columns = -(-height // size), -(-width // size)
-        qkv = self.qkv(x)
-        if (rows * size, columns * size) != (height, width):
-            # Windows at the right and bottom are filled up with zero tokens, which do take part in the attention;
-            # their queries, keys and values are all the same and need no product per token.
-            filled = self.qkv(x.new_zeros(dim)).expand(batch, rows * size, columns * size, -1).clone()
-            filled[:, :height, :width] = qkv
-            qkv = filled
-        qkv = qkv.view(batch, rows, size, columns, size, 3, self.heads, dim // self.heads)
-        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.heads, size, size, dim // self.heads)
-        query, key, value = qkv.flatten(3, 4)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self._relative(qkv[0]))
-        out = out.view(batch, rows, columns, self.heads, size, size, -1).permute(0, 1, 4, 2, 5, 3, 6)
-        out = out.reshape(batch, rows * size, columns * size, dim)[:, :height, :width]
-        projected: Tensor = self.proj(out)
+        size, split = self.window, (3, self.heads, -1)
+        query, key, value = self.qkv(x).unflatten(-1, split).unbind(3)
+        # Windows at the right and bottom are filled up with zero tokens, whose keys and values are the biases and
+        # whose queries nobody needs.
+        _, key_fill, value_fill = self.qkv.bias.unflatten(0, split)
+        out = torch.empty_like(query)
+        for y, x_ in product(_spans(x.shape[1], size), _spans(x.shape[2], size)):
+            queries = _windows(query[:, y, x_], size)
+            keys = _filled(_windows(key[:, y, x_], size), key_fill, size)
+            values = _filled(_windows(value[:, y, x_], size), value_fill, size)
+            seen = self._attend(queries, keys, values)
+            out[:, y, x_] = _joined(seen, query[:, y, x_].shape)
+        projected: Tensor = self.proj(out.flatten(3))
         return projected
 
-    def _relative(self, query: Tensor) -> Tensor:
-        """(N, heads, size², size²) additive bias of (N, heads, size, size, d) queries."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of (N, heads, h, w, d) queries, the first of their windows, to (N, heads, size, size, d) keys."""
+        height, width = query.shape[2:4]
         at = torch.arange(self.window, device=query.device)
         distance = at[:, None] - at[None, :] + self.window - 1
-        along_h = torch.einsum("nhyxd,ykd->nhyxk", query, self.rel_pos_h[distance])
-        along_w = torch.einsum("nhyxd,xkd->nhyxk", query, self.rel_pos_w[distance])
-        return (along_h[..., :, None] + along_w[..., None, :]).flatten(4, 5).flatten(2, 3)
+        along_h = torch.einsum("nhyxd,ykd->nhyxk", query, self.rel_pos_h[distance[:height]]).flatten(0, 1)
+        along_w = torch.einsum("nhyxd,xkd->nhyxk", query, self.rel_pos_w[distance[:width]]).flatten(0, 1)
+        queries, key, value = query.flatten(0, 1), key.flatten(2, 3).flatten(0, 1), value.flatten(2, 3).flatten(0, 1)
+        on_cpu = query.device.type == "cpu"
+        folded = on_cpu and query.dtype != torch.float32
+        if folded:
+            # In reduced precision products are cheap and sums are not: relative positions become part of the product.
+            queries = torch.cat([queries * query.shape[-1] ** -0.5, along_h, along_w], dim=-1)
+            key = torch.cat([key, self._one_hot(key).expand(len(key), -1, -1)], dim=-1).transpose(1, 2)
+        out = query.new_empty(query.shape).flatten(0, 1)
+        for rows, ys in _blocks(len(queries), height, width * value.shape[1]) if on_cpu else [(slice(None),) * 2]:
+            part = queries[rows, ys].flatten(1, 2)
+            if folded:
+                seen = (part @ key[rows]).softmax(-1) @ value[rows]
+            else:
+                bias = along_h[rows, ys, :, :, None] + along_w[rows, ys, :, None, :]
+                bias = bias.flatten(3).flatten(1, 2)
+                seen = F.scaled_dot_product_attention(part[None], key[None, rows], value[None, rows], bias[None])[0]
+            out[rows, ys] = seen.unflatten(1, (-1, width))
+        return out.unflatten(0, query.shape[:2])
+
+    def _one_hot(self, like: Tensor) -> Tensor:
+        """(size², 2 size) of each key's row and column."""
+        eye = torch.eye(self.window, dtype=like.dtype, device=like.device)
+        shape = (self.window,) * 3
+        return torch.cat([eye[:, None].expand(shape), eye[None].expand(shape)], dim=-1).flatten(0, 1)
+
+
+def _blocks(count: int, height: int, pairs: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of ``count`` attentions over ``height`` rows of queries, of ``BLOCK`` pairs or less where that is possible.
+
+    Args:
+        count: Attentions.
+        height: Rows of queries of each.
+        pairs: Pairs of queries and keys in one row.
+    """
+    together = max(1, BLOCK // (height * pairs))
+    step = max(1, min(height, BLOCK // pairs))
+    for start, y in product(range(0, count, together), range(0, height, step)):
+        yield slice(start, start + together), slice(y, y + step)
+
+
+def _spans(length: int, size: int) -> Iterator[slice]:
+    """The part of an axis that whole windows cover, and the rest."""
+    whole = length - length % size
+    if whole:
+        yield slice(0, whole)
+    if whole < length:
+        yield slice(whole, length)
+
+
+def _windows(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, heads, d), with H and W multiples of ``size`` or less than it -> (B * windows, heads, h, w, d)."""
+    _, height, width, heads, dim = x.shape
+    h, w = min(height, size), min(width, size)
+    x = x.reshape(-1, height // h, h, width // w, w, heads, dim)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, h, w, dim)
+
+
+def _joined(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undoes `_windows`: (B * windows, heads, h, w, d) -> ``shape``, which is (B, H, W, heads, d)."""
+    batch, height, width, _, _ = shape
+    _, heads, h, w, dim = x.shape
+    x = x.view(batch, height // h, width // w, heads, h, w, dim)
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(shape)
+
+
+def _filled(x: Tensor, fill: Tensor, size: int) -> Tensor:
+    """(N, heads, h, w, d) filled up to (N, heads, size, size, d) with the (heads, d) value of a padded token."""
+    count, heads, height, width, dim = x.shape
+    if (height, width) == (size, size):
+        return x
+    out = fill[:, None, None].expand(count, heads, size, size, dim).clone()
+    out[:, :, :height, :width] = x
+    return out
 
 
 class Block(nn.Module):

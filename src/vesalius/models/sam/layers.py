@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -22,13 +23,25 @@ class LayerNorm2d(nn.Module):
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+class Linear(nn.Linear):
+    """A linear layer for (B, H, W, dim) token grids."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in) -> (B, H, W, out)."""
+        if x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+            # In float32 torch gives a convolution to oneDNN and a matrix product to MKL, which is half as fast on AMD.
+            out = F.conv2d(x.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
+            return out.permute(0, 2, 3, 1)
+        return super().forward(x)
+
+
 class Mlp(nn.Module):
     """Two linear layers with ``activation`` between them, on the last axis."""
 
     def __init__(self, dim: int, hidden: int, activation: nn.Module) -> None:
         super().__init__()
-        self.lin1 = nn.Linear(dim, hidden)
-        self.lin2 = nn.Linear(hidden, dim)
+        self.lin1 = Linear(dim, hidden)
+        self.lin2 = Linear(hidden, dim)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
