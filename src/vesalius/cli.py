@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vesalius import __version__
+from vesalius import __version__, cli_models
 from vesalius.core.errors import PromptError, VesaliusError, WriteError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_models.app)
 
 
 def main(arguments: list[str] | None = None) -> None:

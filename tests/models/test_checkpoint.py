@@ -1,48 +1,18 @@
 import json
-import pickle
-import warnings
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from golden import fill
+from golden.networks import ADAPTED
+from golden.networks import sam as make
 from vesalius.core.errors import ModelError, WriteError
 from vesalius.models import checkpoint
 from vesalius.models.base import PromptBatch
-from vesalius.models.checkpoint import (
-    file_digest,
-    load_checkpoint,
-    load_foreign,
-    read_torch_file,
-    save_checkpoint,
-    weights_digest,
-)
-from vesalius.models.presets import PRESETS, Preset
-from vesalius.models.sam.config import SamConfig
-from vesalius.models.sam.model import Sam
+from vesalius.models.checkpoint import file_digest, load_checkpoint, save_checkpoint, weights_digest
 from vesalius.models.tiny import Tiny, TinyConfig
 
-CONFIG = SamConfig(
-    side=64,
-    encoder_dim=32,
-    encoder_depth=3,
-    encoder_heads=2,
-    global_blocks=(1,),
-    window=3,
-    prompt_dim=32,
-    mask_channels=8,
-    decoder_mlp=48,
-    iou_hidden=24,
-)
-PRESET = Preset(side=64, mask_side=16, fit="stretch", focus=1.5)
 TINY = TinyConfig(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 8), key=4)
-
-
-def make(config=CONFIG, preset=PRESET):
-    model = Sam(config, preset).eval()
-    model.load_state_dict(fill.state_dict({key: tuple(v.shape) for key, v in model.state_dict().items()}))
-    return model
 
 
 @torch.no_grad()
@@ -72,7 +42,7 @@ def reweigh(folder, change):
     rewrite(folder, sha256=file_digest(folder / "model.safetensors"))
 
 
-@pytest.mark.parametrize("model", [make(), make(CONFIG.model_copy(update={"adapter": True})), Tiny(TINY).eval()])
+@pytest.mark.parametrize("model", [make(), make(ADAPTED), Tiny(TINY).eval()])
 def test_round_trip(model, tmp_path):
     save_checkpoint(model, tmp_path / "a" / "b")
     loaded = load_checkpoint(tmp_path / "a" / "b")
@@ -180,92 +150,3 @@ def test_weights_that_do_not_fit(folder):
     reweigh(folder, lambda state: state.pop(name))
     with pytest.raises(ModelError, match=rf"1 missing \({name}\)"):
         load_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    ("file", "preset"), [("sam_vit_b_01ec64.pth", "sam"), ("medsam_vit_b.pth", "medsam"), ("own.pth", None)]
-)
-def test_plain_state_dicts_are_told_apart_by_name(tmp_path, file, preset):
-    model = make()
-    torch.save(model.state_dict(), tmp_path / file)
-    if preset is None:
-        with pytest.raises(ModelError, match="sam_vit"):
-            load_foreign(tmp_path / file)
-        preset = "medsam"
-        loaded = load_foreign(tmp_path / file, preset)
-    else:
-        loaded = load_foreign(tmp_path / file)
-    # The number of decoder heads leaves no trace in the weights; all published networks have eight.
-    assert loaded.config == model.config
-    assert loaded.preset == PRESETS[preset].model_copy(update={"side": 64, "mask_side": 16})
-    torch.testing.assert_close(answer(loaded), answer(model), rtol=0, atol=0)
-    with pytest.raises(ModelError, match="no preset 'sum'"):
-        load_foreign(tmp_path / file, "sum")
-
-
-def test_sam_med2d_is_known_by_its_layout(tmp_path, caplog):
-    model = make(CONFIG.model_copy(update={"adapter": True}))
-    path = tmp_path / "sam-med2d_b.pth"
-    torch.save({"model": model.state_dict(), "optimizer": {"state": {}, "param_groups": []}}, path)
-    loaded = load_foreign(path)
-    assert loaded.config == model.config
-    assert loaded.preset == PRESETS["sam-med2d"].model_copy(update={"side": 64, "mask_side": 16})
-    assert "not loaded: optimizer" in caplog.text
-    torch.testing.assert_close(answer(loaded), answer(model), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ["sam_vit_b_1024", "sam_vit_l_1024", "sam_vit_h_1024", "sam_med2d_vit_b_256"])
-def test_sizes_are_read_from_the_published_shapes(name, tmp_path):
-    config = SamConfig(**checkpoint._sam_config(fill.manifest(name), tmp_path))
-    with torch.device("meta"):
-        model = Sam(config, Preset(side=config.side, mask_side=config.mask_side))
-    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == fill.manifest(name)
-    assert config.encoder_heads == (12 if "_b_" in name else 16)
-
-
-def test_other_layouts_are_refused(tmp_path):
-    path = tmp_path / "sam_vit_b.pth"
-    for content in ({"weight": torch.zeros(1)}, {"model": {"epoch": 1}}, [torch.zeros(1)], torch.zeros(1), {}):
-        torch.save(content, path)
-        with pytest.raises(ModelError, match=r"sam_vit_b\.pth.*give a \.pth of SAM"):
-            load_foreign(path)
-    state = make().state_dict()
-    del state["mask_decoder.iou_token.weight"]
-    torch.save(state, path)
-    with pytest.raises(ModelError, match=r"1 missing \(mask_decoder\.iou_token\.weight\)"):
-        load_foreign(path)
-
-
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-def test_a_malicious_pickle_is_not_executed(tmp_path, save):
-    path, trace = tmp_path / "sam_vit_b.pth", tmp_path / "trace"
-    save({"model": Malicious(trace)}, path)
-    for read in (read_torch_file, load_foreign):
-        with (
-            warnings.catch_warnings(record=True, action="always") as seen,
-            pytest.raises(ModelError, match=r"sam_vit_b\.pth.*could be code"),
-        ):
-            read(path)
-        assert not seen
-    assert not trace.exists()
-
-
-def test_damaged_torch_files(tmp_path):
-    path = tmp_path / "sam_vit_b.pth"
-    with pytest.raises(ModelError, match="No such file"):
-        read_torch_file(path)
-    torch.save(make().state_dict(), path)
-    whole = path.read_bytes()
-    parts = [whole[:length] for length in (0, 3, 100, len(whole) // 2, len(whole) - 10)]
-    for content in (*parts, b"not a checkpoint at all"):
-        path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"sam_vit_b\.pth.*truncated"):
-            read_torch_file(path)

@@ -1,4 +1,4 @@
-"""Checkpoints: our own folders, and the published ``.pth`` files.
+"""Our checkpoints.
 
 A checkpoint is a folder with ``model.safetensors`` (the weights) and ``config.json`` (the kind of network, its sizes,
 its preset, and the SHA-256 of the weights file); a model card ``README.md`` may lie beside them. Everything is loaded
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +23,7 @@ from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError, WriteError
 from vesalius.core.files import replacing
 from vesalius.models.base import SegmentationModel
-from vesalius.models.presets import PRESETS, Preset
+from vesalius.models.presets import Preset
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -34,8 +32,6 @@ ARCHITECTURES = {
     "sam": ("vesalius.models.sam.model", "SamConfig", "Sam"),
     "tiny": ("vesalius.models.tiny", "TinyConfig", "Tiny"),
 }
-
-_log = logging.getLogger(__name__)
 
 
 class CheckpointConfig(Config):
@@ -59,9 +55,6 @@ class CheckpointConfig(Config):
 def save_checkpoint(model: SegmentationModel, folder: str | Path, half: bool = False) -> None:
     """Saves a network as a checkpoint folder; a checkpoint that is there already is replaced.
 
-    Both files are written in full before either takes its place, so an interruption leaves the old checkpoint; one
-    that falls exactly between the two renames is caught by the digest when the folder is loaded.
-
     Args:
         model: The network.
         folder: The checkpoint's folder; made if it does not exist.
@@ -70,21 +63,43 @@ def save_checkpoint(model: SegmentationModel, folder: str | Path, half: bool = F
     Raises:
         WriteError: The folder cannot be written.
     """
-    folder = Path(folder)
     state = {name: _stored(value, half) for name, value in model.state_dict().items()}
+    write_checkpoint(folder, state, model.architecture, model.config.model_dump(mode="json"), model.preset)
+
+
+def write_checkpoint(
+    folder: str | Path, state: dict[str, Tensor], architecture: str, config: dict[str, Any], preset: Preset
+) -> CheckpointConfig:
+    """Writes parameters as a checkpoint folder, in their own types and bit for bit.
+
+    Both files are written in full before either takes its place, so an interruption leaves the old checkpoint; one
+    that falls exactly between the two renames is caught by the digest when the folder is loaded.
+
+    Args:
+        folder: The checkpoint's folder; made if it does not exist.
+        state: Contiguous tensors on the CPU, under the network's names.
+        architecture: Key of ``ARCHITECTURES``.
+        config: The network's sizes.
+        preset: How it wants its input.
+
+    Returns:
+        What was written to ``config.json``.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
+        with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as file:
             save_file(state, weights)
             content = CheckpointConfig(
-                architecture=model.architecture,
-                config=model.config.model_dump(mode="json"),
-                preset=model.preset,
-                sha256=file_digest(weights),
+                architecture=architecture, config=config, preset=preset, sha256=file_digest(weights)
             )
-            config.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            file.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise WriteError(f"the checkpoint cannot be written ({error})", path=folder) from error
+    return content
 
 
 def load_checkpoint(folder: str | Path) -> SegmentationModel:
@@ -95,6 +110,16 @@ def load_checkpoint(folder: str | Path) -> SegmentationModel:
 
     Raises:
         ModelError: The folder is not a checkpoint, is damaged, or does not fit its own configuration.
+    """
+    content, state = read_checkpoint(folder)
+    return fill(content.architecture, content.config, content.preset, state, Path(folder))
+
+
+def read_checkpoint(folder: str | Path) -> tuple[CheckpointConfig, dict[str, Tensor]]:
+    """The configuration and the parameters, in the types they are stored in, of a checkpoint folder.
+
+    Raises:
+        ModelError: The folder is not a checkpoint, or is damaged.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
@@ -109,12 +134,43 @@ def load_checkpoint(folder: str | Path) -> SegmentationModel:
             remedy="the weights are damaged or belong to another configuration: get the folder again",
         )
     try:
-        state = load_file(folder / WEIGHTS)
+        return content, load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ModelError(f"cannot be read as safetensors ({error})", path=folder / WEIGHTS) from error
-    model = _build(content.architecture, content.config, content.preset, folder / CONFIG)
-    _load_strictly(model, state, folder / WEIGHTS)
+
+
+def fill(
+    architecture: str, config: dict[str, Any], preset: Preset, state: Mapping[str, Tensor], path: Path
+) -> SegmentationModel:
+    """A network filled with parameters, completely and with nothing left over; they become float32.
+
+    Args:
+        architecture: Key of ``ARCHITECTURES``.
+        config: The network's sizes.
+        preset: How it wants its input.
+        state: Its parameters.
+        path: Where they come from, for errors.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: The configuration cannot be built, or the parameters do not fit it.
+    """
+    model = _build(architecture, config, preset, path)
+    _check_fit(model, state, path)
+    model.load_state_dict(dict(state))
     return model.eval()
+
+
+def check(
+    architecture: str, config: dict[str, Any], preset: Preset, state: Mapping[str, Tensor], path: Path
+) -> dict[str, Any]:
+    """Raises what `fill` would raise, without the memory of a network; returns the configuration in full."""
+    with torch.device("meta"):
+        model = _build(architecture, config, preset, path)
+    _check_fit(model, state, path)
+    return model.config.model_dump(mode="json")
 
 
 def weights_digest(model: SegmentationModel) -> str:
@@ -133,118 +189,6 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_torch_file(path: str | Path) -> object:
-    """Reads a foreign PyTorch file: tensors and plain containers; nothing in it is ever executed.
-
-    Raises:
-        ModelError: The file is missing, damaged, or holds anything else.
-    """
-    try:
-        with warnings.catch_warnings():  # of odd pickle protocols, which the error below tells well enough
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"cannot be read ({error.strerror})", path=path) from error
-    except Exception as error:  # arbitrary bytes make the reader fail in arbitrary ways
-        raise ModelError(
-            "is damaged, truncated, or holds more than tensors, which could be code; nothing in it was run",
-            path=path,
-            remedy="get the file again from its authors, as a plain state dict",
-        ) from error
-
-
-def load_foreign(path: str | Path, preset: str | None = None) -> SegmentationModel:
-    """Loads a published ``.pth`` of SAM, MedSAM, FT-SAM or SAM-Med2D.
-
-    SAM-Med2D's files are known by their layout. Those of SAM, MedSAM and FT-SAM look the same inside, although MedSAM
-    wants its input otherwise: their file names tell them apart, ``sam_vit*`` and ``medsam*``, or else ``preset``.
-
-    Args:
-        path: The file.
-        preset: Key of ``PRESETS``, where the file alone does not tell.
-
-    Returns:
-        The network on the CPU, in evaluation mode. What a file holds besides its network is named in the log.
-
-    Raises:
-        ModelError: The file cannot be read, has another layout, or does not fit.
-    """
-    path = Path(path)
-    content = read_torch_file(path)
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        dropped = ", ".join(str(key) for key in content if key != "model")
-        content = content["model"]
-        if dropped:
-            _log.warning("%s: not loaded: %s", path, dropped)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError("is not a state dict of tensors", path=path, remedy=_LAYOUTS)
-    state: dict[str, Tensor] = {str(name): value for name, value in content.items()}
-    config = _sam_config({name: tuple(value.shape) for name, value in state.items()}, path)
-    name = preset or _preset_name(path, bool(config["adapter"]))
-    if name not in PRESETS:
-        raise ModelError(f"there is no preset {name!r}", path=path, remedy=f"give one of {', '.join(PRESETS)}")
-    side = int(config["side"])
-    sized = PRESETS[name].model_copy(update={"side": side, "mask_side": 4 * (side // int(config["patch"]))})
-    model = _build("sam", config, sized, path)
-    _load_strictly(model, state, path)
-    return model.eval()
-
-
-_LAYOUTS = "give a .pth of SAM, MedSAM, FT-SAM or SAM-Med2D"
-
-
-def _preset_name(path: Path, adapter: bool) -> str:
-    name = path.name.lower()
-    if adapter:
-        return "sam-med2d"
-    if name.startswith("medsam"):
-        return "medsam"
-    if name.startswith("sam_vit"):
-        return "sam"
-    raise ModelError(
-        "SAM's and MedSAM's files look the same inside, and the name does not tell which this is",
-        path=path,
-        remedy="let the file name begin with sam_vit (SAM, FT-SAM) or medsam (MedSAM)",
-    )
-
-
-def _sam_config(shapes: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
-    """The sizes of the SAM network that has these parameters."""
-    try:
-        _, grid, _, dim = shapes["image_encoder.pos_embed"]
-        patch = shapes["image_encoder.patch_embed.proj.weight"][2]
-        depth = _count(shapes, "image_encoder.blocks.{}.norm1.weight")
-        positions = [shapes[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
-        spans = [(rows + 1) // 2 for rows, _ in positions]
-        windows = sorted({span for span in spans if span != grid})
-        if len(windows) > 1:
-            raise ValueError("several window sizes")
-        return {
-            "side": grid * patch,
-            "patch": patch,
-            "encoder_dim": dim,
-            "encoder_depth": depth,
-            "encoder_heads": dim // positions[0][1],
-            "global_blocks": [i for i, span in enumerate(spans) if span == grid],
-            "window": windows[0] if windows else grid,
-            "prompt_dim": shapes["prompt_encoder.no_mask_embed.weight"][1],
-            "mask_channels": shapes["prompt_encoder.mask_downscaling.3.weight"][0],
-            "decoder_depth": _count(shapes, "mask_decoder.transformer.layers.{}.norm1.weight"),
-            "decoder_mlp": shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
-            "iou_hidden": shapes["mask_decoder.iou_prediction_head.layers.0.weight"][0],
-            "adapter": any(".Adapter." in name for name in shapes),
-        }
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ModelError("does not have the layout of a SAM network", path=path, remedy=_LAYOUTS) from error
-
-
-def _count(shapes: Mapping[str, object], pattern: str) -> int:
-    index = 0
-    while pattern.format(index) in shapes:
-        index += 1
-    return index
-
-
 def _read_config(path: Path) -> CheckpointConfig:
     try:
         return CheckpointConfig.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
@@ -255,6 +199,7 @@ def _read_config(path: Path) -> CheckpointConfig:
 
 
 def _build(architecture: str, config: dict[str, Any], preset: Preset, path: Path) -> SegmentationModel:
+    path = path / CONFIG if path.is_dir() else path
     if architecture not in ARCHITECTURES:
         raise ModelError(
             f"its architecture {architecture!r} is unknown",
@@ -270,7 +215,7 @@ def _build(architecture: str, config: dict[str, Any], preset: Preset, path: Path
         raise ModelError(error.reason, path=path) from error
 
 
-def _load_strictly(model: SegmentationModel, state: Mapping[str, Tensor], path: Path) -> None:
+def _check_fit(model: SegmentationModel, state: Mapping[str, Tensor], path: Path) -> None:
     own = model.state_dict()
     faults = {
         "missing": [name for name in own if name not in state],
@@ -289,7 +234,6 @@ def _load_strictly(model: SegmentationModel, state: Mapping[str, Tensor], path: 
     ]
     if told:
         raise ModelError(f"does not fit the network: {'; '.join(told)}", path=path)
-    model.load_state_dict(dict(state))
 
 
 def _stored(value: Tensor, half: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """Parameter names of SAM in the transformers library, both ways.
 
-Source: the ``SamModel`` of transformers; its layout is that of ``facebook/sam-vit-base`` and ``wanglab/medsam-vit-base``.
+Source: the ``SamModel`` of transformers, in whose layout ``facebook/sam-vit-base`` and others are published.
 """
 
 from __future__ import annotations
