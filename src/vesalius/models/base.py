@@ -41,6 +41,10 @@ class PromptBatch:
     def __len__(self) -> int:
         return int(self.points.shape[0])
 
+    def __getitem__(self, rows: slice) -> PromptBatch:
+        """Some of the prompts."""
+        return replace(self, **{k: v[rows] for k, v in vars(self).items() if v is not None})
+
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same prompts on ``device``."""
         moved = {k: v.to(device) for k, v in vars(self).items() if v is not None}
@@ -73,6 +77,14 @@ class SegmentationModel(nn.Module):
             Mask logits (N, M, h, w) and predicted IoU (N, M), with M = 3 if ``multimask`` else 1.
         """
         raise NotImplementedError
+
+    def to_bfloat16(self) -> None:
+        """Makes the heavy parts run in bfloat16, for inference only; what goes in and comes out may stay float32.
+
+        Raises:
+            ModelError: The network is not made for that.
+        """
+        raise ModelError(f"{self.architecture} networks run in fp32 alone", remedy='choose precision="fp32"')
 
     def embed_text(self, words: Sequence[str]) -> Tensor:
         """(N, dim) embeddings of N names of targets, to be given as ``PromptBatch.text``.

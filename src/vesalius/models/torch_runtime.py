@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,24 +20,39 @@ class TorchRuntime:
     """A network that torch runs; see `vesalius.models.runtime.Runtime`.
 
     Args:
-        model: The network.
+        model: The network; it is changed, for inference only.
         device: Where it runs.
+        precision: ``"fp32"``, or ``"bf16"``: its heavy parts in bfloat16.
+        compile: Compile the image encoder on first use, which takes a minute or so and needs a C++ compiler.
+
+    Raises:
+        ModelError: The network is not made for bfloat16.
     """
 
-    def __init__(self, model: SegmentationModel, device: str = "cpu") -> None:
-        self.model = model.eval().to(device)
+    def __init__(
+        self,
+        model: SegmentationModel,
+        device: str = "cpu",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        compile: bool = False,
+    ) -> None:
+        self.digest = weights_digest(model)
+        self.model = model.eval().requires_grad_(False).to(device)
+        if precision == "bf16":
+            model.to_bfloat16()
+        self._encode = torch.compile(model.encode, options={"freezing": True}) if compile else model.encode
         self.device = device
         self.preset = model.preset
-        self.digest = weights_digest(model)
         self.takes_text = model.takes_text
-        self.label = "torch fp32" if device == "cpu" else f"torch fp32 on {device}"
+        where = "" if device == "cpu" else f" on {device}"
+        self.label = f"torch {precision}{', compiled' if compile else ''}{where}"
         self._words: dict[str, Tensor] = {}
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images; see `vesalius.models.runtime.Runtime.encode`."""
         pixels = prepare(torch.from_numpy(images).to(self.device), torch.from_numpy(content), self.preset)
-        features = self.model.encode(pixels)
+        features = self._encode(pixels)
         # Copies, so that one kept row does not keep the whole batch.
         return [tuple(level[i : i + 1].clone() for level in features) for i in range(len(images))]
 

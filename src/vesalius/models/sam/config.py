@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
 from vesalius.core.config import Config
+
+AdapterName = Literal["sam-med2d", "light"]
 
 
 class SamConfig(Config):
@@ -26,7 +28,7 @@ class SamConfig(Config):
         decoder_heads: Attention heads of the mask decoder.
         decoder_mlp: Hidden width of the mask decoder's MLPs.
         iou_hidden: Hidden width of the head that predicts the IoU.
-        adapter: Whether each encoder block has SAM-Med2D's adapter.
+        adapter: The adapter that each encoder block has (see `vesalius.models.adapters`), or None.
     """
 
     side: PositiveInt = 1024
@@ -42,7 +44,7 @@ class SamConfig(Config):
     decoder_heads: PositiveInt = 8
     decoder_mlp: PositiveInt = 2048
     iou_hidden: PositiveInt = 256
-    adapter: bool = False
+    adapter: AdapterName | None = None
 
     @property
     def grid(self) -> int:
@@ -66,6 +68,8 @@ class SamConfig(Config):
             raise ValueError("mask_channels is not a multiple of 4")
         if not all(0 <= index < self.encoder_depth for index in self.global_blocks):
             raise ValueError("global_blocks names a block that does not exist")
-        if self.adapter and (self.grid % 2 or self.encoder_dim % 4):
-            raise ValueError("the adapter needs an even number of tokens per side and encoder_dim a multiple of 4")
+        if self.adapter and self.encoder_dim % 4:
+            raise ValueError("adapters need an encoder_dim that is a multiple of 4")
+        if self.adapter == "sam-med2d" and self.grid % 2:
+            raise ValueError("SAM-Med2D's adapter needs an even number of tokens per side")
         return self

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         query, key, value = self.qkv(x).unflatten(-1, split).unbind(3)
         # Windows at the right and bottom are filled up with zero tokens, whose keys and values are the biases and
         # whose queries nobody needs.
-        _, key_fill, value_fill = self.qkv.bias.unflatten(0, split)
+        _, key_fill, value_fill = self.qkv.bias.view(split)
         out = torch.empty_like(query)
         for y, x_ in product(_spans(x.shape[1], size), _spans(x.shape[2], size)):
             queries = _windows(query[:, y, x_], size)
@@ -80,8 +80,8 @@ class Attention(nn.Module):
                 bias = along_h[rows, ys, :, :, None] + along_w[rows, ys, :, None, :]
                 bias = bias.flatten(3).flatten(1, 2)
                 seen = F.scaled_dot_product_attention(part[None], key[None, rows], value[None, rows], bias[None])[0]
-            out[rows, ys] = seen.unflatten(1, (-1, width))
-        return out.unflatten(0, query.shape[:2])
+            out[rows, ys] = seen.view(len(seen), -1, width, seen.shape[2])
+        return out.view(query.shape)
 
     def _one_hot(self, like: Tensor) -> Tensor:
         """(size², 2 size) of each key's row and column."""

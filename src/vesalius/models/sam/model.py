@@ -1,4 +1,4 @@
-"""SAM of any size, with SAM-Med2D's adapters or without; parameters carry the published names.
+"""SAM of any size, with adapters or without; parameters carry the published names.
 
 Source: Kirillov et al., "Segment Anything", 2023; Cheng et al., "SAM-Med2D", 2023.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from vesalius.core.errors import ModelError
 from vesalius.models import adapters
 from vesalius.models.base import Features, PromptBatch, SegmentationModel
 from vesalius.models.presets import Preset
-from vesalius.models.sam.config import SamConfig
+from vesalius.models.sam.config import AdapterName, SamConfig
 from vesalius.models.sam.image_encoder import ImageEncoder
 from vesalius.models.sam.mask_decoder import MaskDecoder
 from vesalius.models.sam.prompt_encoder import PromptEncoder
+
+# Image tokens that a CPU decodes at a time, over all prompts.
+BLOCK = 2**13
 
 
 class Sam(SegmentationModel):
@@ -46,11 +50,11 @@ class Sam(SegmentationModel):
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config)
         if config.adapter:
-            self._attach_adapters()
+            self._attach_adapters(config.adapter)
 
     def encode(self, images: Tensor) -> Features:
         """One (B, prompt_dim, grid, grid) tensor of (B, 3, side, side) normalised images."""
-        return (self.image_encoder(images),)
+        return (self.image_encoder(images.to(self.image_encoder.pos_embed.dtype)),)
 
     def decode(self, features: Features, prompts: PromptBatch, multimask: bool = True) -> tuple[Tensor, Tensor]:
         """Masks of the prompts; see the base class.
@@ -59,25 +63,49 @@ class Sam(SegmentationModel):
             ValueError: The features are those of several images and ``prompts.rows`` does not say which is whose.
         """
         (embedding,) = features
+        if prompts.rows is None and embedding.shape[0] != 1:
+            raise ValueError(f"features of {embedding.shape[0]} images need prompts.rows")
+        # A few prompts at a time stay in a CPU's cache.
+        step = max(1, BLOCK // self.config.grid**2) if embedding.device.type == "cpu" else len(prompts)
+        parts = [self._decode(embedding, prompts[i : i + step], multimask) for i in range(0, len(prompts), step)]
+        return parts[0] if len(parts) == 1 else (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+    def _decode(self, embedding: Tensor, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
         if prompts.rows is not None:
             embedding = embedding[prompts.rows]
-        elif embedding.shape[0] != 1:
-            raise ValueError(f"features of {embedding.shape[0]} images need prompts.rows")
         image_pe = self.prompt_encoder.dense_positions()
-        out: tuple[Tensor, Tensor] = self.mask_decoder(embedding, image_pe, *self.prompt_encoder(prompts), multimask)
+        sparse, present, dense = self.prompt_encoder(prompts)
+        to = embedding.dtype
+        out: tuple[Tensor, Tensor] = self.mask_decoder(
+            embedding, image_pe.to(to), sparse.to(to), present, dense.to(to), multimask
+        )
         return out
 
-    def add_adapters(self) -> None:
-        """Gives each encoder block a new adapter of SAM-Med2D."""
-        self.config = SamConfig(**{**self.config.model_dump(), "adapter": True})
-        self._attach_adapters()
+    def to_bfloat16(self) -> None:
+        """Runs the image encoder and the mask decoder in bfloat16; see the base class."""
+        # Not the prompt encoder: eight bits do not tell one pixel from the next.
+        self.image_encoder.bfloat16()
+        self.mask_decoder.bfloat16()
+
+    def add_adapters(self, name: AdapterName) -> None:
+        """Gives each encoder block a new adapter.
+
+        Raises:
+            ModelError: The network has adapters already.
+            ConfigError: The adapter does not fit the network's sizes.
+        """
+        if self.config.adapter:
+            raise ModelError(f"the network has adapters of kind {self.config.adapter} already", remedy="drop them first")
+        self.config = SamConfig.from_dict({**self.config.model_dump(), "adapter": name})
+        self._attach_adapters(name)
 
     def drop_adapters(self) -> None:
         """Takes the adapters away: what remains is the network without them, unchanged."""
         for block in self.image_encoder.blocks:
             adapters.detach(block)
-        self.config = self.config.model_copy(update={"adapter": False})
+        self.config = self.config.model_copy(update={"adapter": None})
 
-    def _attach_adapters(self) -> None:
+    def _attach_adapters(self, name: AdapterName) -> None:
         for block in self.image_encoder.blocks:
-            adapters.attach(block, adapters.Adapter(self.config.encoder_dim))
+            adapter = adapters.ADAPTERS[name](self.config.encoder_dim)
+            adapters.attach(block, adapter.to(self.image_encoder.pos_embed))
