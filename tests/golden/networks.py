@@ -18,7 +18,7 @@ CONFIG = SamConfig(
     decoder_mlp=48,
     iou_hidden=24,
 )
-ADAPTED = CONFIG.model_copy(update={"adapter": True})
+ADAPTED = CONFIG.model_copy(update={"adapter": "sam-med2d"})
 PRESET = Preset(side=64, mask_side=16, fit="stretch", focus=1.5)
 
 

@@ -1,6 +1,6 @@
-"""SAM-Med2D's adapter: a small module whose output is added to that of a block's MLP.
+"""Adapters: small modules whose output is added to that of a block's MLP.
 
-A block with ``mlp`` computes ``x + mlp(n)``; with the adapter attached it computes ``x + mlp(n) + adapter(n)``. The
+A block with ``mlp`` computes ``x + mlp(n)``; with an adapter attached it computes ``x + mlp(n) + adapter(n)``. The
 adapter hangs on the MLP as a forward hook, so that no parameter of the block changes its name.
 
 Source: Cheng et al., "SAM-Med2D", 2023, section 3.2B and figure 4.
@@ -12,9 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vesalius.models.sam.config import AdapterName
+from vesalius.models.sam.layers import Linear
+
 
 class Adapter(nn.Module):
-    """A channel gate, then a convolution down and one up, around which the input is added.
+    """Base of all adapters: (B, H, W, dim) tokens to what is added, of the same shape."""
+
+    hook: RemovableHandle | None = None
+
+    def add_to(self, _mlp: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        """The forward hook of the MLP: its output plus this adapter's."""
+        out: Tensor = output + self(inputs[0])
+        return out
+
+
+class SamMed2dAdapter(Adapter):
+    """SAM-Med2D's: a channel gate, then a convolution down and one up, around which the input is added.
 
     Args:
         dim: Width of a token; the gate's inner width is a quarter of it.
@@ -32,7 +46,6 @@ class Adapter(nn.Module):
             nn.ReLU(),
         )
         self.norm = nn.LayerNorm(dim)
-        self.hook: RemovableHandle | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, dim) -> (B, H, W, dim); H and W are even."""
@@ -48,10 +61,41 @@ class Adapter(nn.Module):
         half = F.relu(down @ F.unfold(maps, 3, padding=1, stride=2))
         return F.relu(F.fold(up.T @ half, (height, width), 4, padding=1, stride=2))
 
-    def add_to(self, _mlp: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """The forward hook of the MLP: its output plus this adapter's."""
-        out: Tensor = output + self(inputs[0])
+
+class LightAdapter(Adapter):
+    """Ours: a channel gate, then a bottleneck with a depthwise convolution.
+
+    It differs from SAM-Med2D's in that the channels are mixed at a quarter of the width and the places within each
+    channel alone, and in that it gives zero until it is trained: attaching it changes nothing.
+
+    Args:
+        dim: Width of a token; the inner width of the gate and of the bottleneck is a quarter of it.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        inner = dim // 4
+        self.channel = nn.Sequential(
+            nn.Linear(dim, inner, bias=False), nn.ReLU(), nn.Linear(inner, dim, bias=False), nn.Sigmoid()
+        )
+        self.down = Linear(dim, inner)
+        self.spatial = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.up = Linear(inner, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, dim) -> (B, H, W, dim)."""
+        gated = x * self.channel(x.mean(dim=(1, 2)))[:, None, None]
+        inner = self.spatial(self.down(gated).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out: Tensor = self.up(F.gelu(inner))
         return out
+
+
+ADAPTERS: dict[AdapterName, type[SamMed2dAdapter | LightAdapter]] = {
+    "sam-med2d": SamMed2dAdapter,
+    "light": LightAdapter,
+}
 
 
 def attach(block: nn.Module, adapter: Adapter) -> None:

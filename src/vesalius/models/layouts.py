@@ -132,7 +132,7 @@ def sam_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         "decoder_depth": _count(shapes, "mask_decoder.transformer.layers.{}.norm1.weight"),
         "decoder_mlp": shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
         "iou_hidden": shapes["mask_decoder.iou_prediction_head.layers.0.weight"][0],
-        "adapter": any(".Adapter." in name for name in shapes),
+        "adapter": "sam-med2d" if any(".Adapter." in name for name in shapes) else None,
     }
 
 
@@ -150,7 +150,7 @@ def without_adapters(weights: Weights) -> Weights:
         return weights
     return replace(
         weights,
-        config={**weights.config, "adapter": False},
+        config={**weights.config, "adapter": None},
         state={name: value for name, value in weights.state.items() if name not in names},
         dropped=(*weights.dropped, f"the adapters ({len(names)} parameters)"),
     )

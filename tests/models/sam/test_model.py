@@ -14,7 +14,7 @@ SIZES = {
     "sam_vit_l_1024": SamConfig(encoder_dim=1024, encoder_depth=24, encoder_heads=16, global_blocks=(5, 11, 17, 23)),
     "sam_vit_h_1024": SamConfig(encoder_dim=1280, encoder_depth=32, encoder_heads=16, global_blocks=(7, 15, 23, 31)),
     "sam_vit_b_256": SamConfig(side=256),
-    "sam_med2d_vit_b_256": SamConfig(side=256, adapter=True),
+    "sam_med2d_vit_b_256": SamConfig(side=256, adapter="sam-med2d"),
 }
 
 # Windows of 3 on a grid of 4 leave padded tokens, as 14 on 16 does.
@@ -87,6 +87,34 @@ def test_masks_are_the_published_ones(published, parts, multimask):
     # The published float32 outputs of this one kind of prompt are themselves 3e-4 from the same network in float64.
     tolerance = 3e-4 if (name, parts) == ("sam_med2d_vit_b_256", "points_mask") else 1e-4
     torch.testing.assert_close(logits[..., ::2, ::2], stored[f"{key}_low_res"], rtol=0, atol=tolerance)
+    torch.testing.assert_close(iou, stored[f"{key}_iou"], rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def large():
+    """SAM ViT-B at 1024, its embedding of the image, and the stored outputs: every fourth row and column."""
+    model = Sam(SIZES["sam_vit_b_1024"], PRESETS["sam"]).eval()
+    model.load_state_dict(fill.state_dict(fill.manifest("sam_vit_b_1024")))
+    with torch.no_grad():
+        features = model.encode(normalise(torch.from_numpy(fill.image(1024, 1024))[None], model.preset))
+    return model, features, fill.outputs("sam_vit_b_1024")
+
+
+@pytest.mark.slow
+def test_embedding_at_1024_is_the_published_one(large):
+    _, (embedding,), stored = large
+    torch.testing.assert_close(embedding[..., ::4, ::4], stored["embedding"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("multimask", [True, False], ids=["multi", "single"])
+@pytest.mark.parametrize("parts", PARTS)
+def test_masks_at_1024_are_the_published_ones(large, parts, multimask):
+    model, features, stored = large
+    with torch.no_grad():
+        logits, iou = model.decode(features, batch(parts, 1024, 64), multimask)
+    key = f"{parts}_{'multi' if multimask else 'single'}"
+    torch.testing.assert_close(logits[..., ::4, ::4], stored[f"{key}_low_res"], rtol=0, atol=1e-4)
     torch.testing.assert_close(iou, stored[f"{key}_iou"], rtol=0, atol=1e-4)
 
 
@@ -252,6 +280,6 @@ def test_a_config_that_cannot_be_built_is_refused():
     with pytest.raises(ConfigError, match="block that does not exist"):
         SamConfig.from_dict({"encoder_depth": 4})
     with pytest.raises(ConfigError, match="even number of tokens"):
-        SamConfig.from_dict({"side": 240, "adapter": True})
+        SamConfig.from_dict({"side": 240, "adapter": "sam-med2d"})
     with pytest.raises(ModelError, match="preset"):
         Sam(TINY, PRESETS["sam"])

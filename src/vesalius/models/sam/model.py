@@ -95,7 +95,7 @@ class Sam(SegmentationModel):
             ConfigError: The adapter does not fit the network's sizes.
         """
         if self.config.adapter:
-            raise ModelError(f"the network has adapters of kind {self.config.adapter} already", remedy="drop them first")
+            raise ModelError(f"the network has {self.config.adapter} adapters already", remedy="drop them first")
         self.config = SamConfig.from_dict({**self.config.model_dump(), "adapter": name})
         self._attach_adapters(name)
 
