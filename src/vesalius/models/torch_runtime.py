@@ -40,7 +40,7 @@ class TorchRuntime:
         self.model = model.eval().requires_grad_(False).to(device)
         if precision == "bf16":
             model.to_bfloat16()
-        self._encode = torch.compile(model.encode, options={"freezing": True}) if compile else model.encode
+        self._compiled = torch.compile(model.encode, options={"freezing": True}) if compile else None
         self.device = device
         self.preset = model.preset
         self.takes_text = model.takes_text
@@ -52,7 +52,7 @@ class TorchRuntime:
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images; see `vesalius.models.runtime.Runtime.encode`."""
         pixels = prepare(torch.from_numpy(images).to(self.device), torch.from_numpy(content), self.preset)
-        features = self._encode(pixels)
+        features = (self._compiled or self.model.encode)(pixels)
         # Copies, so that one kept row does not keep the whole batch.
         return [tuple(level[i : i + 1].clone() for level in features) for i in range(len(images))]
 
