@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Bytes that have arrived, and of how many (None if the server does not say).
 Progress = Callable[[int, int | None], None]
 
-CHUNK = 1 << 20
+# Small, because of a download that breaks off the last incomplete chunk is lost.
+CHUNK = 1 << 15
 # Seconds without a byte before a server counts as stalled.
 TIMEOUT = 60.0
 
@@ -67,13 +68,11 @@ def address(name: str, known: Entry, mirror: str | None) -> str:
     if known.url is not None and mirror is None:
         return known.url
     todo = known.how or "the file has no name that a mirror would know it by"
-    if known.preset is not None:
-        todo += (
-            f"; then run: vesalius models convert FILE --preset {known.preset} -o {model_folder(name)} "
-            f"(or give --mirror an address that serves {known.file})"
-            if known.file
-            else f"; then run: vesalius models convert FILE --preset {known.preset} -o {model_folder(name)}"
-        )
+    if known.preset or known.file:
+        preset = f" --preset {known.preset}" if known.preset else ""
+        todo += f"; then run: vesalius models convert FILE{preset} -o {model_folder(name)}"
+    if known.file:
+        todo += f" (or give --mirror an address that serves {known.file})"
     raise ModelError(f"{known.title} cannot be downloaded directly; its page is {known.page}", remedy=todo)
 
 

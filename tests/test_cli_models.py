@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from golden.networks import ADAPTED, sam
+from vesalius.cli import main
+from vesalius.models.checkpoint import load_checkpoint
+from vesalius.models.convert import convert
+from vesalius.models.registry import entries, model_folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VESALIUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*arguments):
+    try:
+        main(["models", *map(str, arguments)])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_list_names_every_model_and_which_are_here(capsys, tmp_path):
+    torch.save(sam().state_dict(), tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", model_folder("medsam"), preset="medsam")
+    assert run("list") == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert lines.keys() == entries().keys()
+    assert "fetched" in lines["medsam"]
+    assert "by hand" in lines["sam-med2d"]
+    assert "375 MB" in lines["sam-vit-b"]
+    assert "fetched" not in lines["sam-vit-b"]
+
+
+def test_show(capsys):
+    assert run("show", "sam-vit-b") == 0
+    out = capsys.readouterr().out
+    for part in ("licence: Apache-2.0", "sha256: ec2df62732614e57", "size: 375042383", "preset: sam", "fetched: no"):
+        assert part in out
+    assert run("show", "sam-vit-x") == 2
+    assert "no model 'sam-vit-x'" in capsys.readouterr().err
+
+
+def test_fetch_says_what_to_do_where_nothing_can_be_fetched(capsys):
+    assert run("fetch", "sam-med2d") == 2
+    err = capsys.readouterr().err
+    assert "https://github.com/OpenGVLab/SAM-Med2D" in err
+    assert "vesalius models convert FILE --preset sam-med2d -o" in err
+
+
+def test_fetch_what_is_here_already(capsys, tmp_path):
+    torch.save(sam().state_dict(), tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", model_folder("medsam"), preset="medsam")
+    assert run("fetch", "medsam") == 0
+    assert capsys.readouterr().out.strip() == "medsam is here already"
+
+
+def test_fetch_from_a_server_that_is_not_there(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert run("fetch", "sam-med2d", "--mirror", "http://127.0.0.1:9", "-o", tmp_path / "out") == 2
+    assert "http://127.0.0.1:9/sam-med2d_b.pth failed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert(capsys, tmp_path):
+    torch.save({"model": sam(ADAPTED).state_dict(), "optimizer": {}}, tmp_path / "a.pth")
+    assert run("convert", tmp_path / "a.pth", "-o", tmp_path / "out", "--no-adapters", "--side", "96") == 0
+    out = capsys.readouterr().out
+    assert "SAM-Med2D under 'model'" in out
+    assert "left out: optimizer, the adapters (18 parameters)" in out
+    model = load_checkpoint(tmp_path / "out")
+    assert (model.config.side, model.config.adapter) == (96, None)
+    assert run("convert", tmp_path / "a.pth", "-o", tmp_path / "medsam", "--preset", "medsam") == 0
+    assert load_checkpoint(tmp_path / "medsam").preset.intensity == "min_max"
+    assert run("convert", tmp_path / "a.pth", "-o", tmp_path / "out") == 2
+    assert "holds a checkpoint already" in capsys.readouterr().err
