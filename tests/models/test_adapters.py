@@ -110,11 +110,14 @@ def test_a_checkpoint_keeps_the_adapters(images, kind, tmp_path):
     assert torch.equal(embedding(loaded, images), embedding(model, images))
 
 
-def test_a_checkpoint_with_another_adapter_than_it_says_is_refused(tmp_path):
-    model = filled("light")
-    model.config = model.config.model_copy(update={"adapter": "sam-med2d"})
-    save_checkpoint(model, tmp_path)
-    with pytest.raises(ModelError, match=r"missing.*unexpected"):
+@pytest.mark.parametrize(
+    ("said", "reason"), [('"sam-med2d"', "missing.*unexpected"), ("null", "unexpected"), ("true", "adapter")]
+)
+def test_a_checkpoint_with_another_adapter_than_it_says_is_refused(said, reason, tmp_path):
+    save_checkpoint(filled("light"), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"adapter": "light"', f'"adapter": {said}'))
+    with pytest.raises(ModelError, match=reason):
         load_checkpoint(tmp_path)
 
 

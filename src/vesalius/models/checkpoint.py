@@ -61,10 +61,12 @@ def save_checkpoint(model: SegmentationModel, folder: str | Path, half: bool = F
         half: Store floating-point weights in float16.
 
     Raises:
+        ModelError: The network has other parameters than its configuration tells, as one with LoRA that is not merged.
         WriteError: The folder cannot be written.
     """
     state = {name: _stored(value, half) for name, value in model.state_dict().items()}
-    write_checkpoint(folder, state, model.architecture, model.config.model_dump(mode="json"), model.preset)
+    config = check(model.architecture, model.config.model_dump(mode="json"), model.preset, state, Path(folder))
+    write_checkpoint(folder, state, model.architecture, config, model.preset)
 
 
 def write_checkpoint(
