@@ -210,6 +210,14 @@ def test_a_known_digest_tells_preset_source_and_licence(tmp_path, monkeypatch):
     assert "zenodo.org" in card
 
 
+def test_a_folder_of_transformers_tells_the_number_of_the_decoders_heads(tmp_path):
+    config = CONFIG.model_copy(update={"decoder_heads": 4})
+    transformers_sam(config, sam(config).state_dict()).save_pretrained(tmp_path / "medsam")
+    loaded = load_network(tmp_path / "medsam")
+    assert loaded.config == config
+    same(loaded, sam(config))
+
+
 def test_folders_that_are_none_of_ours(tmp_path):
     with pytest.raises(ModelError, match=r"has no config\.json"):
         read_weights(tmp_path)

@@ -114,7 +114,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.unknown.append((self.command, self.path))
         return self.reply({"error": "unknown"}, 404)
 
-    do_HEAD = do_GET
+    def do_HEAD(self):
+        self.do_GET()
 
 
 @pytest.fixture
@@ -166,7 +167,12 @@ print(hub.push("model", "someone/net", message="First"))
 print(hub.push(load_checkpoint("bare"), "someone/bare", licence="Apache-2.0"))
 print(weights_digest(hub.from_pretrained("someone/net", revision="main", cache_dir="cache")))
 print(weights_digest(hub.from_pretrained("someone/net", cache_dir="cache", local_files_only=True)))
-for name, options in (("someone/absent", {}), ("someone/net", {"revision": "v9"}), ("someone/bare", {"local_files_only": True}), ("no name", {})):
+for name, options in (
+    ("someone/absent", {}),
+    ("someone/net", {"revision": "v9"}),
+    ("someone/bare", {"local_files_only": True}),
+    ("no name", {}),
+):
     try:
         hub.from_pretrained(name, cache_dir="cache", **options)
     except hub.ModelError as error:

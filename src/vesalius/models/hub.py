@@ -44,9 +44,9 @@ def push(
     """
     hub = _hub()
     if isinstance(source, SegmentationModel):
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(source, folder)
-            return push(folder, repo_id, private=private, revision=revision, message=message, licence=licence)
+        with tempfile.TemporaryDirectory() as temporary:
+            save_checkpoint(source, temporary)
+            return push(temporary, repo_id, private=private, revision=revision, message=message, licence=licence)
     folder = Path(source)
     content, _ = read_checkpoint(folder)
     card = folder / CARD
