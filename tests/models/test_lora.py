@@ -86,6 +86,8 @@ def test_a_merged_network_is_a_plain_one(tmp_path):
     save_checkpoint(model, tmp_path)
     for a, b in zip(outputs(load_checkpoint(tmp_path)), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    attach_lora(model, Lora())  # PEFT left nothing behind that it would warn of
+    assert has_lora(model)
 
 
 def test_a_network_that_is_not_merged_is_not_saved(tmp_path):

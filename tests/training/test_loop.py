@@ -11,7 +11,11 @@ import torch
 from tests.training.conftest import disc_images
 
 from vesalius.core.errors import ConfigError, VesaliusError
+from vesalius.models.presets import Preset
+from vesalius.models.sam.config import SamConfig
+from vesalius.models.sam.model import Sam
 from vesalius.models.tiny import Tiny
+from vesalius.models.tuning import TUNINGS, apply_tuning
 from vesalius.training.loop import TrainConfig, train
 
 RUN = TrainConfig(steps=12, images=2, warmup=2, save_every=3, bf16=False)
@@ -77,3 +81,21 @@ def test_a_loss_that_is_no_number_stops_the_run(small_model: Tiny, tmp_path: Pat
     with pytest.raises(VesaliusError, match="nan at step 0"):
         train(small_model, disc_images(2), RUN, tmp_path)
     assert not (tmp_path / "state.pt").exists()
+
+
+@pytest.mark.parametrize("way", ["light", "lora"])
+def test_what_is_frozen_stays_as_it_is(way: str, tmp_path: Path) -> None:
+    if TUNINGS[way].lora:
+        pytest.importorskip("peft")
+    torch.manual_seed(0)
+    sizes = SamConfig(side=64, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), prompt_dim=32)
+    model = Sam(sizes, Preset(side=64, mask_side=16))
+    apply_tuning(model, TUNINGS[way])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    averaged = train(model, disc_images(4), RUN.model_copy(update={"steps": 3, "rate": 1e-2}), tmp_path)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for state in (model.state_dict(), averaged.state_dict()):
+        changed = {name for name, value in state.items() if not torch.equal(value, before[name])}
+        assert changed <= trained
+        assert any(".Adapter." in name or ".lora_" in name for name in changed)
+        assert any(name.startswith("mask_decoder.") for name in changed)
