@@ -8,7 +8,6 @@ those of Li et al., "MViTv2", 2022, section 4.1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +46,16 @@ class Attention(nn.Module):
         # Windows at the right and bottom are filled up with zero tokens, whose keys and values are the biases and
         # whose queries nobody needs.
         _, key_fill, value_fill = self.qkv.bias.view(split)
-        out = torch.empty_like(query)
-        for y, x_ in product(_spans(x.shape[1], size), _spans(x.shape[2], size)):
-            queries = _windows(query[:, y, x_], size)
-            keys = _filled(_windows(key[:, y, x_], size), key_fill, size)
-            values = _filled(_windows(value[:, y, x_], size), value_fill, size)
-            seen = self._attend(queries, keys, values)
-            out[:, y, x_] = _joined(seen, query[:, y, x_].shape)
+        strips = []
+        for y in _spans(x.shape[1], size):
+            parts = []
+            for x_ in _spans(x.shape[2], size):
+                queries = _windows(query[:, y, x_], size)
+                keys = _filled(_windows(key[:, y, x_], size), key_fill, size)
+                values = _filled(_windows(value[:, y, x_], size), value_fill, size)
+                parts.append(_joined(self._attend(queries, keys, values), query[:, y, x_].shape))
+            strips.append(_cat(parts, 2))
+        out = _cat(strips, 1)
         projected: Tensor = self.proj(out.flatten(3))
         return projected
 
@@ -71,17 +73,23 @@ class Attention(nn.Module):
             # In reduced precision products are cheap and sums are not: relative positions become part of the product.
             queries = torch.cat([queries * query.shape[-1] ** -0.5, along_h, along_w], dim=-1)
             key = torch.cat([key, self._one_hot(key).expand(len(key), -1, -1)], dim=-1).transpose(1, 2)
-        out = query.new_empty(query.shape).flatten(0, 1)
-        for rows, ys in _blocks(len(queries), height, width * value.shape[1]) if on_cpu else [(slice(None),) * 2]:
-            part = queries[rows, ys].flatten(1, 2)
-            if folded:
-                seen = (part @ key[rows]).softmax(-1) @ value[rows]
-            else:
-                bias = along_h[rows, ys, :, :, None] + along_w[rows, ys, :, None, :]
-                bias = bias.flatten(3).flatten(1, 2)
-                seen = F.scaled_dot_product_attention(part[None], key[None, rows], value[None, rows], bias[None])[0]
-            out[rows, ys] = seen.view(len(seen), -1, width, seen.shape[2])
-        return out.view(query.shape)
+        every = slice(None)
+        groups, strips = _blocks(len(queries), height, width * value.shape[1]) if on_cpu else ([every], [every])
+        out = []
+        for group in groups:
+            parts = []
+            for y in strips:
+                part = queries[group, y].flatten(1, 2)
+                if folded:
+                    seen = (part @ key[group]).softmax(-1) @ value[group]
+                else:
+                    bias = along_h[group, y, :, :, None] + along_w[group, y, :, None, :]
+                    bias = bias.flatten(3).flatten(1, 2)
+                    one = (part[None], key[None, group], value[None, group], bias[None])
+                    seen = F.scaled_dot_product_attention(*one)[0]
+                parts.append(seen)
+            out.append(_cat(parts, 1))
+        return _cat(out, 0).view(query.shape)
 
     def _one_hot(self, like: Tensor) -> Tensor:
         """(size², 2 size) of each key's row and column."""
@@ -90,8 +98,8 @@ class Attention(nn.Module):
         return torch.cat([eye[:, None].expand(shape), eye[None].expand(shape)], dim=-1).flatten(0, 1)
 
 
-def _blocks(count: int, height: int, pairs: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of ``count`` attentions over ``height`` rows of queries, of ``BLOCK`` pairs or less where that is possible.
+def _blocks(count: int, height: int, pairs: int) -> tuple[list[slice], list[slice]]:
+    """Groups of attentions, and strips of their queries' rows, that have ``BLOCK`` pairs or less if that is possible.
 
     Args:
         count: Attentions.
@@ -100,8 +108,12 @@ def _blocks(count: int, height: int, pairs: int) -> Iterator[tuple[slice, slice]
     """
     together = max(1, BLOCK // (height * pairs))
     step = max(1, min(height, BLOCK // pairs))
-    for start, y in product(range(0, count, together), range(0, height, step)):
-        yield slice(start, start + together), slice(y, y + step)
+    groups = [slice(start, start + together) for start in range(0, count, together)]
+    return groups, [slice(y, y + step) for y in range(0, height, step)]
+
+
+def _cat(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
 def _spans(length: int, size: int) -> Iterator[slice]:

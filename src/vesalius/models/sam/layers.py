@@ -28,7 +28,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, in) -> (B, H, W, out)."""
-        if x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and not plain:
             # In float32 torch gives a convolution to oneDNN and a matrix product to MKL, which is half as fast on AMD.
             out = F.conv2d(x.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
             return out.permute(0, 2, 3, 1)
