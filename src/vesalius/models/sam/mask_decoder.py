@@ -149,13 +149,27 @@ class MaskDecoder(nn.Module):
         Returns:
             Mask logits (N, M, 4 grid, 4 grid) and predicted IoU (N, M), with M = 3 or 1.
         """
-        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens, image = self.look(embedding, image_pe, sparse, present, dense)
+        return self.draw(tokens, self.output_upscaling(image), multimask)
+
+    def outputs(self) -> Tensor:
+        """(T', dim) tokens that the network answers by: the IoU's, then those of the masks."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+
+    def look(
+        self, embedding: Tensor, image_pe: Tensor, sparse: Tensor, present: Tensor | None, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens (N, T' + T, dim) and the image (N, dim, grid, grid) after their look at each other."""
+        outputs = self.outputs()
         tokens = torch.cat([outputs.expand(len(sparse), -1, -1), sparse], dim=1)
         image = (embedding + dense).flatten(2).transpose(1, 2)
         if present is not None:
             present = torch.cat([present.new_ones(len(sparse), len(outputs)), present], dim=1)[:, None, None]
         tokens, image = self.transformer(tokens, image, image_pe, present)
-        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, embedding.shape[2:]))
+        return tokens, image.transpose(1, 2).unflatten(2, embedding.shape[2:])
+
+    def draw(self, tokens: Tensor, upscaled: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
+        """Mask logits and predicted IoU of tokens and the enlarged image (N, dim / 8, 4 grid, 4 grid)."""
         asked = range(1, 1 + MASKS) if multimask else range(1)
         kernels = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1)
         logits = torch.einsum("nmc,nchw->nmhw", kernels, upscaled)
