@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -78,6 +79,11 @@ class SegmentationModel(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts that a CPU had best decode together."""
+        return 64
+
     def to_bfloat16(self) -> None:
         """Makes the heavy parts run in bfloat16, for inference only; what goes in and comes out may stay float32.
 
@@ -85,6 +91,16 @@ class SegmentationModel(nn.Module):
             ModelError: The network is not made for that.
         """
         raise ModelError(f"{self.architecture} networks run in fp32 alone", remedy='choose precision="fp32"')
+
+    def read_extras(self, folder: Path) -> None:
+        """Takes what it needs besides weights, such as a tokenizer, from a checkpoint's folder, as far as it is there.
+
+        Raises:
+            ModelError: What is there cannot be used.
+        """
+
+    def write_extras(self, folder: Path) -> None:
+        """Writes what `read_extras` takes."""
 
     def embed_text(self, words: Sequence[str]) -> Tensor:
         """(N, dim) embeddings of N names of targets, to be given as ``PromptBatch.text``.

@@ -206,7 +206,7 @@ def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, T
     likeness: list[Tensor] = []
     for label in (1, 0):
         chosen = labels == label
-        if not bool(chosen.any()):
+        if not torch.compiler.is_exporting() and not bool(chosen.any()):
             maps += [zero, zero]
             likeness.append(zero)
             continue

@@ -65,10 +65,16 @@ class Sam(SegmentationModel):
         (embedding,) = features
         if prompts.rows is None and embedding.shape[0] != 1:
             raise ValueError(f"features of {embedding.shape[0]} images need prompts.rows")
-        # A few prompts at a time stay in a CPU's cache.
-        step = max(1, BLOCK // self.config.grid**2) if embedding.device.type == "cpu" else len(prompts)
+        if embedding.device.type != "cpu" or torch.compiler.is_exporting():
+            return self._decode(embedding, prompts, multimask)
+        step = self.prompts_at_once
         parts = [self._decode(embedding, prompts[i : i + step], multimask) for i in range(0, len(prompts), step)]
         return parts[0] if len(parts) == 1 else (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts that a CPU had best decode together: few enough to stay in its cache."""
+        return max(1, BLOCK // self.config.grid**2)
 
     def _decode(self, embedding: Tensor, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
         if prompts.rows is not None:

@@ -84,15 +84,16 @@ class PromptEncoder(nn.Module):
         present = torch.cat([labels >= 0, present], dim=1)
         points = torch.cat([points, points.new_zeros(rows, 1, 2), corners], dim=1)
         labels = torch.cat([labels, labels.new_tensor([-1, 2, 3]).expand(rows, 3)], dim=1)
-        used = present.any(0)
-        points, labels, present = points[:, used].nan_to_num(), labels[:, used], present[:, used]
-
         kinds = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])
-        positions = self.pe_layer((points + 0.5) / self.side)
+        positions = self.pe_layer((points.nan_to_num() + 0.5) / self.side)
         sparse = kinds[labels + 1] + positions * (labels >= 0)[..., None]
         dense = no_mask
         if prompts.masks is not None:
             has_mask = prompts.masks.isfinite().flatten(1).all(1)
             drawn = self.mask_downscaling(prompts.masks.to(no_mask.dtype).nan_to_num())
             dense = torch.where(has_mask[:, None, None, None], drawn, no_mask)
+        if torch.compiler.is_exporting():
+            return sparse, present, dense
+        used = present.any(0)
+        sparse, present = sparse[:, used], present[:, used]
         return sparse, None if bool(present.all()) else present, dense
