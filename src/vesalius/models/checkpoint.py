@@ -1,8 +1,8 @@
 """Our checkpoints.
 
 A checkpoint is a folder with ``model.safetensors`` (the weights) and ``config.json`` (the kind of network, its sizes,
-its preset, and the SHA-256 of the weights file); a model card ``README.md`` may lie beside them. Everything is loaded
-strictly: a network is filled completely and with nothing left over, or not at all.
+its preset, and the SHA-256 of the weights file); a model card ``README.md`` and a tokenizer may lie beside them.
+Everything is loaded strictly: a network is filled completely and with nothing left over, or not at all.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # Architecture -> module, its configuration, its network.
 ARCHITECTURES = {
+    "imis": ("vesalius.models.imis.model", "ImisConfig", "Imis"),
     "sam": ("vesalius.models.sam.model", "SamConfig", "Sam"),
     "tiny": ("vesalius.models.tiny", "TinyConfig", "Tiny"),
 }
@@ -67,6 +68,10 @@ def save_checkpoint(model: SegmentationModel, folder: str | Path, half: bool = F
     state = {name: _stored(value, half) for name, value in model.state_dict().items()}
     config = check(model.architecture, model.config.model_dump(mode="json"), model.preset, state, Path(folder))
     write_checkpoint(folder, state, model.architecture, config, model.preset)
+    try:
+        model.write_extras(Path(folder))
+    except OSError as error:
+        raise WriteError(f"what belongs to the weights cannot be written ({error})", path=folder) from error
 
 
 def write_checkpoint(
@@ -151,7 +156,7 @@ def fill(
         config: The network's sizes.
         preset: How it wants its input.
         state: Its parameters.
-        path: Where they come from, for errors.
+        path: Where they come from, for errors; a folder may hold more that the network needs, such as a tokenizer.
 
     Returns:
         The network on the CPU, in evaluation mode.
@@ -162,6 +167,8 @@ def fill(
     model = _build(architecture, config, preset, path)
     _check_fit(model, state, path)
     model.load_state_dict(dict(state))
+    if path.is_dir():
+        model.read_extras(path)
     return model.eval()
 
 
@@ -214,7 +221,7 @@ def _build(architecture: str, config: dict[str, Any], preset: Preset, path: Path
     try:
         return model_class(config_class.from_dict(config), preset)
     except (ConfigError, ModelError) as error:
-        raise ModelError(error.reason, path=path) from error
+        raise ModelError(error.reason, path=path, remedy=error.remedy) from error
 
 
 def _check_fit(model: SegmentationModel, state: Mapping[str, Tensor], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vesalius.models.checkpoint import (
 from vesalius.models.layouts import Weights, recognise, without_adapters
 from vesalius.models.presets import PRESETS, Preset
 from vesalius.models.registry import by_digest
+from vesalius.models.text import tokenizer_files
 from vesalius.models.torch_file import read_torch_file
 
 _log = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ def convert(
         source: Any file or folder that `read_weights` takes.
         folder: The checkpoint; it must not hold one yet.
         preset: Key of ``PRESETS``, where the weights do not tell (see `choose_preset`).
-        side: Interpolate the positions to this side of the input in pixels (SAM only).
+        side: Interpolate the positions to this side of the input in pixels.
         adapters: Whether SAM-Med2D's adapters are kept, if there are any.
         name: The registry's name of the source, where it is known without a digest.
 
@@ -138,12 +140,17 @@ def convert(
         weights = without_adapters(weights)
     positions = ""
     if side is not None:
-        positions = f"interpolated from {weights.config.get('side')} to {side} pixels (bilinear)"
+        positions = f"interpolated from {weights.config.get('side')} to {side} pixels"
         weights = resized(weights, side, source)
     chosen = choose_preset(weights, preset, source)
     config = check(weights.architecture, weights.config, chosen, weights.state, source)
     state = {key: _alone(value) for key, value in weights.state.items()}
     content = write_checkpoint(folder, state, weights.architecture, config, chosen)
+    try:
+        for file in tokenizer_files(source):
+            shutil.copyfile(file, folder / file.name)
+    except OSError as error:
+        raise WriteError(f"the tokenizer cannot be written ({error})", path=folder) from error
     facts = {
         "converted from": f"`{source.name}`, {weights.layout}",
         "SHA-256 of that": f"`{sha256}`" if sha256 else "",
@@ -167,17 +174,21 @@ def resized(weights: Weights, side: int, path: Path) -> Weights:
     """The same network for images of another side, its positions interpolated.
 
     Raises:
-        ModelError: It is no SAM network, or the side does not fit it.
+        ModelError: It is no SAM or IMIS-Net, or the side does not fit it.
     """
+    from vesalius.models.imis.layout import resample_positions
+    from vesalius.models.imis.model import ImisConfig
     from vesalius.models.sam.config import SamConfig
     from vesalius.models.sam.positions import interpolate_positions
 
-    if weights.architecture != "sam":
+    ways = {"sam": (SamConfig, interpolate_positions), "imis": (ImisConfig, resample_positions)}
+    if weights.architecture not in ways:
         raise ModelError(f"a network of kind {weights.architecture!r} has no positions to interpolate", path=path)
+    kind, interpolated = ways[weights.architecture]
     try:
-        before = SamConfig.from_dict(weights.config)
-        state = interpolate_positions(weights.state, before, side)
-        after = SamConfig.from_dict({**weights.config, "side": side})
+        before = kind.from_dict(weights.config)
+        state = interpolated(weights.state, before, side)
+        after = kind.from_dict({**weights.config, "side": side})
     except (ValueError, ConfigError) as error:
         raise ModelError(f"side {side} does not fit the network ({error})", path=path) from error
     return replace(weights, state=state, config=after.model_dump(mode="json"))

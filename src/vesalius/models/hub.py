@@ -15,6 +15,7 @@ from vesalius.models.base import SegmentationModel
 from vesalius.models.card import CARD, model_card
 from vesalius.models.checkpoint import CONFIG, WEIGHTS, read_checkpoint, save_checkpoint
 from vesalius.models.convert import load_network
+from vesalius.models.text import TOKENIZER_NAMES, tokenizer_files
 
 
 def push(
@@ -26,7 +27,7 @@ def push(
     message: str = "Upload model",
     licence: str | None = None,
 ) -> str:
-    """Uploads a model as one commit: ``model.safetensors``, ``config.json`` and the card ``README.md``.
+    """Uploads a model as one commit: ``model.safetensors``, ``config.json``, the card ``README.md``, a tokenizer.
 
     Args:
         source: A network, or a checkpoint folder; the folder's own card goes along if it has one.
@@ -52,6 +53,7 @@ def push(
     card = folder / CARD
     text = card.read_bytes() if card.is_file() else model_card(repo_id, content, {}, licence).encode()
     files = {WEIGHTS: folder / WEIGHTS, CONFIG: folder / CONFIG, CARD: text}
+    files |= {file.name: file for file in tokenizer_files(folder)}
     try:
         api = hub.HfApi(library_name="vesalius")
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -93,7 +95,7 @@ def from_pretrained(
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
-            allow_patterns=[WEIGHTS, CONFIG, CARD],
+            allow_patterns=[WEIGHTS, CONFIG, CARD, *TOKENIZER_NAMES],
             library_name="vesalius",
         )
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vesalius.core.errors import ModelError
+from vesalius.models.imis import layout as imis
 from vesalius.models.presets import PRESETS, Preset
 from vesalius.models.sam.transformers_names import from_transformers
 
@@ -64,13 +65,15 @@ def recognise(content: object, path: Path) -> Weights:
     try:
         if any(name.startswith("vision_encoder.") for name in state):
             weights = _sam("SAM of transformers", from_transformers(state))
+        elif imis.is_published(state):
+            weights = _imis(state)
         else:
             weights = _sam("SAM", state)
     except ModelError as error:
         raise ModelError(error.reason, path=path) from error
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ModelError("does not have the layout of a network that we know", path=path, remedy=_KNOWN) from error
-    return replace(weights, layout=weights.layout + told, dropped=dropped)
+    return replace(weights, layout=weights.layout + told, dropped=(*weights.dropped, *dropped))
 
 
 def _sam(layout: str, state: dict[str, Tensor]) -> Weights:
@@ -78,6 +81,15 @@ def _sam(layout: str, state: dict[str, Tensor]) -> Weights:
     if config["adapter"]:
         return Weights("SAM-Med2D", "sam", config, state, PRESETS["sam-med2d"])
     return Weights(layout, "sam", config, state)
+
+
+def _imis(published: dict[str, Tensor]) -> Weights:
+    state = imis.from_published(published)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    config = {**sam_config(shapes), **imis.imis_sizes(shapes)}
+    left = imis.unused(published)
+    dropped = (f"the encoder's own neck, which is not in use ({len(left)} parameters)",) if left else ()
+    return Weights("IMIS-Net", "imis", config, state, PRESETS["imis-net"], dropped)
 
 
 def _unwrapped(content: object, path: Path) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 Sources: Kirillov et al., "Segment Anything", 2023; Ma et al., "Segment Anything in Medical Images", 2024 (MedSAM);
 Cheng et al., "SAM-Med2D", 2023; Huang et al., "Segment Anything Model for Medical Images?", 2024 (COSMOS, FT-SAM);
-and the code published with each.
+Cheng et al., "Interactive Medical Image Segmentation", 2025 (IMIS-Net); and the code published with each.
 """
 
 from __future__ import annotations
@@ -51,4 +51,7 @@ PRESETS = {
     "medsam": Preset(side=1024, mask_side=256, fit="stretch", intensity="min_max", multimask=False),
     # It was trained on blue, green, red with the means of red, green, blue.
     "sam-med2d": Preset(side=256, mask_side=64, fit="pad", channels="bgr", box="half_open", mask_prompt="probability"),
+    # It was trained at 256 and is published with positions for 1024; it stretches (Cheng et al., 2025).
+    "imis-net": Preset(side=256, mask_side=64, fit="stretch"),
+    "imis-net-1024": Preset(side=1024, mask_side=256, fit="stretch"),
 }

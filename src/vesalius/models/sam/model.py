@@ -102,7 +102,7 @@ class Sam(SegmentationModel):
         """
         if self.config.adapter:
             raise ModelError(f"the network has {self.config.adapter} adapters already", remedy="drop them first")
-        self.config = SamConfig.from_dict({**self.config.model_dump(), "adapter": name})
+        self.config = type(self.config).from_dict({**self.config.model_dump(), "adapter": name})
         self._attach_adapters(name)
 
     def drop_adapters(self) -> None:

@@ -1,0 +1,1 @@
+"""IMIS-Net: SAM with a wider decoder that takes words and names what it finds."""
