@@ -113,9 +113,9 @@ def plan(quick: bool) -> Plan:
             save_every=20 if quick else 50,
             **both,
         ),
-        tuning=TrainConfig(steps=5 if quick else 120, images=4, warmup=10, ema=0.98, **both),
-        rates=(3e-4,) if quick else (3e-4, 1e-3),
-        seeds=(0,) if quick else (0, 1, 2),
+        tuning=TrainConfig(steps=5 if quick else 300, images=4, warmup=20, ema=0.98, **both),
+        rates=(3e-4,) if quick else (1e-4, 3e-4),
+        seeds=(0,) if quick else (0, 1),
     )
 
 

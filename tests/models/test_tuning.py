@@ -5,7 +5,8 @@ import torch
 
 from vesalius.core.errors import ConfigError, ModelError
 from vesalius.models.base import PromptBatch
-from vesalius.models.lora import Lora
+from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
+from vesalius.models.lora import Lora, merge_lora
 from vesalius.models.presets import Preset
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.model import Sam
@@ -115,6 +116,32 @@ def test_adapters_that_are_there_are_kept_and_others_refused():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     with pytest.raises(ModelError, match="sam-med2d adapters already"):
         apply_tuning(model, TUNINGS["light"])
+
+
+@pytest.mark.parametrize("name", ["sam-med2d", "light", "lora"])
+def test_what_is_attached_to_imis_net_is_saved_with_it(name, tmp_path):
+    pytest.importorskip("transformers")
+    from words import imis
+
+    if TUNINGS[name].lora:
+        pytest.importorskip("peft")
+    model = imis()
+    table = apply_tuning(model, TUNINGS[name])
+    assert table["text_model"].trained == 0 < table["mask_decoder"].trained
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if part(key) in ("adapters", "lora"):
+                parameter.normal_(0, 0.1)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.encode(images)[0]
+        assert not torch.allclose(expected, imis().encode(images)[0], atol=1e-2)
+        if TUNINGS[name].lora:
+            merge_lora(model)
+        save_checkpoint(model, tmp_path)
+        loaded = load_checkpoint(tmp_path)
+        assert type(loaded) is type(model)
+        torch.testing.assert_close(loaded.encode(images)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_way_to_tune_is_data(tmp_path):

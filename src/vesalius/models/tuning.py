@@ -81,8 +81,8 @@ def apply_tuning(model: Sam, tuning: Tuning) -> dict[str, Count]:
         tuning: The way to tune it.
 
     Returns:
-        The parameters of the network's parts, by ``image_encoder``, ``adapters``, ``lora``, ``prompt_encoder`` and
-        ``mask_decoder``, as far as it has them.
+        The parameters by part of the network: ``adapters``, ``lora``, and what is neither by the first part of its
+        name, such as ``mask_decoder``.
 
     Raises:
         ConfigError: A pattern matches nothing, or the adapter does not fit the network's sizes.
