@@ -22,11 +22,11 @@ lint: .venv/.dev
 	touch $@
 
 .venv/.demo: .venv/.python pyproject.toml constraints.txt
-	$(INSTALL) --editable ".[demo]"
+	$(INSTALL) --editable ".[onnx,demo]"
 	touch $@
 
 .venv/.dev: .venv/.demo pyproject.toml constraints.txt
-	$(INSTALL) --editable ".[demo,dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:

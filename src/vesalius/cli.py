@@ -17,6 +17,9 @@ from vesalius.core.errors import PromptError, VesaliusError, WriteError
 if TYPE_CHECKING:
     from vesalius.predict.segment import Box, Click
 
+# Package that is not always installed -> extra that brings it.
+EXTRAS = {"torch": "torch", "safetensors": "torch", "transformers": "text", "peft": "tuning", "huggingface_hub": "hub"}
+
 app = typer.Typer(
     name="vesalius",
     help="Promptable segmentation of medical images: a box, clicks or a rough mask goes in; the outline comes out.",
@@ -34,6 +37,13 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments, prog_name="vesalius")
     except VesaliusError as error:
         print("vesalius:", " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from error
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        told = f'vesalius: this needs {error.name}, which is not installed: pip install "vesalius[{extra}]"'
+        print(told, file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -58,12 +68,21 @@ Model = Annotated[
 ]
 
 
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|torch|onnx|openvino", help="What runs the model; auto is the fastest that gives the same masks."
+    ),
+]
+
+
 @app.command()
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results; made if absent.")
     ] = Path("demo"),
     model: Model = None,
+    runtime: Runtime = "auto",
 ) -> None:
     """Segment real medical images that come with the dependencies; needs no data and no network.
 
@@ -74,7 +93,7 @@ def demo(
     from vesalius.demo import run_demo
     from vesalius.predict.load import load_model
 
-    run_demo(output, load_model(model), Console())
+    run_demo(output, load_model(model, runtime=runtime), Console())  # type: ignore[arg-type]
 
 
 @app.command()
@@ -107,6 +126,7 @@ def segment(
         str | None, typer.Option(metavar="NAME", help="What the file does not say, such as ct for a NIfTI file in HU.")
     ] = None,
     model: Model = None,
+    runtime: Runtime = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -152,6 +172,7 @@ def segment(
         window=window,
         modality=modality,
         model=model,
+        runtime=runtime,  # type: ignore[arg-type]
         out=out,
         overlay=overlay,
         record=None if json_ in (None, "-") else Path(json_),
@@ -216,6 +237,7 @@ def evaluate(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results; made if absent.")
     ],
     model: Model = None,
+    runtime: Runtime = "auto",
     split: Annotated[str, typer.Option(metavar="val|train", help="Which cases.")] = "val",
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the clicks and of the choice of objects.")] = 0,
     max_objects_per_image: Annotated[
@@ -235,7 +257,7 @@ def evaluate(
     config = EvaluationConfig.from_dict(
         {"data": data, "split": split, "seed": seed, "max_objects": max_objects_per_image}
     )
-    score(config, load_model(model), output)
+    score(config, load_model(model, runtime=runtime), output)  # type: ignore[arg-type]
     print(write_report(output))
 
 

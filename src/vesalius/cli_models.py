@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="models",
-    help="Published models: list, show, fetch, convert.",
+    help="Models: list, show, fetch, convert, export.",
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -103,6 +103,58 @@ def convert(
     from vesalius.models.convert import convert as convert_weights
 
     _tell(convert_weights(source, output, preset=preset, side=side, adapters=adapters))
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name, checkpoint folder or published file.")],
+    format_: Annotated[str, typer.Option("--format", metavar="onnx|openvino", help="What shall run it.")],
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|bf16|int8", help="What it computes in; bf16 is for openvino alone.")
+    ] = "fp32",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of the export.",
+            show_default="in the checkpoint's folder, where load_model finds it",
+        ),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Images to compare it on; repeat it.", show_default="those of the demonstration"
+        ),
+    ] = None,
+) -> None:
+    """Write a model as graphs that ONNX Runtime or OpenVINO runs without torch, and measure them beside torch."""
+    from typing import get_args
+
+    from vesalius.core.errors import ConfigError, ModelError
+    from vesalius.demo import CASES, read_case
+    from vesalius.io.read import read_slice
+    from vesalius.models.convert import load_network
+    from vesalius.models.export import export_model
+    from vesalius.models.exported import Format, Precision
+    from vesalius.predict.load import find_model
+
+    for value, known in ((format_, get_args(Format)), (precision, get_args(Precision))):
+        if value not in known:
+            raise ConfigError(f"there is no {value!r}", remedy=f"give one of {', '.join(known)}")
+    path = find_model(model)
+    if output is None and not path.is_dir():
+        raise ModelError("is a file, which has no room for an export", path=path, remedy="name a folder with -o")
+    images = [read_slice(file) for file in image] if image else [read_case(case) for case in CASES]
+
+    folder = output or path / f"{format_}-{precision}"
+    network = load_network(path)
+    done = export_model(network, folder, format_, precision, [shown.rgb() for shown in images])  # type: ignore[arg-type]
+    found = done.agreement
+    print(f"{folder}: compared with torch on {found.images} images and {found.prompts} prompts,")
+    print(f"Dice {found.dice:.4f} (least {found.worst_dice:.4f}), logits within {found.logits:.2g},")
+    print(f"encoding {found.encode_speedup:.1f} times and decoding {found.decode_speedup:.1f} times as fast")
 
 
 def _tell(done: Conversion) -> None:

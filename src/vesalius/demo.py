@@ -305,7 +305,7 @@ def _table(outcomes: Sequence[Outcome], model: Predictor) -> Any:
     from rich.table import Table
 
     table = Table(
-        title=f"{model.name} on {len(outcomes)} images",
+        title=f"{model.name} on {len(outcomes)} images, run by {model.runs_by}",
         caption="IoU as the model predicts it. Milliseconds: encoding, the first answer, a further answer.",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

@@ -19,6 +19,7 @@ class FakeModel:
     """A model that answers as told and remembers what it was asked: one list of prompts per call."""
 
     def __init__(self, answer: Answer, name: str = "fake", digest: str = "0123") -> None:
+        self.runs_by = "hand"
         self.answer, self.name, self.digest = answer, name, digest
         self.encoded: list[str] = []
         self.calls: list[list[Prompt]] = []

@@ -18,7 +18,7 @@ RUN: dict[str, Any] = {
     "split": "val",
     "max_objects": 10,
     "min_area": 0.0015,
-    "model": {"name": "ours", "digest": "abcd"},
+    "model": {"name": "ours", "digest": "abcd", "runs_by": "torch fp32"},
     "cases": {"a": ["1", "2"], "b": ["1"], "unlucky": []},
     "objects": 4,
     "objects_left_out": 17,

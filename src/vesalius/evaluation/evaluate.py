@@ -111,7 +111,7 @@ def evaluate(config: EvaluationConfig, model: Promptable | None, output: Path) -
         "split": config.split,
         "max_objects": config.max_objects,
         "min_area": MIN_AREA,
-        "model": {"name": model.name, "digest": model.digest} if model else None,
+        "model": {"name": model.name, "digest": model.digest, "runs_by": model.runs_by} if model else None,
         "cases": {folder.name: sorted(set(paths.values())) for folder, paths in sets.items()},
     }
     _start(output, run)

@@ -95,7 +95,11 @@ def _about(scores: Sequence[Score], run: Mapping[str, Any]) -> str:
     lines = [
         f"{len(objects)} objects in {len(images)} images of {len(cases)} cases from {len(sets)} data sets. "
         f"Split: {run['split']}, by case. Seed {run['seed']}. Vesalius {run['version']}, OpenCV {run['opencv']}."
-        + (f" Model {model['name']}, weights {model['digest']}." if model else ""),
+        + (
+            f" Model {model['name']}, weights {model['digest']}, run by {model.get('runs_by', 'torch fp32')}."
+            if model
+            else ""
+        ),
         f"Objects under {run['min_area']:.3%} of the image are not counted. Of an image with more than "
         f"{run['max_objects']} objects that many are drawn: {run['objects_left_out']} objects were left out so.",
         "Prompts: the object's tight box; or clicks, one at a time, the first on a random pixel of the object, each "

@@ -26,10 +26,12 @@ class Promptable(Protocol):
     Attributes:
         name: Name under which results are listed.
         digest: Digest of the weights, which tells two models of one name apart.
+        runs_by: What computes it, such as ``"torch fp32"``.
     """
 
     name: str
     digest: str
+    runs_by: str
 
     def encode(self, image: Slice, /) -> Any:
         """What the model keeps of an image."""

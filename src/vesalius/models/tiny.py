@@ -195,7 +195,7 @@ def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, T
         Maps (N, 15, side/4, side/4): clicks near and far (4), box (4), previous mask (2), presence (2), likeness
         to clicked, background, and enclosed pixels (3). Prior (N, 2, side/2, side/2): ellipse and previous logits.
     """
-    count, grid = len(prompts), side // 4
+    count, grid = prompts.points.shape[0], side // 4
     device = key.device
     points = prompts.points.to(device, torch.float32)
     labels = prompts.labels

@@ -54,6 +54,7 @@ class Predictor:
         self.runtime = runtime
         self.name = name
         self.digest = runtime.digest
+        self.runs_by = runtime.label
         self._cache = EmbeddingCache()
 
     @property

@@ -19,6 +19,7 @@ from vesalius.core.types import Prediction, Prompt, Slice
 from vesalius.prompts.sample import tight_box
 
 if TYPE_CHECKING:
+    from vesalius.predict.load import RuntimeName
     from vesalius.predict.predictor import Predictor
 
 Box = tuple[float, float, float, float]
@@ -45,6 +46,7 @@ class SegmentJob:
         window: Name, or level/width.
         modality: What the file does not say.
         model: Name or path of the model; None for the bundled one.
+        runtime: What runs it; see `load_model`.
         out: Mask file: one object as a mask, several as a map of objects numbered in the order of their boxes.
         overlay: PNG file for the picture.
         record: JSON file for the record.
@@ -60,6 +62,7 @@ class SegmentJob:
     window: str | None = None
     modality: str | None = None
     model: str | None = None
+    runtime: RuntimeName = "auto"
     out: Path | None = None
     overlay: Path | None = None
     record: Path | None = None
@@ -96,7 +99,7 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     outputs = [path for path in (job.out, job.overlay, job.record) if path is not None]
     check_outputs(job)
 
-    model = load_model(job.model)
+    model = load_model(job.model, runtime=job.runtime)
     predictions = model.predict(model.encode(image), prompts)
     result = record(image, prompts, predictions, model, time=job.time)
     if job.mask is not None:
@@ -187,7 +190,7 @@ def record(
         )
     return {
         "vesalius": __version__,
-        "model": {"name": model.name, "digest": model.digest},
+        "model": {"name": model.name, "digest": model.digest, "runs_by": model.runs_by},
         "input": str(image.source),
         "axis": image.axis,
         "slice": image.index,

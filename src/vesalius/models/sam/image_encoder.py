@@ -72,7 +72,7 @@ class Attention(nn.Module):
         if folded:
             # In reduced precision products are cheap and sums are not: relative positions become part of the product.
             queries = torch.cat([queries * query.shape[-1] ** -0.5, along_h, along_w], dim=-1)
-            key = torch.cat([key, self._one_hot(key).expand(len(key), -1, -1)], dim=-1).transpose(1, 2)
+            key = torch.cat([key, self._one_hot(key).expand(key.shape[0], -1, -1)], dim=-1).transpose(1, 2)
         every = slice(None)
         groups, strips = _blocks(len(queries), height, width * value.shape[1]) if on_cpu else ([every], [every])
         out = []

@@ -161,10 +161,10 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The tokens (N, T' + T, dim) and the image (N, dim, grid, grid) after their look at each other."""
         outputs = self.outputs()
-        tokens = torch.cat([outputs.expand(len(sparse), -1, -1), sparse], dim=1)
+        tokens = torch.cat([outputs.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         image = (embedding + dense).flatten(2).transpose(1, 2)
         if present is not None:
-            present = torch.cat([present.new_ones(len(sparse), len(outputs)), present], dim=1)[:, None, None]
+            present = torch.cat([present.new_ones(sparse.shape[0], len(outputs)), present], dim=1)[:, None, None]
         tokens, image = self.transformer(tokens, image, image_pe, present)
         return tokens, image.transpose(1, 2).unflatten(2, embedding.shape[2:])
 

@@ -35,6 +35,7 @@ class Sam(SegmentationModel):
     """
 
     architecture: ClassVar[str] = "sam"
+    shares_image: ClassVar[bool] = True
     config: SamConfig
 
     def __init__(self, config: SamConfig, preset: Preset) -> None:

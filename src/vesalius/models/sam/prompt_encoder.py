@@ -70,7 +70,7 @@ class PromptEncoder(nn.Module):
         """
         no_mask = self.no_mask_embed.weight[:, :, None, None]
         points, labels = prompts.points.to(no_mask.dtype), prompts.labels
-        rows = len(labels)
+        rows = labels.shape[0]
         has_points = (labels >= 0).any(1)
         if prompts.boxes is None:
             has_box = torch.zeros_like(has_points)

@@ -1,0 +1,291 @@
+"""Runs exported networks by ONNX Runtime or OpenVINO: no torch is needed.
+
+An exported network is a folder with ``export.json`` and graphs: an encoder, a decoder, and for some networks a decoder
+for prompts that share one image and have no mask, which computes the image's side once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesalius.core.config import Config
+from vesalius.core.errors import ConfigError, ModelError
+from vesalius.models.presets import Preset
+from vesalius.models.runtime import ImageFeatures, PromptArrays
+
+Format = Literal["onnx", "openvino"]
+Precision = Literal["fp32", "bf16", "int8"]
+Arrays = dict[str, NDArray[Any]]
+Run = Callable[[Arrays], list[NDArray[Any]]]
+
+EXPORT = "export.json"
+SHARED = "decoder_shared"
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+# The least agreement of masks with those of torch in float32 that counts as the same model.
+ENOUGH = 0.99
+
+_log = logging.getLogger(__name__)
+
+
+class Agreement(Config):
+    """How an export compares with torch in float32, on images and prompts as `vesalius.models.export` draws them.
+
+    Attributes:
+        images: Number of images.
+        prompts: Number of prompts.
+        dice: Mean Dice of the low-resolution masks; masks that are empty on both sides are left out.
+        worst_dice: The least of them.
+        logits: Largest absolute difference of mask logits.
+        encode_speedup: Time of torch to encode an image divided by the export's, on the machine that exported.
+        decode_speedup: The same for the prompts of an image.
+    """
+
+    images: int
+    prompts: int
+    dice: float
+    worst_dice: float
+    logits: float
+    encode_speedup: float
+    decode_speedup: float
+
+
+class ExportConfig(Config):
+    """The content of ``export.json``.
+
+    Attributes:
+        version: Of this format.
+        format: What runs the graphs.
+        precision: What they compute in.
+        architecture: Kind of network.
+        preset: How it wants its input.
+        digest: SHA-256 of the network's weights, as its records name it.
+        features: Number of arrays that the encoder gives.
+        prompts_at_once: Prompts that are best decoded together.
+        agreement: With torch in float32.
+        made_by: Versions of what made it.
+        files: SHA-256 of each file.
+    """
+
+    version: Literal[1] = 1
+    format: Format
+    precision: Precision
+    architecture: str
+    preset: Preset
+    digest: str
+    features: int
+    prompts_at_once: int
+    agreement: Agreement
+    made_by: dict[str, str]
+    files: dict[str, str]
+
+
+class ExportedRuntime:
+    """An exported network; see `vesalius.models.runtime.Runtime`.
+
+    Args:
+        config: What it is.
+        graphs: The graphs, ready to run, by name.
+    """
+
+    takes_text = False
+
+    def __init__(self, config: ExportConfig, graphs: dict[str, Run]) -> None:
+        self.config = config
+        self.preset = config.preset
+        self.digest = config.digest
+        self.label = f"{config.format} {config.precision}"
+        self._graphs = graphs
+
+    def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
+        """Features of images; see `vesalius.models.runtime.Runtime.encode`."""
+        return [
+            tuple(self._graphs["encoder"]({"images": images[i : i + 1], "content": content[i : i + 1]}))
+            for i in range(len(images))
+        ]
+
+    def decode(
+        self, features: Sequence[ImageFeatures], prompts: PromptArrays, multimask: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Masks of prompts; see `vesalius.models.runtime.Runtime.decode`.
+
+        Raises:
+            ModelError: Another number of masks is asked for than the graphs give.
+        """
+        if multimask != self.preset.multimask:
+            raise ModelError(
+                f"the exported network gives {3 if self.preset.multimask else 1} masks per prompt, and no other number",
+                remedy='load it with runtime="torch"',
+            )
+        step = self.config.prompts_at_once
+        parts = [self._decode(features, prompts, slice(i, i + step)) for i in range(0, len(prompts), step)]
+        logits, quality = (np.concatenate(level) for level in zip(*parts, strict=True))
+        return logits, quality
+
+    def _decode(
+        self, features: Sequence[ImageFeatures], prompts: PromptArrays, part: slice
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        points, labels, rows = prompts.points[part], prompts.labels[part], prompts.rows[part]
+        count = len(points)
+        # Graphs want at least one point; one labelled -1 is not there. Neither is a box or a mask of NaN.
+        arrays: Arrays = {
+            "points": np.concatenate([points, np.zeros((count, 1, 2), np.float32)], axis=1),
+            "labels": np.concatenate([labels, np.full((count, 1), -1, np.int64)], axis=1),
+            "boxes": np.full((count, 4), np.nan, np.float32) if prompts.boxes is None else prompts.boxes[part],
+        }
+        if SHARED in self._graphs and prompts.masks is None and (rows == rows[0]).all():
+            graph, levels = SHARED, features[rows[0]]
+        else:
+            graph = "decoder"
+            levels = tuple(np.concatenate([level[row] for row in rows]) for level in zip(*features, strict=True))
+            side = self.preset.mask_side
+            empty = np.full((count, 1, side, side), np.nan, np.float32)
+            arrays["masks"] = empty if prompts.masks is None else prompts.masks[part]
+        arrays |= {f"features_{i}": level for i, level in enumerate(levels)}
+        logits, quality = self._graphs[graph](arrays)
+        return logits, quality
+
+
+def read_export(folder: str | Path) -> ExportConfig:
+    """Reads what an exported network is.
+
+    Raises:
+        ModelError: The folder has no readable ``export.json``.
+    """
+    path = Path(folder) / EXPORT
+    try:
+        return ExportConfig.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read ({error})", path=path) from error
+    except ConfigError as error:
+        raise ModelError(error.reason, path=path) from error
+
+
+def load_export(folder: str | Path) -> ExportedRuntime:
+    """Loads an exported network.
+
+    Raises:
+        ModelError: The folder is damaged, or what runs it is not installed.
+    """
+    folder = Path(folder)
+    config = read_export(folder)
+    if not installed(config.format):
+        raise ModelError(
+            f"needs {PACKAGES[config.format]}, which is not installed",
+            path=folder,
+            remedy=f'pip install "vesalius[{config.format}]"',
+        )
+    for name, expected in config.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError("is missing", path=path, remedy="export the model again")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise ModelError(
+                f"has SHA-256 {found}, but {EXPORT} says {expected}", path=path, remedy="export the model again"
+            )
+    return ExportedRuntime(config, open_graphs(folder, config.format, config.precision))
+
+
+def open_graphs(folder: Path, kind: Format, precision: Precision) -> dict[str, Run]:
+    """The graphs of a folder, ready to run.
+
+    Raises:
+        ModelError: One of them cannot be read.
+    """
+    opener = _open_onnx if kind == "onnx" else partial(_open_openvino, precision=precision)
+    try:
+        return {path.stem: opener(path) for path in sorted(folder.glob("*.onnx" if kind == "onnx" else "*.xml"))}
+    except Exception as error:  # both libraries raise kinds of their own
+        raise ModelError(f"cannot be loaded by {PACKAGES[kind]} ({error})", path=folder) from error
+
+
+def installed(kind: Format) -> bool:
+    """Whether what runs this kind of export is installed."""
+    return find_spec(PACKAGES[kind]) is not None
+
+
+def best_export(folder: Path, kind: Format | None = None) -> Path | None:
+    """The fastest export beside a checkpoint that can run here and gives the checkpoint's masks.
+
+    Args:
+        folder: The checkpoint's folder; its exports are folders in it.
+        kind: What shall run it; None for either.
+
+    Returns:
+        Its folder, or None if there is none, or if torch is faster and installed and ``kind`` is None. Each that is
+        passed over is named in the log with the reason.
+    """
+    best: tuple[float, Path] | None = None
+    for path in sorted(file.parent for file in folder.glob(f"*/{EXPORT}")):
+        config = read_export(path)
+        reason = _unfit(config, kind)
+        if reason:
+            _log.info("%s is passed over: %s", path, reason)
+        elif best is None or config.agreement.encode_speedup > best[0]:
+            best = config.agreement.encode_speedup, path
+    if best and kind is None and best[0] < 1 and find_spec("torch") is not None:
+        return None
+    return best[1] if best else None
+
+
+def _unfit(config: ExportConfig, kind: Format | None) -> str | None:
+    if kind not in (None, config.format):
+        return f"it is for {config.format}"
+    if not installed(config.format):
+        return f"{PACKAGES[config.format]} is not installed"
+    if config.agreement.dice < ENOUGH:
+        return f"the Dice of its masks with those of torch is {config.agreement.dice:.3f}, below {ENOUGH}"
+    if config.precision == "bf16" and not _computes_bf16():
+        return "this processor does not compute in bfloat16"
+    return None
+
+
+def _computes_bf16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _open_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    wanted = {value.name for value in session.get_inputs()}
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        out: list[NDArray[Any]] = session.run(None, {k: v for k, v in arrays.items() if k in wanted})
+        return out
+
+    return run
+
+
+def _open_openvino(path: Path, precision: Precision) -> Run:
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+        "PERFORMANCE_HINT": "LATENCY",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32" if precision == "int8" else "0",
+    }
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    wanted = {value.get_any_name() for value in compiled.inputs}
+    request = compiled.create_infer_request()
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        request.infer({k: v for k, v in arrays.items() if k in wanted})
+        return [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))]
+
+    return run
