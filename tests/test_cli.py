@@ -18,6 +18,8 @@ from PIL import Image
 from vesalius import __version__
 from vesalius.cli import main, parse_box, parse_point
 from vesalius.core.errors import PromptError
+from vesalius.models.checkpoint import save_checkpoint
+from words import imis, write_tokenizer
 
 DICOM = Path(find_spec("pydicom").submodule_search_locations[0]) / "data" / "test_files"
 NIFTI = Path(find_spec("nibabel").submodule_search_locations[0]) / "tests" / "data"
@@ -195,6 +197,23 @@ def test_a_rough_mask_is_a_prompt(run, picture, tmp_path):
     assert json.loads(out)["objects"][0]["prompt"]["mask"] == str(tmp_path / "rough.png")
 
 
+def test_a_name_is_a_prompt(run, picture, tmp_path):
+    save_checkpoint(imis(), tmp_path / "imis")
+    write_tokenizer(tmp_path / "imis")
+    arguments = ("segment", picture, "--text", "Left_Kidney", "--json", "-")
+    code, out, err = run(*arguments, "-o", tmp_path / "out.png", model=tmp_path / "imis")
+    assert (code, err) == (0, "")
+    (found,) = json.loads(out)["objects"]
+    assert found["prompt"] == {"box": None, "points": [], "labels": [], "text": "Left_Kidney"}
+    assert int((_pixels(tmp_path / "out.png") > 0).sum()) == found["area_px"]
+
+    other = json.loads(run(*arguments[:-3], "spleen", "--json", "-", model=tmp_path / "imis")[1])["objects"][0]
+    assert other["predicted_iou"] != found["predicted_iou"]
+    boxed = json.loads(run(*arguments, "--box", "18,8,43,33", model=tmp_path / "imis")[1])["objects"][0]
+    assert boxed["prompt"]["box"] == [18, 8, 43, 33]
+    assert boxed["predicted_iou"] != found["predicted_iou"]
+
+
 def test_existing_outputs_are_replaced(run, picture, tmp_path):
     out = tmp_path / "mask.png"
     out.write_text("old")
@@ -203,6 +222,19 @@ def test_existing_outputs_are_replaced(run, picture, tmp_path):
 
 
 # What is refused
+
+
+def test_a_name_for_a_model_without_words(refused, picture, tmp_path):
+    err = refused("segment", picture, "--text", "liver", "-o", tmp_path / "out.png")
+    assert "no text head, so it does not understand 'liver'" in err
+
+
+def test_a_name_without_a_tokenizer(refused, picture, tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("imis")
+    save_checkpoint(imis(), folder)
+    err = refused("segment", picture, "--text", "liver", "-o", tmp_path / "out.png", model=folder)
+    assert "no tokenizer lay beside the weights" in err
+    assert "hf download" in err
 
 
 def test_a_missing_file(refused, tmp_path):

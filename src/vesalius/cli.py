@@ -113,6 +113,9 @@ def segment(
     mask: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rough outline: an image of the same size, not 0 inside.")
     ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the object, such as liver, for models that take words.")
+    ] = None,
     slice_: Annotated[int | None, typer.Option("--slice", metavar="N", help="Slice of a volume, from 0.")] = None,
     axis: Annotated[str, typer.Option(metavar="x|y|z", help="Axis that the slice lies across.")] = "z",
     time: Annotated[int | None, typer.Option(metavar="N", help="Time point of a series or film, from 0.")] = None,
@@ -146,7 +149,7 @@ def segment(
         ),
     ] = None,
 ) -> None:
-    """Segment objects in one image from boxes, clicks or a rough mask.
+    """Segment objects in one image from boxes, clicks, a rough mask or a name.
 
     With at most one box, everything describes one object. With several boxes each is an object, and a point belongs
     to the one box that it lies in (a point in none, or in several, is an error).
@@ -166,6 +169,7 @@ def segment(
         boxes=[parse_box(text) for text in box or []],
         clicks=[parse_point(text) for text in point or []],
         mask=mask,
+        text=text,
         axis=axis,
         index=slice_,
         time=time,

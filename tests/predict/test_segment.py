@@ -58,6 +58,15 @@ def _prediction(mask, quality):
     return Prediction(mask, quality, Logits(np.zeros((2, 2), np.float32), Frame.stretch(mask.shape, 2)))
 
 
+def test_a_name_belongs_to_the_one_object():
+    (prompt,) = combine_prompts(BOXES[:1], [(5, 5, 1)], None, "liver")
+    assert (prompt.text, prompt.box, len(prompt.points)) == ("liver", BOXES[0], 1)
+    (prompt,) = combine_prompts([], [], None, "liver")
+    assert prompt.text == "liver"
+    with pytest.raises(PromptError, match=r"a text and 2 boxes: .* segment that object on its own"):
+        combine_prompts(BOXES, [], None, "liver")
+
+
 def test_one_object_is_a_mask_several_are_numbered_and_the_surer_one_keeps_what_both_claim():
     first, second = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
     first[:, :3], second[:, 2:] = True, True

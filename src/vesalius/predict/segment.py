@@ -40,6 +40,7 @@ class SegmentJob:
         boxes: (x0, y0, x1, y1), half-open, one object each.
         clicks: (x, y, label), label 1 on the object, 0 on the background.
         mask: A rough outline of the one object: any file that ``read_mask`` takes.
+        text: Name of the one object, such as ``"liver"``, for models that take words.
         axis: Axis of a volume that the slice lies across.
         index: Which slice; needed if there are several.
         time: Which time point; needed if there are several.
@@ -56,6 +57,7 @@ class SegmentJob:
     boxes: Sequence[Box] = ()
     clicks: Sequence[Click] = ()
     mask: Path | None = None
+    text: str | None = None
     axis: str = "z"
     index: int | None = None
     time: int | None = None
@@ -93,7 +95,7 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
             remedy="choose another slice",
         )
     rough = None if job.mask is None else read_mask(job.mask, like=image)
-    prompts = combine_prompts(job.boxes, job.clicks, rough)
+    prompts = combine_prompts(job.boxes, job.clicks, rough, job.text)
     for prompt in prompts:
         prompt.check(image.size, job.file)
     outputs = [path for path in (job.out, job.overlay, job.record) if path is not None]
@@ -115,7 +117,9 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     return result
 
 
-def combine_prompts(boxes: Sequence[Box], clicks: Sequence[Click], mask: NDArray[np.bool_] | None) -> list[Prompt]:
+def combine_prompts(
+    boxes: Sequence[Box], clicks: Sequence[Click], mask: NDArray[np.bool_] | None, text: str | None = None
+) -> list[Prompt]:
     """One prompt per object.
 
     With at most one box, everything belongs to one object. With several boxes, each is an object, and a click
@@ -125,17 +129,19 @@ def combine_prompts(boxes: Sequence[Box], clicks: Sequence[Click], mask: NDArray
         boxes: (x0, y0, x1, y1), half-open.
         clicks: (x, y, label).
         mask: (H, W) bool, a rough outline.
+        text: Name of the object.
 
     Raises:
-        PromptError: There are several boxes and a mask, or a click that lies in none or in several of them.
+        PromptError: There are several boxes and a mask or a name, or a click that lies in none or in several of them.
     """
     if len(boxes) <= 1:
-        return [_prompt(boxes[0] if boxes else None, clicks, mask)]
-    if mask is not None:
-        raise PromptError(
-            f"a mask and {len(boxes)} boxes: it is not clear which object the mask belongs to",
-            remedy="segment that object on its own",
-        )
+        return [_prompt(boxes[0] if boxes else None, clicks, mask, text)]
+    for name, part in (("mask", mask), ("text", text)):
+        if part is not None:
+            raise PromptError(
+                f"a {name} and {len(boxes)} boxes: it is not clear which object the {name} belongs to",
+                remedy="segment that object on its own",
+            )
     prompts = [_prompt(box, (), None) for box in boxes]
     shares: list[list[Click]] = [[] for _ in boxes]
     for x, y, label in clicks:
@@ -150,8 +156,9 @@ def combine_prompts(boxes: Sequence[Box], clicks: Sequence[Click], mask: NDArray
     return [_prompt(prompt.box, share, None) for prompt, share in zip(prompts, shares, strict=True)]
 
 
-def _prompt(box: Any, clicks: Sequence[Click], mask: NDArray[np.bool_] | None) -> Prompt:
-    return Prompt(points=[(x, y) for x, y, _ in clicks], labels=[label for _, _, label in clicks], box=box, mask=mask)
+def _prompt(box: Any, clicks: Sequence[Click], mask: NDArray[np.bool_] | None, text: str | None = None) -> Prompt:
+    points, labels = [(x, y) for x, y, _ in clicks], [label for _, _, label in clicks]
+    return Prompt(points=points, labels=labels, box=box, mask=mask, text=text)
 
 
 def record(
@@ -174,11 +181,13 @@ def record(
     objects = []
     for prompt, prediction in zip(prompts, predictions, strict=True):
         area = int(prediction.mask.sum())
-        said = {
+        said: dict[str, Any] = {
             "box": None if prompt.box is None else list(prompt.box),
             "points": np.asarray(prompt.points).tolist(),
             "labels": np.asarray(prompt.labels).tolist(),
         }
+        if prompt.text is not None:
+            said["text"] = prompt.text
         objects.append(
             {
                 "prompt": said,
