@@ -17,6 +17,7 @@ from torch import Tensor
 from vesalius.core.errors import ConfigError, ModelError, WriteError
 from vesalius.core.files import replacing
 from vesalius.models.base import SegmentationModel
+from vesalius.models.baseline_sam2 import is_sam2, load_sam2
 from vesalius.models.card import CARD, model_card
 from vesalius.models.checkpoint import (
     CONFIG,
@@ -61,7 +62,7 @@ def load_network(path: str | Path, preset: str | None = None, adapters: bool = T
     """Loads a network from any file or folder that `read_weights` takes.
 
     Args:
-        path: The file or folder.
+        path: The file or folder; or transformers' folder of a SAM 2, which tells its own preset.
         preset: Key of ``PRESETS``: how the network wants its input, where the weights do not tell (see
             `choose_preset`).
         adapters: Whether SAM-Med2D's adapters are kept, if there are any.
@@ -73,6 +74,8 @@ def load_network(path: str | Path, preset: str | None = None, adapters: bool = T
         ModelError: The path cannot be read, has another layout, or does not fit.
     """
     path = Path(path)
+    if is_sam2(path):
+        return load_sam2(path)
     weights = read_weights(path)
     if weights.dropped:
         _log.warning("%s: not loaded: %s", path, ", ".join(weights.dropped))
