@@ -313,8 +313,8 @@ def agreement(truth: Runtime, other: Runtime, images: Sequence[NDArray[np.uint8]
     return Agreement(
         images=len(images),
         prompts=18 * len(images),
-        dice=float(np.mean(dice)) if dice else float("nan"),
-        worst_dice=float(min(dice, default=float("nan"))),
+        dice=float(np.mean(dice)) if dice else None,
+        worst_dice=float(min(dice)) if dice else None,
         logits=difference,
         encode_speedup=encode,
         decode_speedup=decode,

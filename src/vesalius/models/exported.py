@@ -43,7 +43,7 @@ class Agreement(Config):
     Attributes:
         images: Number of images.
         prompts: Number of prompts.
-        dice: Mean Dice of the low-resolution masks; masks that are empty on both sides are left out.
+        dice: Mean Dice of the low-resolution masks; masks that are empty on both sides are left out; None if all are.
         worst_dice: The least of them.
         logits: Largest absolute difference of mask logits.
         encode_speedup: Time of torch to encode an image divided by the export's, on the machine that exported.
@@ -52,8 +52,8 @@ class Agreement(Config):
 
     images: int
     prompts: int
-    dice: float
-    worst_dice: float
+    dice: float | None
+    worst_dice: float | None
     logits: float
     encode_speedup: float
     decode_speedup: float
@@ -244,6 +244,8 @@ def _unfit(config: ExportConfig, kind: Format | None) -> str | None:
         return f"it is for {config.format}"
     if not installed(config.format):
         return f"{PACKAGES[config.format]} is not installed"
+    if config.agreement.dice is None:
+        return "its masks were empty on all images that it was compared on"
     if config.agreement.dice < ENOUGH:
         return f"the Dice of its masks with those of torch is {config.agreement.dice:.3f}, below {ENOUGH}"
     if config.precision == "bf16" and not _computes_bf16():
