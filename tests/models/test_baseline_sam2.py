@@ -112,18 +112,20 @@ def test_answers_as_transformers(network, model, images, mask, parts, multimask)
 
 
 def test_rows_that_give_different_things_each_answer_as_alone(model, images, mask):
-    kinds = [*PARTS, "points"]
+    kinds = [*PARTS, "points", "last"]
+    labels = [[1, 0] if "points" in parts else [-1, 1] if parts == "last" else [-1, -1] for parts in kinds]
     mixed = PromptBatch(
-        POINTS.expand(7, 2, 2),
-        torch.tensor([[1, 0] if "points" in parts else [-1, -1] for parts in kinds]),
+        POINTS.expand(8, 2, 2),
+        torch.tensor(labels),
         torch.stack([BOX if "box" in parts else BOX * NAN for parts in kinds]),
         torch.stack([mask if "mask" in parts else mask * NAN for parts in kinds]),
-        torch.tensor([0, 1, 0, 1, 0, 1, 1]),
+        torch.tensor([0, 1, 0, 1, 0, 1, 1, 0]),
     )
     features = model.encode(images)
     logits, iou = model.decode(features, mixed)
     for index, (parts, row) in enumerate(zip(kinds, mixed.rows.tolist(), strict=True)):
-        alone = model.decode(tuple(level[row : row + 1] for level in features), batch(parts, mask))
+        own = PromptBatch(POINTS[None, 1:], torch.tensor([[1]])) if parts == "last" else batch(parts, mask)
+        alone = model.decode(tuple(level[row : row + 1] for level in features), own)
         got = (logits[index : index + 1], iou[index : index + 1])
         torch.testing.assert_close(got, alone, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="rows"):

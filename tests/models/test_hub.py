@@ -18,6 +18,7 @@ from vesalius.core.errors import ModelError
 from vesalius.models import hub
 from vesalius.models.checkpoint import save_checkpoint, weights_digest
 from vesalius.models.hub import from_pretrained
+from words import imis, write_tokenizer
 
 COMMIT = "c" * 40
 
@@ -194,6 +195,30 @@ for name, options in (
         r"---\nlibrary_name: vesalius\nlicense: apache-2\.0\npipeline_tag: mask-generation\ntags:\n- ", card
     )
     assert "# someone/bare" in card
+
+
+def test_a_tokenizer_goes_along(server, tmp_path):
+    save_checkpoint(imis(), tmp_path / "model")
+    write_tokenizer(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("stays at home")
+    out = run(
+        server,
+        tmp_path,
+        """
+from vesalius.models import hub
+hub.push("model", "someone/words")
+print(*hub.from_pretrained("someone/words", cache_dir="cache").embed_text(["liver"]).shape)
+""",
+    )
+    assert server.unknown == []
+    assert out == ["1", "32"]
+    assert sorted(server.repositories["someone/words"]) == [
+        "README.md",
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+        "vocab.json",
+    ]
 
 
 def test_the_card_is_one_that_the_hub_reads(tmp_path):
