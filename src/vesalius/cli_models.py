@@ -153,7 +153,8 @@ def export(
     done = export_model(network, folder, format_, precision, [shown.rgb() for shown in images])  # type: ignore[arg-type]
     found = done.agreement
     print(f"{folder}: compared with torch on {found.images} images and {found.prompts} prompts,")
-    print(f"Dice {found.dice:.4f} (least {found.worst_dice:.4f}), logits within {found.logits:.2g},")
+    dice = "all masks empty" if found.dice is None else f"Dice {found.dice:.4f} (least {found.worst_dice:.4f})"
+    print(f"{dice}, logits within {found.logits:.2g},")
     print(f"encoding {found.encode_speedup:.1f} times and decoding {found.decode_speedup:.1f} times as fast")
 
 
