@@ -37,7 +37,8 @@ def embedding(model, images):
 def test_matrix_products_are_the_convolutions():
     adapter = SamMed2dAdapter(8)
     maps = torch.randn(2, 8, 6, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(adapter._convolve(maps), adapter.spatial(maps))
+    found = adapter._convolve(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, adapter.spatial(maps))
 
 
 @torch.no_grad()

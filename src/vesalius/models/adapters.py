@@ -8,6 +8,7 @@ Source: Cheng et al., "SAM-Med2D", 2023, section 3.2B and figure 4.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -49,17 +50,33 @@ class SamMed2dAdapter(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, dim) -> (B, H, W, dim); H and W are even."""
-        maps = x.permute(0, 3, 1, 2)
-        gated = maps * self.channel(maps.mean(dim=(2, 3)))[:, :, None, None]
-        out: Tensor = self.norm((maps + self._convolve(gated)).permute(0, 2, 3, 1))
+        gated = x * self.channel(x.mean(dim=(1, 2)))[:, None, None]
+        out: Tensor = self.norm(x + self._convolve(gated))
         return out
 
-    def _convolve(self, maps: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         # The two convolutions as matrix products: equal results, several times faster on a CPU at these widths.
-        height, width = maps.shape[2:]
+        _, height, width, dim = x.shape
         down, up = (weight.flatten(1) for weight in self.spatial.parameters())
-        half = F.relu(down @ F.unfold(maps, 3, padding=1, stride=2))
-        return F.relu(F.fold(up.T @ half, (height, width), 4, padding=1, stride=2))
+        around = F.pad(x, (0, 0, 1, 1, 1, 1))
+        patches = [around[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)]
+        half = F.relu(F.linear(torch.stack(patches, dim=-1).flatten(3), down))
+        spread = (half @ up).unflatten(-1, (dim, 4, 4))
+        rows = _interleaved(spread.unbind(-2), 1)
+        return F.relu(_interleaved(rows.unbind(-1), 2))
+
+
+def _interleaved(parts: tuple[Tensor, ...], axis: int) -> Tensor:
+    """One axis of a transposed convolution of size 4, stride 2 and padding 1.
+
+    Input place u adds its four parts to the output places 2u - 1 to 2u + 2.
+    """
+    first, second, third, fourth = parts
+    length = first.shape[axis]
+    nothing = torch.zeros_like(first.narrow(axis, 0, 1))
+    even = second + torch.cat([nothing, fourth.narrow(axis, 0, length - 1)], dim=axis)
+    odd = third + torch.cat([first.narrow(axis, 1, length - 1), nothing], dim=axis)
+    return torch.stack([even, odd], dim=axis + 1).flatten(axis, axis + 1)
 
 
 class LightAdapter(Adapter):
