@@ -61,7 +61,7 @@ class SamMed2dAdapter(Adapter):
         around = F.pad(x, (0, 0, 1, 1, 1, 1))
         patches = [around[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)]
         half = F.relu(F.linear(torch.stack(patches, dim=-1).flatten(3), down))
-        spread = (half @ up).unflatten(-1, (dim, 4, 4))
+        spread = torch.unflatten(half @ up, -1, (dim, 4, 4))
         rows = _interleaved(spread.unbind(-2), 1)
         return F.relu(_interleaved(rows.unbind(-1), 2))
 
