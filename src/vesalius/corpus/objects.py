@@ -24,11 +24,13 @@ class ObjectMask:
         mask: (H, W) bool.
         target: What it is, such as ``"optic disc"``.
         instance: Number of the object among those of the image, from 1.
+        pseudo: Whether a model or an algorithm drew it, not a person.
     """
 
     mask: NDArray[np.bool_]
     target: str
     instance: int
+    pseudo: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class LabelledImage:
         case: Patient, recording, volume or image that must not be split between training and validation.
         path: The image file.
         masks: Its objects.
+        name: Of the scan it comes from, unique in its data set.
+        split: ``"train"``, ``"val"`` or ``"test"`` where that is decided.
     """
 
     image: Slice
@@ -50,6 +54,8 @@ class LabelledImage:
     case: str
     path: Path
     masks: list[ObjectMask]
+    name: str = ""
+    split: str | None = None
 
 
 def connected_objects(

@@ -1,1 +1,64 @@
-"""Readers of the folder layouts that people have."""
+"""Readers and writers of the layouts that people have.
+
+Each layout is a module with
+
+- ``find(dataset, root) -> list[Entry]``: lists a data set's images, reading nothing but what lists them;
+- ``read(entry, dataset) -> Iterator[Scan]``: reads one of them, and gives several where it holds several channels or
+  time points;
+- ``guess(folder) -> DatasetRecipe | None``: a first recipe for a folder that has this layout, or None;
+- ``write(images, folder, name)``: writes labelled 2-D images so that ``find`` and ``read`` give the same masks.
+
+``find`` and ``read`` raise ReadError or GeometryError with the path of the file that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from vesalius.corpus.objects import LabelledImage
+from vesalius.corpus.recipe import DatasetRecipe, LayoutName
+from vesalius.corpus.scans import Entry, Scan
+
+_MODULES: dict[LayoutName, str] = {
+    "pairs": "pairs",
+    "msd": "msd",
+    "nnunet": "nnunet",
+    "monai": "monai",
+    "coco": "coco",
+    "sa1b": "sa1b",
+    "yolo": "yolo",
+    "sa-med2d-20m": "sa_med2d_20m",
+    "sam-med2d": "sam_med2d",
+    "imis": "imis",
+    "cosmos": "cosmos",
+    "dicom": "dicom",
+}
+
+
+class Layout(Protocol):
+    """What the module of a layout has; see above."""
+
+    def find(self, dataset: DatasetRecipe, root: Path) -> list[Entry]:
+        """Lists a data set's images."""
+
+    def read(self, entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
+        """Reads one entry."""
+
+    def guess(self, folder: Path) -> DatasetRecipe | None:
+        """A first recipe for a folder."""
+
+    def write(self, images: Iterable[LabelledImage], folder: Path, name: str) -> None:
+        """Writes labelled images in this layout."""
+
+
+def layout(name: LayoutName) -> Layout:
+    """The layout of a name."""
+    return cast(Layout, import_module(f"{__name__}.{_MODULES[name]}"))
+
+
+def layout_names() -> tuple[LayoutName, ...]:
+    """All layouts, the most specific first, so that a guess meets the right one."""
+    return tuple(_MODULES)

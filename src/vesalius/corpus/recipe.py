@@ -1,0 +1,74 @@
+"""Recipes: which raw data to curate, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from vesalius.core.config import Config
+
+LayoutName = Literal[
+    "pairs",
+    "msd",
+    "nnunet",
+    "monai",
+    "coco",
+    "sa1b",
+    "yolo",
+    "sa-med2d-20m",
+    "sam-med2d",
+    "imis",
+    "cosmos",
+    "dicom",
+]
+
+
+class DatasetRecipe(Config):
+    """One data set of a recipe.
+
+    Attributes:
+        name: Of the data set, as the corpus names it.
+        layout: How its files lie.
+        root: Its folder, relative to the recipe's own folder or to ``--root``.
+        modality: Of all its images, where the files do not say it themselves.
+        images: Pattern of the image files below ``root``, where the layout leaves that open.
+        labels: The same for label files; ``{stem}`` stands for the image's file name without suffix, ``{case}`` for
+            what ``case`` finds.
+        instances: The same for instance maps, one value per object.
+        case: Regular expression whose first group, on an image's path below ``root``, is its case; by default each
+            image is a case of its own.
+        channels: Names of the channels or time points of its 4-D files, such as ``["flair", "t1"]``; where one is
+            the name of a modality, it is the modality of that channel.
+        targets: Label value (or name in the files) -> target. Layouts that name their labels need none.
+        ignore: Label values that mean neither background nor a target, such as 255.
+        profile: Rules to apply; by default the recipe's.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+    layout: LayoutName
+    root: Path
+    modality: str | None = None
+    images: str | None = None
+    labels: str | None = None
+    instances: str | None = None
+    case: str | None = None
+    channels: tuple[str, ...] = ()
+    targets: dict[str, str] = Field(default_factory=dict)
+    ignore: tuple[int, ...] = ()
+    profile: str | None = None
+
+
+class Recipe(Config):
+    """What ``vesalius curate`` reads.
+
+    Attributes:
+        name: Of the corpus.
+        profile: Rules to apply to each data set that names none of its own.
+        datasets: The data sets, in the order of the corpus; ``[[datasets]]`` in TOML.
+    """
+
+    name: str
+    profile: str = "sa-med2d"
+    datasets: tuple[DatasetRecipe, ...] = Field(min_length=1)
