@@ -1,0 +1,290 @@
+"""The work on one block of entries, which becomes one shard; it runs in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesalius.core.config import Config
+from vesalius.core.errors import ReadError, VesaliusError
+from vesalius.core.files import replacing
+from vesalius.corpus.layouts import layout
+from vesalius.corpus.objects import consolidated
+from vesalius.corpus.profile import Profile
+from vesalius.corpus.recipe import DatasetRecipe
+from vesalius.corpus.scans import Entry, Layer, Scan
+from vesalius.corpus.slices import Cut, cuts
+from vesalius.corpus.split import split_among
+from vesalius.corpus.store import TABLES, ShardWriter, encode_png, mask_row
+from vesalius.vocabulary.targets import target_of
+
+# An image and its masks, as rows of the tables.
+Rows = tuple[dict[str, Any], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An entry with the rules for it.
+
+    Attributes:
+        entry: What to read.
+        dataset: Its data set; its root is absolute.
+        profile: What to do with it.
+    """
+
+    entry: Entry
+    dataset: DatasetRecipe
+    profile: Profile
+
+
+class Reject(Config):
+    """An entry that cannot be used.
+
+    Attributes:
+        dataset: Its data set.
+        name: Of the entry.
+        file: That is wrong.
+        reason: What is wrong.
+    """
+
+    dataset: str
+    name: str
+    file: str
+    reason: str
+
+
+class BlockResult(Config):
+    """What became of a block.
+
+    Attributes:
+        images: Number of images.
+        masks: Number of masks.
+        rejects: Entries that could not be used.
+        left_out: Images and masks that the profile leaves out, by reason.
+        unknown_targets: Names that the vocabulary does not know -> number of their masks.
+    """
+
+    images: int
+    masks: int
+    rejects: tuple[Reject, ...]
+    left_out: dict[str, int]
+    unknown_targets: dict[str, int]
+
+
+def state_path(folder: Path, number: int) -> Path:
+    """Where the result of a block lies; it is written last, so a block with one is whole."""
+    return folder / ".curate" / f"{number:05d}.json"
+
+
+def curate_block(number: int, jobs: Sequence[Job], root: Path, folder: Path) -> BlockResult:
+    """Reads the entries of a block and writes its shard.
+
+    Args:
+        number: Of the block and its shard.
+        jobs: The entries, in order.
+        root: Sources are named relative to it.
+        folder: The corpus.
+
+    Raises:
+        OSError: The shard cannot be written.
+    """
+    left_out: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    rejects: list[Reject] = []
+    images, masks = (folder / name / f"{number:05d}.parquet" for name in TABLES)
+    with replacing(images) as image_part, replacing(masks) as mask_part:
+        writer = ShardWriter(image_part, mask_part)
+        for job in jobs:
+            try:
+                # An entry is in the corpus whole or not at all.
+                rows = list(entry_rows(job, root, left_out, unknown))
+            except Exception as error:
+                rejects.append(_reject(job, error, root))
+                continue
+            for image, own in rows:
+                writer.add(image, own)
+        writer.close()
+    result = BlockResult(
+        images=writer.count["images"],
+        masks=writer.count["masks"],
+        rejects=tuple(rejects),
+        left_out=dict(sorted(left_out.items())),
+        unknown_targets=dict(sorted(unknown.items())),
+    )
+    with replacing(state_path(folder, number)) as part:
+        part.write_text(result.model_dump_json(), encoding="utf-8")
+    return result
+
+
+def read_result(folder: Path, number: int) -> BlockResult | None:
+    """The result of a block that is done, or None."""
+    path = state_path(folder, number)
+    if not path.is_file():
+        return None
+    return BlockResult.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
+
+
+def entry_rows(job: Job, root: Path, left_out: Counter[str], unknown: Counter[str]) -> Iterator[Rows]:
+    """The rows of all images of an entry.
+
+    Raises:
+        VesaliusError: Something is wrong with the image or its labels.
+    """
+    entry, dataset, profile = job.entry, job.dataset, job.profile
+    digest = source_digest(entry.image)
+    skipped: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    for scan in layout(dataset.layout).read(entry, dataset):
+        layers = tuple(judged(layer, dataset, entry) for layer in scan.layers)
+        scan = Scan(scan.name, scan.volume, layers)
+        for cut in cuts(scan, profile, lambda reason: skipped.update([reason])):
+            masks = list(object_rows(cut, layers, profile, skipped, found))
+            if not masks:
+                continue
+            place = "2d_none" if cut.axis == "2d" else f"{cut.axis}_{cut.index:04d}"
+            image_id = f"{dataset.name}/{scan.name}/{place}"
+            split = entry.split if entry.split is not None and dataset.keep_split else None
+            if split is None:
+                split = split_among(image_id if profile.split_by == "image" else entry.case, profile.split)
+            shared = {
+                "id": image_id,
+                "modality": scan.volume.modality or dataset.modality,
+                "dataset": dataset.name,
+                "split": split,
+            }
+            image = shared | {
+                "image": {"bytes": encode_png(cut.pixels), "path": f"{image_id}.png"},
+                "height": cut.pixels.shape[0],
+                "width": cut.pixels.shape[1],
+                "case": entry.case,
+                "name": scan.name,
+                "axis": cut.axis,
+                "index": cut.index,
+                "row_spacing": cut.spacing[0] if cut.spacing else None,
+                "column_spacing": cut.spacing[1] if cut.spacing else None,
+                "source": _below(entry.image, root),
+                "source_digest": digest,
+                "masks": len(masks),
+            }
+            yield image, [mask_row(mask, shared | about) for mask, about in masks]
+    left_out.update(skipped)
+    unknown.update(found)
+
+
+def judged(layer: Layer, dataset: DatasetRecipe, entry: Entry) -> Layer:
+    """A layer whose values are whole numbers that all mean something; ignored values are background.
+
+    Raises:
+        ReadError: Values are not whole, negative, or not listed; or nothing is labelled.
+    """
+    path = entry.labels[0] if entry.labels else entry.image
+    values = layer.values
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all() or (values != np.rint(values)).any():
+            raise ReadError("its labels are not whole numbers", path=path, remedy="save it as integers")
+        values = values.astype(np.int64)
+    found = [int(value) for value in np.unique(values) if value]
+    ignored = [value for value in found if value in dataset.ignore]
+    found = [value for value in found if value not in dataset.ignore]
+    if found and found[0] < 0:
+        raise ReadError(f"has the negative label {found[0]}", path=path, remedy="name it in the recipe's ignore")
+    unlisted = [value for value in found if value not in layer.names]
+    if unlisted:
+        raise ReadError(
+            f"has labels that nothing names: {', '.join(map(str, unlisted[:10]))}",
+            path=path,
+            remedy="name them in the recipe's targets or ignore",
+        )
+    if not found:
+        raise ReadError("labels nothing", path=path)
+    if ignored:
+        values = np.where(np.isin(values, ignored), 0, values)
+    return Layer(values, layer.names, layer.objects)
+
+
+def object_rows(
+    cut: Cut, layers: Sequence[Layer], profile: Profile, left_out: Counter[str], unknown: Counter[str]
+) -> Iterator[tuple[NDArray[np.bool_], dict[str, Any]]]:
+    """The masks of an image, each with what is known about it; none if the profile leaves the image out."""
+    if sum(int(np.count_nonzero(plane)) for plane in cut.labels) <= profile.min_pixels:
+        left_out["too little of the image is labelled"] += 1
+        return
+    least = profile.min_area * cut.pixels.shape[0] * cut.pixels.shape[1]
+    instances: Counter[str] = Counter()
+    for layer, plane in zip(layers, cut.labels, strict=True):
+        for label, masks in _masks(layer, plane, profile):
+            target = target_of(label)
+            for mask in masks:
+                if np.count_nonzero(mask) < max(least, 1):
+                    left_out["the mask is too small"] += 1
+                    continue
+                instances[target.name] += 1
+                if not target.known:
+                    unknown[target.name] += 1
+                yield (
+                    mask,
+                    {
+                        "target": target.name,
+                        "label": label,
+                        "group": target.group,
+                        "organ": target.organ,
+                        "instance": instances[target.name],
+                        "pseudo": False,
+                        "model": None,
+                    },
+                )
+
+
+def _masks(layer: Layer, plane: NDArray[Any], profile: Profile) -> Iterator[tuple[str, Iterator[NDArray[np.bool_]]]]:
+    """Names as the source has them, each with its masks."""
+    import cc3d
+
+    present = [int(value) for value in np.unique(plane) if value]
+    if layer.objects:
+        for value in present:
+            yield layer.names[value], iter([plane == value])
+        return
+    # Values of one name are one class.
+    first = {layer.names[value]: value for value in reversed(present)}
+    merged = np.zeros(plane.shape, np.int64)
+    for value in present:
+        merged[plane == value] = first[layer.names[value]]
+    classes = consolidated(merged) if profile.consolidate else {v: merged == v for v in sorted(first.values())}
+    for value, mask in classes.items():
+        if profile.components:
+            parts = cc3d.connected_components(mask.astype(np.uint8), connectivity=8)
+            yield layer.names[value], (parts == number for number in range(1, int(parts.max()) + 1))
+        else:
+            yield layer.names[value], iter([mask])
+
+
+def source_digest(path: Path) -> str:
+    """SHA-256 of a file; of the digests of its files in the order of their names, for a folder."""
+    if path.is_dir():
+        parts = [source_digest(child) for child in sorted(path.iterdir()) if child.is_file()]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ReadError(f"cannot be read ({error.strerror})", path=path) from error
+
+
+def _reject(job: Job, error: Exception, root: Path) -> Reject:
+    wrong = error.path if isinstance(error, VesaliusError) and error.path else job.entry.image
+    reason = error.reason if isinstance(error, VesaliusError) else f"unexpected {type(error).__name__}: {error}"
+    return Reject(dataset=job.dataset.name, name=job.entry.name, file=_below(wrong, root), reason=reason)
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

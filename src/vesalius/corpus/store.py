@@ -1,0 +1,342 @@
+"""Writes and reads the tables of a corpus."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.types import Slice
+from vesalius.corpus.objects import LabelledImage, ObjectMask
+from vesalius.corpus.schema import DESCRIPTION, GROUP, SCHEMA_VERSION, CorpusInfo, image_schema, mask_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+TABLES = ("images", "masks")
+# Open files and row groups that a corpus keeps.
+_FILES, _GROUPS = 64, 4
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """(H, W) or (H, W, 3) RGB uint8 as PNG, little compressed: it is written and read several times faster."""
+    import cv2
+
+    settings = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    shown = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", shown, settings)[1].tobytes()
+
+
+def decode_png(content: bytes) -> NDArray[np.uint8]:
+    """Undoes `encode_png`."""
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    return np.asarray(pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> bytes:
+    """The counts of a mask's compressed COCO RLE."""
+    from pycocotools import mask as coco
+
+    counts: bytes = coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
+    return counts
+
+
+def decode_mask(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
+    """(height, width) bool of the counts of a compressed COCO RLE."""
+    from pycocotools import mask as coco
+
+    decoded: NDArray[np.uint8] = coco.decode({"size": [height, width], "counts": counts})
+    return decoded.view(np.bool_)
+
+
+class ShardWriter:
+    """Writes one shard: a file of images and a file of their masks.
+
+    Args:
+        images: File of the images.
+        masks: File of the masks.
+    """
+
+    def __init__(self, images: Path, masks: Path) -> None:
+        self.count = {"images": 0, "masks": 0}
+        self._rows: dict[str, list[dict[str, Any]]] = {"images": [], "masks": []}
+        self._schemas = {"images": image_schema(), "masks": mask_schema()}
+        self._writers = {"images": _writer("images", images), "masks": _writer("masks", masks)}
+
+    def add(self, image: dict[str, Any], masks: Sequence[dict[str, Any]]) -> None:
+        """Adds an image and its masks, as rows of the two tables."""
+        self._rows["images"].append(image)
+        self._rows["masks"].extend(masks)
+        if len(self._rows["images"]) == GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left and the footers."""
+        if self._rows["images"]:
+            self._flush()
+        for writer in self._writers.values():
+            writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        for name, rows in self._rows.items():
+            self._writers[name].write_table(pa.Table.from_pylist(rows, schema=self._schemas[name]))
+            self.count[name] += len(rows)
+            rows.clear()
+
+
+def rewrite_groups(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Writes a file of a corpus anew, each row group changed."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(source)
+    with _writer(source.parent.name, target) as writer:
+        for group in range(file.metadata.num_row_groups):
+            writer.write_table(change(file.read_row_group(group)))
+
+
+class Corpus:
+    """A corpus, opened for reading; it can be sent to other processes.
+
+    Args:
+        folder: Where it lies.
+
+    Raises:
+        ReadError: It is not a whole corpus, or of a later version.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / DESCRIPTION
+        if not path.is_file():
+            raise ReadError(
+                f"is not a whole corpus: it has no {DESCRIPTION}",
+                path=self.folder,
+                remedy="if it was interrupted, run the same `vesalius curate` again",
+            )
+        try:
+            self.info = CorpusInfo.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
+        except (OSError, ValueError) as error:
+            raise ReadError(f"cannot be read ({error})", path=path) from error
+        except ConfigError as error:
+            raise ReadError(error.reason, path=path, remedy="update vesalius, or curate again") from error
+        if self.info.schema_version > SCHEMA_VERSION:
+            raise ReadError(f"is of schema {self.info.schema_version}", path=path, remedy="update vesalius")
+        self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], tuple[pa.Table, pa.Table]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "info": self.info}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return self.info.images
+
+    def __repr__(self) -> str:
+        return f"Corpus({str(self.folder)!r}: {self.info.images} images, {self.info.masks} masks)"
+
+    @cached_property
+    def images(self) -> pa.Table:
+        """Every column of the images but the pictures; row i is image i."""
+        return self.table("images", columns=[name for name in image_schema().names if name != "image"])
+
+    def masks(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
+        """The masks, or those that a filter lets pass, such as ``(pc.field("modality") == "ct")``.
+
+        Args:
+            columns: Names of columns; all if left out.
+            filter: An expression of `pyarrow.compute`.
+        """
+        return self.table("masks", columns, filter)
+
+    def table(self, name: str, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
+        """Columns of ``"images"`` or ``"masks"``; names that repeat come as dictionaries."""
+        import pyarrow.dataset as ds
+
+        form = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=_words(name)))
+        source = ds.dataset([str(path) for path in self.shards(name)], format=form)
+        table: pa.Table = source.to_table(columns=None if columns is None else list(columns), filter=filter)
+        return table
+
+    def shards(self, name: str) -> list[Path]:
+        """The files of a table, in order."""
+        return [self.folder / name / f"{number:05d}.parquet" for number in range(self.info.shards)]
+
+    def read(self, index: int, which: Sequence[int] | None = None) -> LabelledImage:
+        """Reads image ``index`` and its masks, or the chosen ones of them.
+
+        Args:
+            index: Row of ``images``.
+            which: Numbers of the masks, from 0, in the order wanted; all if left out.
+
+        Raises:
+            IndexError: There is no such image.
+            ReadError: A file is missing or damaged.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no image {index} among {len(self)}")
+        shard, group, row = self._place(index)
+        images, masks = self._group(shard, group)
+        first = self._first_mask(images, row)
+        return self._labelled(images, row, masks, first, which)
+
+    def stream(self) -> Iterator[LabelledImage]:
+        """All images with their masks, in order."""
+        for shard, groups in enumerate(self._layout):
+            for group in range(len(groups)):
+                images, masks = self._read_group(shard, group)
+                first = 0
+                for row in range(images.num_rows):
+                    yield self._labelled(images, row, masks, first, None)
+                    first += images["masks"][row].as_py()
+
+    @cached_property
+    def _layout(self) -> list[list[int]]:
+        """Images in each row group of each shard."""
+        layout = []
+        for path in self.shards("images"):
+            meta = self._file(path).metadata
+            layout.append([meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
+        return layout
+
+    @cached_property
+    def _ends(self) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
+        ends, places, total = [], [], 0
+        for shard, groups in enumerate(self._layout):
+            for group, rows in enumerate(groups):
+                places.append((shard, group, total))
+                total += rows
+                ends.append(total)
+        return np.array(ends, np.int64), places
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        ends, places = self._ends
+        shard, group, start = places[int(np.searchsorted(ends, index, side="right"))]
+        return shard, group, index - start
+
+    def _group(self, shard: int, group: int) -> tuple[pa.Table, pa.Table]:
+        key = shard, group
+        if key not in self._groups:
+            self._groups[key] = self._read_group(shard, group)
+            if len(self._groups) > _GROUPS:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+    def _read_group(self, shard: int, group: int) -> tuple[pa.Table, pa.Table]:
+        images, masks = (self._file(self.shards(name)[shard]).read_row_group(group) for name in TABLES)
+        return images, masks
+
+    def _file(self, path: Path) -> pq.ParquetFile:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if path not in self._files:
+            try:
+                self._files[path] = pq.ParquetFile(path, memory_map=True)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ReadError(f"cannot be read ({error})", path=path, remedy="curate again") from error
+            if len(self._files) > _FILES:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(path)
+        return self._files[path]
+
+    @staticmethod
+    def _first_mask(images: pa.Table, row: int) -> int:
+        return int(sum(images["masks"][:row].to_pylist()))
+
+    def _labelled(
+        self, images: pa.Table, row: int, masks: pa.Table, first: int, which: Sequence[int] | None
+    ) -> LabelledImage:
+        about = {name: images[name][row].as_py() for name in images.column_names}
+        rows = range(about["masks"]) if which is None else which
+        spacing = None if about["row_spacing"] is None else (about["row_spacing"], about["column_spacing"])
+        source = Path(about["source"])
+        picture = Slice(
+            decode_png(about["image"]["bytes"]),
+            spacing=spacing,
+            modality=about["modality"],
+            source=source,
+            axis="z" if about["axis"] == "2d" else about["axis"],
+            index=about["index"],
+        )
+        return LabelledImage(
+            image=picture,
+            modality=about["modality"] or "unknown",
+            dataset=about["dataset"],
+            case=about["case"],
+            path=source,
+            masks=[self._mask(masks, first + number) for number in rows],
+            name=about["id"],
+            split=about["split"],
+        )
+
+    @staticmethod
+    def _mask(masks: pa.Table, row: int) -> ObjectMask:
+        def value(name: str) -> Any:
+            return masks[name][row].as_py()
+
+        mask = decode_mask(value("rle"), value("height"), value("width"))
+        return ObjectMask(mask, value("target"), value("instance"), value("pseudo"))
+
+
+def is_corpus(folder: Path) -> bool:
+    """Whether a folder is a whole corpus."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def _words(name: str) -> list[str]:
+    """Columns whose values repeat."""
+    common = ["modality", "dataset", "split"]
+    return (
+        [*common, "case", "name", "axis", "source", "source_digest"]
+        if name == "images"
+        else ["id", *common, "target", "label", "group", "organ", "model"]
+    )
+
+
+def _writer(name: str, path: Path) -> pq.ParquetWriter:
+    import pyarrow.parquet as pq
+
+    schema = image_schema() if name == "images" else mask_schema()
+    # PNG does not get smaller, the rest does.
+    compression = {leaf: "none" if leaf == "image.bytes" else "zstd" for leaf in _leaves(schema)}
+    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=_words(name))
+
+
+def _leaves(schema: pa.Schema) -> Iterator[str]:
+    for field in schema:
+        if str(field.type).startswith("struct"):
+            yield from (f"{field.name}.{field.type.field(i).name}" for i in range(field.type.num_fields))
+        else:
+            yield field.name
+
+
+def mask_row(mask: NDArray[np.bool_], about: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the masks: what ``about`` says, and what the mask itself says."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return {
+        **about,
+        "rle": encode_mask(mask),
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "area": int(mask.sum()),
+        "x0": int(columns[0]),
+        "y0": int(rows[0]),
+        "x1": int(columns[-1]) + 1,
+        "y1": int(rows[-1]) + 1,
+    }

@@ -1,0 +1,196 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+import vesalius as vs
+from vesalius.corpus.resplit import assign, test_cases_beyond
+from vesalius.corpus.schema import DESCRIPTION, GROUP, CorpusInfo
+from vesalius.corpus.store import (
+    Corpus,
+    ShardWriter,
+    decode_mask,
+    decode_png,
+    encode_mask,
+    encode_png,
+    is_corpus,
+    mask_row,
+)
+
+# Not a test, though its name begins like one.
+test_cases_beyond.__test__ = False
+
+
+def picture(number: int) -> np.ndarray:
+    shape = (20 + number, 30) if number % 3 else (20, 30, 3)
+    return np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+
+
+def masks_of(number: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(number)
+    found = []
+    for _ in range(number % 4):
+        mask = rng.random(picture(number).shape[:2]) > 0.7
+        mask[3, 4] = True
+        found.append(mask)
+    return found
+
+
+def write(folder: Path, shards: list[list[int]]) -> Corpus:
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number, images in enumerate(shards):
+        writer = ShardWriter(folder / "images" / f"{number:05d}.parquet", folder / "masks" / f"{number:05d}.parquet")
+        for i in images:
+            shared = {
+                "id": f"set/{i}/2d_none",
+                "modality": "ct" if i % 2 else None,
+                "dataset": "set",
+                "split": "test" if i % 5 == 0 else "train",
+            }
+            image = shared | {
+                "image": {"bytes": encode_png(picture(i)), "path": f"{i}.png"},
+                "height": picture(i).shape[0],
+                "width": 30,
+                "case": f"case{i // 2}",
+                "name": str(i),
+                "axis": "2d",
+                "index": 0,
+                "row_spacing": 0.5,
+                "column_spacing": 0.25,
+                "source": f"raw/{i}.png",
+                "source_digest": "0" * 64,
+                "masks": len(masks_of(i)),
+            }
+            about = {"target": f"target {i % 3}", "label": "x", "group": None, "organ": None, "instance": 1}
+            rows = [mask_row(mask, shared | about | {"pseudo": False, "model": None}) for mask in masks_of(i)]
+            writer.add(image, rows)
+        writer.close()
+    everything = [i for images in shards for i in images]
+    info = CorpusInfo(
+        name="made up",
+        recipe=None,
+        made_by={},
+        images=len(everything),
+        masks=sum(len(masks_of(i)) for i in everything),
+        rejects=0,
+        left_out={},
+        unknown_targets={},
+        shards=len(shards),
+    )
+    (folder / DESCRIPTION).write_text(info.model_dump_json())
+    return Corpus(folder)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    # Groups that are full, part-filled, and without a single mask; a shard with no image.
+    return write(tmp_path / "corpus", [list(range(GROUP + 5)), [], [40, 44, 48], list(range(50, 50 + 2 * GROUP))])
+
+
+def expect(found, number: int, masks: list[np.ndarray]) -> None:
+    np.testing.assert_array_equal(found.image.pixels, picture(number))
+    assert found.name == f"set/{number}/2d_none"
+    assert found.image.spacing == (0.5, 0.25)
+    assert found.case == f"case{number // 2}"
+    assert len(found.masks) == len(masks)
+    for stored, mask in zip(found.masks, masks, strict=True):
+        np.testing.assert_array_equal(stored.mask, mask)
+        assert stored.target == f"target {number % 3}"
+
+
+NUMBERS = [*range(GROUP + 5), 40, 44, 48, *range(50, 50 + 2 * GROUP)]
+
+
+def test_pictures_and_masks_come_back_as_they_were() -> None:
+    for number in range(6):
+        np.testing.assert_array_equal(decode_png(encode_png(picture(number))), picture(number))
+        for mask in masks_of(number):
+            np.testing.assert_array_equal(decode_mask(encode_mask(mask), *mask.shape), mask)
+
+
+def test_every_image_can_be_read_in_any_order(corpus: Corpus) -> None:
+    assert len(corpus) == len(NUMBERS)
+    for index in np.random.default_rng(0).permutation(len(NUMBERS)):
+        expect(corpus.read(int(index)), NUMBERS[index], masks_of(NUMBERS[index]))
+    for wrong in (-1, len(NUMBERS)):
+        with pytest.raises(IndexError):
+            corpus.read(wrong)
+
+
+def test_chosen_masks_alone_are_read(corpus: Corpus) -> None:
+    masks = masks_of(7)
+    expect(corpus.read(7, which=[2, 0]), 7, [masks[2], masks[0]])
+    expect(corpus.read(7, which=[]), 7, [])
+
+
+def test_streaming_gives_all_in_order(corpus: Corpus) -> None:
+    for number, found in zip(NUMBERS, corpus.stream(), strict=True):
+        expect(found, number, masks_of(number))
+
+
+def test_tables_are_filtered_without_the_pictures(corpus: Corpus) -> None:
+    assert corpus.images.num_rows == len(NUMBERS)
+    assert "image" not in corpus.images.column_names
+    found = corpus.masks(["id", "area"], (pc.field("modality") == "ct") & (pc.field("target") == "target 1"))
+    expected = {f"set/{i}/2d_none" for i in NUMBERS if i % 2 and i % 3 == 1 and masks_of(i)}
+    assert set(found["id"].to_pylist()) == expected
+    first = corpus.masks(["area", "x0", "y0", "x1", "y1"]).to_pylist()[0]
+    mask = masks_of(1)[0]
+    rows, columns = np.nonzero(mask)
+    assert list(first.values()) == [mask.sum(), columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_a_corpus_can_be_sent_to_another_process(corpus: Corpus) -> None:
+    corpus.read(0)
+    expect(pickle.loads(pickle.dumps(corpus)).read(3), 3, masks_of(3))
+
+
+def test_what_is_not_a_whole_corpus_is_refused(corpus: Corpus) -> None:
+    path = corpus.folder / DESCRIPTION
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"schema_version": 99}))
+    with pytest.raises(vs.VesaliusError, match=r"schema 99.*update vesalius"):
+        Corpus(corpus.folder)
+    path.write_text("{")
+    with pytest.raises(vs.VesaliusError, match="cannot be read"):
+        Corpus(corpus.folder)
+    path.unlink()
+    assert not is_corpus(corpus.folder)
+    with pytest.raises(vs.VesaliusError, match=r"is not a whole corpus.*run the same"):
+        Corpus(corpus.folder)
+
+
+def test_a_damaged_shard_is_an_error_with_its_path(corpus: Corpus) -> None:
+    path = corpus.shards("images")[2]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(vs.VesaliusError, match=r"images.00002.parquet.*cannot be read"):
+        Corpus(corpus.folder).read(0)
+
+
+def test_cases_change_their_split_in_both_tables(corpus: Corpus) -> None:
+    pictures = [corpus.read(i).image.pixels for i in range(len(corpus))]
+    untouched = corpus.shards("images")[2].read_bytes()
+    assign(corpus.folder, corpus.info.shards, {("set", "case0"): "val", ("set", "case3"): None, ("other", "case1"): "val"})
+    changed = Corpus(corpus.folder)
+    splits = dict(zip(changed.images["id"].to_pylist(), changed.images["split"].to_pylist(), strict=True))
+    expected = {i: {0: "val", 3: None}.get(i // 2, "test" if i % 5 == 0 else "train") for i in NUMBERS}
+    assert splits == {f"set/{i}/2d_none": split for i, split in expected.items()}
+    for row in changed.masks(["id", "split"]).to_pylist():
+        assert row["split"] == splits[row["id"]]
+    for index, pixels in enumerate(pictures):
+        np.testing.assert_array_equal(changed.read(index).image.pixels, pixels)
+    assert corpus.shards("images")[2].read_bytes() == untouched
+
+
+def test_too_many_test_images_are_counted_by_whole_cases(corpus: Corpus) -> None:
+    tests = [i for i in NUMBERS if i % 5 == 0]
+    every = test_cases_beyond(corpus.folder, corpus.info.shards, "set", 0)
+    assert sum(every.values()) == len(tests)
+    beyond = test_cases_beyond(corpus.folder, corpus.info.shards, "set", 5)
+    assert len(tests) - 5 <= sum(beyond.values()) <= len(tests) - 4
+    assert beyond.items() <= every.items()
+    assert test_cases_beyond(corpus.folder, corpus.info.shards, "set", 1000) == {}
