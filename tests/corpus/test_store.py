@@ -1,94 +1,28 @@
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
 import vesalius as vs
+from made_corpus import masks_of, picture
 from vesalius.corpus.resplit import assign, test_cases_beyond
-from vesalius.corpus.schema import DESCRIPTION, GROUP, CorpusInfo
+from vesalius.corpus.schema import DESCRIPTION, GROUP
 from vesalius.corpus.store import (
     Corpus,
-    ShardWriter,
     decode_mask,
     decode_png,
     encode_mask,
     encode_png,
     is_corpus,
-    mask_row,
 )
 
 # Not a test, though its name begins like one.
 test_cases_beyond.__test__ = False
 
 
-def picture(number: int) -> np.ndarray:
-    shape = (20 + number, 30) if number % 3 else (20, 30, 3)
-    return np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
-
-
-def masks_of(number: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(number)
-    found = []
-    for _ in range(number % 4):
-        mask = rng.random(picture(number).shape[:2]) > 0.7
-        mask[3, 4] = True
-        found.append(mask)
-    return found
-
-
-def write(folder: Path, shards: list[list[int]]) -> Corpus:
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for number, images in enumerate(shards):
-        writer = ShardWriter(folder / "images" / f"{number:05d}.parquet", folder / "masks" / f"{number:05d}.parquet")
-        for i in images:
-            shared = {
-                "id": f"set/{i}/2d_none",
-                "modality": "ct" if i % 2 else None,
-                "dataset": "set",
-                "split": "test" if i % 5 == 0 else "train",
-            }
-            image = shared | {
-                "image": {"bytes": encode_png(picture(i)), "path": f"{i}.png"},
-                "height": picture(i).shape[0],
-                "width": 30,
-                "case": f"case{i // 2}",
-                "name": str(i),
-                "axis": "2d",
-                "index": 0,
-                "row_spacing": 0.5,
-                "column_spacing": 0.25,
-                "source": f"raw/{i}.png",
-                "source_digest": "0" * 64,
-                "masks": len(masks_of(i)),
-            }
-            about = {"target": f"target {i % 3}", "label": "x", "group": None, "organ": None, "instance": 1}
-            rows = [mask_row(mask, shared | about | {"pseudo": False, "model": None}) for mask in masks_of(i)]
-            writer.add(image, rows)
-        writer.close()
-    everything = [i for images in shards for i in images]
-    info = CorpusInfo(
-        name="made up",
-        recipe=None,
-        made_by={},
-        images=len(everything),
-        masks=sum(len(masks_of(i)) for i in everything),
-        rejects=0,
-        left_out={},
-        unknown_targets={},
-        shards=len(shards),
-    )
-    (folder / DESCRIPTION).write_text(info.model_dump_json())
-    return Corpus(folder)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Corpus:
-    # Groups that are full, part-filled, and without a single mask; a shard with no image.
-    return write(tmp_path / "corpus", [list(range(GROUP + 5)), [], [40, 44, 48], list(range(50, 50 + 2 * GROUP))])
+NUMBERS = [*range(GROUP + 5), 40, 44, 48, *range(50, 50 + 2 * GROUP)]
 
 
 def expect(found, number: int, masks: list[np.ndarray]) -> None:
@@ -100,9 +34,6 @@ def expect(found, number: int, masks: list[np.ndarray]) -> None:
     for stored, mask in zip(found.masks, masks, strict=True):
         np.testing.assert_array_equal(stored.mask, mask)
         assert stored.target == f"target {number % 3}"
-
-
-NUMBERS = [*range(GROUP + 5), 40, 44, 48, *range(50, 50 + 2 * GROUP)]
 
 
 def test_pictures_and_masks_come_back_as_they_were() -> None:
@@ -174,7 +105,8 @@ def test_a_damaged_shard_is_an_error_with_its_path(corpus: Corpus) -> None:
 def test_cases_change_their_split_in_both_tables(corpus: Corpus) -> None:
     pictures = [corpus.read(i).image.pixels for i in range(len(corpus))]
     untouched = corpus.shards("images")[2].read_bytes()
-    assign(corpus.folder, corpus.info.shards, {("set", "case0"): "val", ("set", "case3"): None, ("other", "case1"): "val"})
+    splits = {("set", "case0"): "val", ("set", "case3"): None, ("other", "case1"): "val"}
+    assign(corpus.folder, corpus.info.shards, splits)
     changed = Corpus(corpus.folder)
     splits = dict(zip(changed.images["id"].to_pylist(), changed.images["split"].to_pylist(), strict=True))
     expected = {i: {0: "val", 3: None}.get(i // 2, "test" if i % 5 == 0 else "train") for i in NUMBERS}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 TABLES = ("images", "masks")
+# Pseudo masks, where a corpus has them; the columns are those of the masks.
+PSEUDO = "pseudo"
 # Open files and row groups that a corpus keeps.
 _FILES, _GROUPS = 64, 4
 
@@ -71,8 +73,7 @@ class ShardWriter:
     def __init__(self, images: Path, masks: Path) -> None:
         self.count = {"images": 0, "masks": 0}
         self._rows: dict[str, list[dict[str, Any]]] = {"images": [], "masks": []}
-        self._schemas = {"images": image_schema(), "masks": mask_schema()}
-        self._writers = {"images": _writer("images", images), "masks": _writer("masks", masks)}
+        self._writers = {"images": table_writer("images", images), "masks": table_writer("masks", masks)}
 
     def add(self, image: dict[str, Any], masks: Sequence[dict[str, Any]]) -> None:
         """Adds an image and its masks, as rows of the two tables."""
@@ -89,10 +90,8 @@ class ShardWriter:
             writer.close()
 
     def _flush(self) -> None:
-        import pyarrow as pa
-
         for name, rows in self._rows.items():
-            self._writers[name].write_table(pa.Table.from_pylist(rows, schema=self._schemas[name]))
+            self._writers[name].write_table(as_table(name, rows))
             self.count[name] += len(rows)
             rows.clear()
 
@@ -102,7 +101,7 @@ def rewrite_groups(source: Path, target: Path, change: Callable[[pa.Table], pa.T
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(source)
-    with _writer(source.parent.name, target) as writer:
+    with table_writer(source.parent.name, target) as writer:
         for group in range(file.metadata.num_row_groups):
             writer.write_table(change(file.read_row_group(group)))
 
@@ -203,6 +202,23 @@ class Corpus:
                 for row in range(images.num_rows):
                     yield self._labelled(images, row, masks, first, None)
                     first += images["masks"][row].as_py()
+
+    def pseudo_masks(self, index: int) -> list[ObjectMask]:
+        """The pseudo masks of image ``index``, which lie apart from the true ones; none where none were drawn.
+
+        Raises:
+            IndexError: There is no such image.
+            ReadError: A file is missing or damaged.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no image {index} among {len(self)}")
+        shard, group, row = self._place(index)
+        path = self.shards(PSEUDO)[shard]
+        if not path.is_file():
+            return []
+        own = self._group(shard, group)[0]["id"][row].as_py()
+        masks = self._file(path).read_row_group(group)
+        return [self._mask(masks, number) for number, name in enumerate(masks["id"].to_pylist()) if name == own]
 
     @cached_property
     def _layout(self) -> list[list[int]]:
@@ -309,13 +325,27 @@ def _words(name: str) -> list[str]:
     )
 
 
-def _writer(name: str, path: Path) -> pq.ParquetWriter:
+def table_writer(name: str, path: Path, about: Mapping[str, str] | None = None) -> pq.ParquetWriter:
+    """Writes the row groups of one file of a table; ``about`` is kept in the file's metadata."""
     import pyarrow.parquet as pq
 
-    schema = image_schema() if name == "images" else mask_schema()
+    schema = _schema(name)
+    if about:
+        schema = schema.with_metadata({**(schema.metadata or {}), **about})
     # PNG does not get smaller, the rest does.
     compression = {leaf: "none" if leaf == "image.bytes" else "zstd" for leaf in _leaves(schema)}
     return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=_words(name))
+
+
+def as_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows with the columns of a table."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(list(rows), schema=_schema(name))
+
+
+def _schema(name: str) -> pa.Schema:
+    return image_schema() if name == "images" else mask_schema()
 
 
 def _leaves(schema: pa.Schema) -> Iterator[str]:
