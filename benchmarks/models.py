@@ -112,13 +112,13 @@ def theirs(model: nn.Module, image: torch.Tensor) -> Contestant:
 
 def plain(model: Sam, image: torch.Tensor) -> Contestant:
     side = image.shape[-1]
-    embedding = plain_sam.encode(model, image)
+    embedding, decoder = plain_sam.encode(model, image), plain_sam.plain_decoder(model)
     return Contestant(
         "plain",
         "fp32",
         lambda: plain_sam.encode(model, image),
-        lambda count: plain_sam.decode(model, embedding, batch(count, side)),
-        lambda: plain_sam.decode(model, embedding, batch(1, side))[0][0].numpy(),
+        lambda count: plain_sam.decode(model, decoder, embedding, batch(count, side)),
+        lambda: plain_sam.decode(model, decoder, embedding, batch(1, side))[0][0].numpy(),
     )
 
 

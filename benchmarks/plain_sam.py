@@ -7,11 +7,15 @@ and the image embedding is copied for every prompt.
 
 from __future__ import annotations
 
+import copy
+from types import MethodType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vesalius.models.base import PromptBatch
+from vesalius.models.sam.mask_decoder import Attention, MaskDecoder
 from vesalius.models.sam.model import Sam
 
 
@@ -63,9 +67,22 @@ def adapter(module: nn.Module, x: Tensor) -> Tensor:
     return module.norm(out.permute(0, 2, 3, 1))
 
 
-def decode(sam: Sam, embedding: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+def plain_decoder(sam: Sam) -> MaskDecoder:
+    """A copy of the network's mask decoder whose attention is computed for each token of the image."""
+    decoder = copy.deepcopy(sam.mask_decoder)
+    for module in decoder.modules():
+        if isinstance(module, Attention):
+            module.forward = MethodType(Attention.forward, module)
+    return decoder
+
+
+def decode(sam: Sam, decoder: MaskDecoder, embedding: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
     """Three masks of each prompt and their predicted IoU, all prompts at once, each with its own copy of the image."""
     sparse, present, dense = sam.prompt_encoder(prompts)
     copies = embedding.repeat_interleave(len(prompts), 0)
-    dense = dense.expand_as(copies).clone()
-    return sam.mask_decoder(copies, sam.prompt_encoder.dense_positions(), sparse, present, dense, True)
+    dense, side = dense.expand_as(copies).clone(), sam.config.grid
+    tokens, image = decoder.look(copies, sam.prompt_encoder.dense_positions(), sparse, present, dense)
+    enlarged = nn.Sequential.forward(decoder.output_upscaling, image.transpose(1, 2).unflatten(2, (side, side)))
+    kernels = torch.stack([head(tokens[:, 2 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps[1:])], 1)
+    masks = torch.einsum("nmc,nchw->nmhw", kernels, enlarged)
+    return masks, decoder.iou_prediction_head(tokens[:, 0])[:, 1:]

@@ -65,7 +65,7 @@ def balance(model: Sam) -> None:
     prompts = PromptBatch(torch.full((1, 1, 2), 30.0), torch.ones(1, 1, dtype=torch.long))
     logits, _ = model.decode(model.encode(torch.randn(1, 3, 64, 64)), prompts)
     handle.remove()
-    mean = seen[0].mean((0, 2, 3))
+    mean = seen[0].mean((0, 1, 2))
     for head, values in zip(decoder.output_hypernetworks_mlps[1:], logits[0], strict=True):
         head.layers[-1].bias -= values.mean() * mean / mean.square().sum()
 

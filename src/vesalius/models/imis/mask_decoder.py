@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vesalius.models.sam.config import SamConfig
-from vesalius.models.sam.mask_decoder import MASKS, Head, MaskDecoder
+from vesalius.models.sam.mask_decoder import MASKS, Head, MaskDecoder, in_order, products
 
 
 class ImisMaskDecoder(MaskDecoder):
@@ -32,10 +32,10 @@ class ImisMaskDecoder(MaskDecoder):
         return torch.cat([super().outputs(), self.semantic_tokens.weight])
 
     def similarity(self, text: Tensor, upscaled: Tensor) -> Tensor:
-        """(N, 1, h, w) products of (N, dim) words and the enlarged image (N, dim / 8, h, w); 0 for words of NaN."""
+        """(N, 1, h, w) products of (N, dim) words and the enlarged image, see `Upscaling`; 0 for words of NaN."""
         given = text.isfinite().all(1)
         kernels = self.text_output(text.nan_to_num()) * given[:, None]
-        return torch.einsum("nc,nchw->nhw", kernels, upscaled)[:, None]
+        return in_order(products(kernels[:, None], upscaled))
 
     def semantic(self, tokens: Tensor, multimask: bool) -> Tensor:
         """(N, M, semantic_dim) of the tokens that `look` gives."""

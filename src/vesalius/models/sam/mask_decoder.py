@@ -5,6 +5,7 @@ Source: Kirillov et al., "Segment Anything", 2023, section 3 and appendix A (fig
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -40,6 +41,57 @@ class Attention(nn.Module):
         return out
 
 
+class TokenToImage(Attention):
+    """Attention of a few tokens to the many of the image.
+
+    The projections of the image move to the tokens' side, ``(W x) q = x (W' q)`` and ``sum a (V x) = V (sum a x)``: the
+    image is used as it is, and what was computed for each of its tokens is computed for each head of the few.
+    """
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None) -> Tensor:
+        """See `Attention`; every image token is there."""
+        q = self.q_proj(query).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        if present is not None or _many(q):
+            return super().forward(query, key, value, present)
+        width, tokens = q.shape[-1], q.shape[2]
+        # What the bias of the keys adds is the same for all keys, and vanishes in the softmax.
+        asked = q @ self.k_proj.weight.view(self.heads, width, -1)
+        scores = asked.flatten(1, 2) @ key.transpose(1, 2)
+        seen = (scores * width**-0.5).softmax(-1) @ value
+        seen = seen.unflatten(1, (self.heads, tokens)) @ self.v_proj.weight.view(self.heads, width, -1).transpose(1, 2)
+        out: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2) + self.v_proj.bias)
+        return out
+
+
+class ImageToToken(Attention):
+    """Attention of the many tokens of the image to a few; its projections move to the few, as in `TokenToImage`."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None) -> Tensor:
+        """See `Attention`."""
+        k, v = (
+            projection(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for projection, x in ((self.k_proj, key), (self.v_proj, value))
+        )
+        if _many(k):
+            return super().forward(query, key, value, present)
+        width, tokens = k.shape[-1], k.shape[2]
+        scale = width**-0.5
+        asked = (k @ self.q_proj.weight.view(self.heads, width, -1)).flatten(1, 2)
+        bias = (k @ self.q_proj.bias.view(self.heads, width, 1)).flatten(1)[:, None]
+        scores = ((query @ asked.transpose(1, 2) + bias) * scale).unflatten(2, (self.heads, tokens))
+        if present is not None:
+            scores = scores.masked_fill(~present, -torch.inf)
+        answers = v @ self.out_proj.weight.T.view(self.heads, width, -1)
+        out: Tensor = scores.softmax(-1).flatten(2) @ answers.flatten(1, 2) + self.out_proj.bias
+        return out
+
+
+def _many(x: Tensor) -> bool:
+    """Whether (N, heads, T, d) tokens are so many that projecting the image is less work."""
+    # An exported graph takes any number, most often a few.
+    return not torch.compiler.is_exporting() and x.shape[2] > 2 * x.shape[3]
+
+
 class TwoWayBlock(nn.Module):
     """Tokens attend to themselves and to the image, then the image attends to the tokens."""
 
@@ -48,11 +100,11 @@ class TwoWayBlock(nn.Module):
         self.first = first
         self.self_attn = Attention(dim, heads)
         self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn_token_to_image = Attention(dim, heads, shrink=2)
+        self.cross_attn_token_to_image = TokenToImage(dim, heads, shrink=2)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, mlp, nn.ReLU())
         self.norm3 = nn.LayerNorm(dim)
-        self.cross_attn_image_to_token = Attention(dim, heads, shrink=2)
+        self.cross_attn_image_to_token = ImageToToken(dim, heads, shrink=2)
         self.norm4 = nn.LayerNorm(dim)
 
     def forward(
@@ -81,7 +133,7 @@ class TwoWayTransformer(nn.Module):
         self.layers = nn.ModuleList(
             TwoWayBlock(dim, heads, config.decoder_mlp, first=index == 0) for index in range(config.decoder_depth)
         )
-        self.final_attn_token_to_image = Attention(dim, heads, shrink=2)
+        self.final_attn_token_to_image = TokenToImage(dim, heads, shrink=2)
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, image: Tensor, image_pe: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -108,6 +160,45 @@ class Head(nn.Module):
         return out
 
 
+class Upscaling(nn.Sequential):
+    """Enlarges the image four times, as image tokens in and tokens of a sixteenth of their size out.
+
+    Its transposed convolutions, of size and stride 2, touch no pixel twice: each is one matrix product per token, and
+    the four small tokens stay beside each other until masks of few channels are put in order.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, grid², dim) -> (N, grid², 16, dim / 8), the sixteen by rows and columns of the first and the second."""
+        first, norm, _, second, _ = self.children()
+        x = _in_fours(image, first)
+        x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.get_parameter("weight"), norm.get_parameter("bias"), 1e-6))
+        return F.gelu(_in_fours(x, second)).flatten(2, 3)
+
+
+def _in_fours(x: Tensor, layer: nn.Module) -> Tensor:
+    """(..., in) tokens -> (..., 4, out): what a transposed convolution of size and stride 2 makes of each."""
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    out = F.linear(x, weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4))
+    return torch.unflatten(out, -1, (4, -1))
+
+
+def in_order(values: Tensor) -> Tensor:
+    """(N, M, grid², 16) of tokens as `Upscaling` leaves them -> (N, M, 4 grid, 4 grid)."""
+    count, masks, tokens, _ = values.shape
+    grid = math.isqrt(tokens)
+    x = values.view(count, masks, grid, grid, 2, 2, 2, 2)
+    return x.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(count, masks, 4 * grid, 4 * grid)
+
+
 class MaskDecoder(nn.Module):
     """Image embedding and prompts to masks and their predicted IoU."""
 
@@ -117,13 +208,7 @@ class MaskDecoder(nn.Module):
         self.transformer = TwoWayTransformer(config)
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(1 + MASKS, dim)
-        self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
-            LayerNorm2d(dim // 4),
-            nn.GELU(),
-            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
-            nn.GELU(),
-        )
+        self.output_upscaling = Upscaling(dim)
         self.output_hypernetworks_mlps = nn.ModuleList(Head(dim, dim, dim // 8) for _ in range(1 + MASKS))
         self.iou_prediction_head = Head(dim, config.iou_hidden, 1 + MASKS)
 
@@ -159,19 +244,24 @@ class MaskDecoder(nn.Module):
     def look(
         self, embedding: Tensor, image_pe: Tensor, sparse: Tensor, present: Tensor | None, dense: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The tokens (N, T' + T, dim) and the image (N, dim, grid, grid) after their look at each other."""
+        """The tokens (N, T' + T, dim) and the image (N, grid², dim) after their look at each other."""
         outputs = self.outputs()
         tokens = torch.cat([outputs.expand(sparse.shape[0], -1, -1), sparse], dim=1)
         image = (embedding + dense).flatten(2).transpose(1, 2)
         if present is not None:
             present = torch.cat([present.new_ones(sparse.shape[0], len(outputs)), present], dim=1)[:, None, None]
-        tokens, image = self.transformer(tokens, image, image_pe, present)
-        return tokens, image.transpose(1, 2).unflatten(2, embedding.shape[2:])
+        looked: tuple[Tensor, Tensor] = self.transformer(tokens, image, image_pe, present)
+        return looked
 
     def draw(self, tokens: Tensor, upscaled: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
-        """Mask logits and predicted IoU of tokens and the enlarged image (N, dim / 8, 4 grid, 4 grid)."""
+        """Mask logits and predicted IoU of tokens and the enlarged image, (N, grid², 16, dim / 8)."""
         asked = range(1, 1 + MASKS) if multimask else range(1)
         kernels = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in asked], dim=1)
-        logits = torch.einsum("nmc,nchw->nmhw", kernels, upscaled)
+        logits = in_order(products(kernels, upscaled))
         iou: Tensor = self.iou_prediction_head(tokens[:, 0])
         return logits, iou[:, asked.start : asked.stop]
+
+
+def products(kernels: Tensor, upscaled: Tensor) -> Tensor:
+    """(N, M, c) kernels on the enlarged image (N, grid², 16, c) -> (N, M, grid², 16)."""
+    return torch.unflatten(kernels @ upscaled.flatten(1, 2).transpose(1, 2), 2, upscaled.shape[1:3])
