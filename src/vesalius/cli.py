@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vesalius import __version__, cli_models
+from vesalius import __version__, cli_models, cli_vocabulary
 from vesalius.core.errors import PromptError, VesaliusError, WriteError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app)
+app.command()(cli_vocabulary.vocabulary)
+app.command()(cli_vocabulary.datasets)
 
 
 def main(arguments: list[str] | None = None) -> None:
