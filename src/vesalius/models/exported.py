@@ -280,7 +280,7 @@ def _open_openvino(path: Path, precision: Precision) -> Run:
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
         "PERFORMANCE_HINT": "LATENCY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision == "int8" else "0",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128" if precision == "int8" else "0",
     }
     compiled = openvino.Core().compile_model(path, "CPU", settings)
     wanted = {value.get_any_name() for value in compiled.inputs}
