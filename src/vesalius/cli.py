@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vesalius import __version__, cli_models, cli_vocabulary
+from vesalius import __version__, cli_corpus, cli_models, cli_vocabulary
 from vesalius.core.errors import PromptError, VesaliusError, WriteError
 
 if TYPE_CHECKING:
     from vesalius.predict.segment import Box, Click
 
 # Package that is not always installed -> extra that brings it.
-EXTRAS = {"torch": "torch", "safetensors": "torch", "transformers": "text", "peft": "tuning", "huggingface_hub": "hub"}
+EXTRAS = {
+    "huggingface_hub": "hub",
+    "matplotlib": "plots",
+    "peft": "tuning",
+    "safetensors": "torch",
+    "skimage": "demo",
+    "torch": "torch",
+    "transformers": "text",
+}
 
 app = typer.Typer(
     name="vesalius",
@@ -29,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app)
+app.command()(cli_corpus.curate)
+app.add_typer(cli_corpus.app)
 app.command()(cli_vocabulary.vocabulary)
 app.command()(cli_vocabulary.datasets)
 

@@ -63,3 +63,121 @@ def curate(
         print(f"{info.rejects} entries could not be used: {output / 'rejects.parquet'}")
         if not allow_rejects:
             raise typer.Exit(1)
+
+
+app = typer.Typer(
+    name="corpus",
+    help="Corpora: info, check, figures, merge, split, export.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder of a corpus.")]
+
+
+@app.command()
+def info(corpus: Folder) -> None:
+    """Show what a corpus holds."""
+    from collections import Counter
+
+    from vesalius.corpus.store import Corpus
+
+    opened = Corpus(corpus)
+    about = opened.info
+    print(f"{about.name}: {about.images} images, {about.masks} masks, {about.rejects} rejects, {about.shards} shards")
+    for name in ("dataset", "modality", "split"):
+        counts = Counter(value or "none" for value in opened.images[name].to_pylist())
+        print(f"{name}: {', '.join(f'{value} {count}' for value, count in sorted(counts.items()))}")
+    for reason, count in about.left_out.items():
+        print(f"left out, {reason}: {count}")
+    print(f"made by: {', '.join(f'{name} {version}' for name, version in about.made_by.items())}")
+
+
+@app.command()
+def check(corpus: Folder) -> None:
+    """Look for leakage between splits, near-duplicates, blank images and masks that do not fit.
+
+    The exit code is 1 if anything makes the corpus unfit for training and testing.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from vesalius.corpus.check import check_corpus
+    from vesalius.corpus.store import Corpus
+
+    opened = Corpus(corpus)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("checking", total=len(opened))
+        findings = list(check_corpus(opened, lambda done, _: bar.update(task, completed=done)))
+    for finding in findings:
+        print(f"{'SERIOUS' if finding.serious else 'look at'} {finding.kind}: {finding.where}: {finding.what}")
+    serious = sum(finding.serious for finding in findings)
+    print(f"{opened.info.images} images: {serious} serious findings, {len(findings) - serious} to look at")
+    if serious:
+        raise typer.Exit(1)
+
+
+@app.command()
+def figures(
+    corpus: Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the figures.")],
+    seed: Annotated[int, typer.Option(help="Chooses the images of the contact sheet.")] = 0,
+) -> None:
+    """Draw a corpus's statistics and a sheet of samples."""
+    import numpy as np
+
+    from vesalius.corpus.figures import write_figures
+    from vesalius.corpus.store import Corpus
+
+    for path in write_figures(Corpus(corpus), output, np.random.default_rng(seed)):
+        print(path)
+
+
+@app.command()
+def merge(
+    corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS...", help="Folders of corpora.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the new corpus.")],
+    name: Annotated[str | None, typer.Option(help="Of the new corpus.", show_default="that of its folder")] = None,
+) -> None:
+    """Make one corpus of several."""
+    from vesalius.corpus.merge import merge as run
+    from vesalius.corpus.store import Corpus
+
+    made = run([Corpus(folder) for folder in corpora], output, name or output.name)
+    print(f"{output}: {made.images} images, {made.masks} masks")
+
+
+@app.command()
+def split(
+    corpus: Folder,
+    shares: Annotated[
+        tuple[float, float, float], typer.Option(help="Of cases in training, validation and test; they sum to 1.")
+    ],
+    seed: Annotated[int, typer.Option(help="Another one gives another split.")] = 0,
+) -> None:
+    """Split a corpus anew, by case; its files are changed."""
+    from vesalius.corpus.merge import split as run
+    from vesalius.corpus.store import Corpus
+
+    for name, count in sorted(run(Corpus(corpus), shares, seed).items()):
+        print(f"{name}: {count} images")
+
+
+@app.command()
+def export(
+    corpus: Folder,
+    format_: Annotated[str, typer.Option("--format", metavar="LAYOUT", help="Layout to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files.")],
+) -> None:
+    """Write a corpus in a layout that other tools read."""
+    from vesalius.core.errors import ConfigError
+    from vesalius.corpus.layouts import layout, layout_names
+    from vesalius.corpus.store import Corpus
+
+    known = {str(name): name for name in layout_names()}
+    if format_ not in known:
+        raise ConfigError(f"there is no layout {format_!r}", remedy=f"use {', '.join(known)}")
+    opened = Corpus(corpus)
+    layout(known[format_]).write(opened.stream(), output, opened.info.name)
+    print(f"{output}: {opened.info.images} images, {opened.info.masks} masks")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -45,9 +45,8 @@ def run_here(function: Callable[..., Result], tasks: Iterable[Task], workers: in
     raise ReadError(f"{len(left)} blocks were given up: their processes were killed", remedy="use fewer --workers")
 
 
-def _pool(
-    function: Callable[..., Result], tasks: list[Task], workers: int
-) -> Iterator[Result]:  # and returns the tasks that were lost
+def _pool(function: Callable[..., Result], tasks: list[Task], workers: int) -> Generator[Result, None, list[Task]]:
+    """Yields results; returns the tasks whose process was killed, and those not begun."""
     lost: list[Task] = []
     # A fresh interpreter per worker: forking after numpy and OpenCV have started threads can hang.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
@@ -80,7 +79,7 @@ def _pool(
         if running:
             for process in processes:
                 process.terminate()
-    return [*lost, *waiting]  # type: ignore[return-value]
+    return [*lost, *waiting]
 
 
 def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: str) -> Iterator[Result]:
@@ -106,7 +105,8 @@ def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: 
         raise ConfigError(f"there is no Ray cluster at {address!r} ({error})", remedy="ray start --head") from error
     try:
         call = ray.remote(function).options(num_cpus=1, max_retries=_RETRIES)
-        waiting, running = iter(tasks), set()
+        waiting = iter(tasks)
+        running: set[Any] = set()
         room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while True:
             while len(running) < room and (task := next(waiting, None)) is not None:

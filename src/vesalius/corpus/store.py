@@ -39,10 +39,16 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def decode_png(content: bytes) -> NDArray[np.uint8]:
-    """Undoes `encode_png`."""
+    """Undoes `encode_png`.
+
+    Raises:
+        ReadError: It is damaged.
+    """
     import cv2
 
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ReadError("a picture of the corpus is damaged", remedy="curate again")
     return np.asarray(pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
