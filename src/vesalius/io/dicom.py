@@ -77,14 +77,19 @@ def _places(dataset: Dataset) -> list[_Place | None]:
     return [place_of(dataset, frame, f"frame {frame + 1}", alone=frames == 1) for frame in range(frames)]
 
 
-def read_series(folder: Path, time: int | None) -> Grid:
+def read_series(folder: Path, time: int | None, files: Sequence[Path] | None = None) -> Grid:
     """Reads the DICOM series in a folder, its slices sorted by position along their normal; see ``load_series``.
+
+    Args:
+        folder: Where it lies.
+        time: Time point to take of a file with several.
+        files: Its files, where the folder holds more than it.
 
     Raises:
         ReadError: No DICOM images, a damaged one, or a file that is not DICOM.
         GeometryError: Several series, slices missing, doubled, or of different size, spacing or orientation.
     """
-    images, geometry = load_series(folder)
+    images, geometry = load_series(folder, files)
     if len(images) == 1:
         return read_file(images[0][0], time)
     choose_time(1, time, folder)
@@ -92,15 +97,18 @@ def read_series(folder: Path, time: int | None) -> Grid:
     return Grid(values, geometry, modality_name(images[0][1].get("Modality")), picture=True)
 
 
-def load_series(folder: Path) -> tuple[list[tuple[Path, Dataset]], Geometry | None]:
+def load_series(
+    folder: Path, files: Sequence[Path] | None = None
+) -> tuple[list[tuple[Path, Dataset]], Geometry | None]:
     """The files of the series in a folder (not in its subfolders) in the order of the volume, and its geometry.
 
     A DICOMDIR, hidden files, texts, and DICOM objects that are no images (structure sets, segmentations, doses,
     reports) are left aside; any other file that is not DICOM is an error. Errors as in ``read_series``.
     """
-    with decoding(folder, "folder"):
-        paths = sorted(p for p in folder.iterdir() if p.is_file() and not _BESIDE.search(p.name))
-    loaded = [(path, load_file(path)) for path in paths]
+    if files is None:
+        with decoding(folder, "folder"):
+            files = sorted(p for p in folder.iterdir() if p.is_file() and not _BESIDE.search(p.name))
+    loaded = [(path, load_file(path)) for path in files]
     images = [(path, dataset) for path, dataset in loaded if _is_image(dataset, path)]
     if not images:
         raise ReadError("holds no DICOM images", path=folder, remedy="choose the folder with the files of one series")

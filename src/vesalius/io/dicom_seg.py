@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.pixels import iter_pixels  # type: ignore[attr-defined]
 
 from vesalius import __version__
 from vesalius.core.errors import GeometryError, ReadError, VesaliusError, WriteError
 from vesalius.core.geometry import Geometry
 from vesalius.io.dicom import frame_order, group_of, load_file, load_series, place_of
 from vesalius.io.grid import check_shape, decoding
+from vesalius.io.regions import CutOut, Region, cut_out
 
 
 def write_segmentation(temporary: Path, labels: NDArray[Any], source: Path | None, path: Path) -> None:
@@ -112,46 +115,114 @@ def read_segmentation(path: Path, geometry: Geometry | None, size: tuple[int, in
         ReadError: It is no segmentation, or is damaged, or its segments overlap.
         GeometryError: Its frames lie on another grid.
     """
+    labels = np.zeros((geometry.size[2] if geometry else 1, *size), np.int64)
+    for segment in read_segments(path, geometry, size):
+        for height, part in segment.planes.items():
+            where = labels[height][part.where]
+            if where[part.mask].any():
+                raise ReadError("has segments that overlap", path=path, remedy="save each as a file of its own")
+            where[part.mask] = segment.value
+    return labels
+
+
+def read_segments(
+    path: Path,
+    geometry: Geometry | None,
+    size: tuple[int, int],
+    image: Path | None = None,
+    tolerance: float = 0.05,
+) -> list[Region]:
+    """The segments of a DICOM segmentation on the grid of an image; they may overlap.
+
+    A segment is named by its label, or else by the meaning of its coded type. One that is tracked (it has a Tracking
+    UID, DICOM PS3.3 C.8.20.2) is one object. A fractional segment is where its fraction is at least a half.
+
+    Args:
+        path: The segmentation.
+        geometry: Geometry of the image; None if it has none, and then the segmentation shows one slice.
+        size: (height, width) of a slice of the image along z.
+        image: The image, as errors name it.
+        tolerance: Largest distance of a frame's corners from those of the image's slice, in pixels.
+
+    Returns:
+        The segments in the order of the file.
+
+    Raises:
+        ReadError: It is no segmentation, or is damaged.
+        GeometryError: Its frames lie on another grid.
+    """
     dataset = load_file(path)
     if dataset.get("Modality") != "SEG":
         raise ReadError("is DICOM but no segmentation", path=path, remedy="give a DICOM SEG file")
     frames = int(dataset.get("NumberOfFrames") or 1)
-    check_shape((frames, int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)), path)
-    with decoding(path, "DICOM segmentation"):
-        planes = dataset.pixel_array.reshape(frames, dataset.Rows, dataset.Columns) > 0
-    if planes.shape[1:] != size or (geometry is None and frames > 1):
+    shape = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    check_shape((frames, *shape), path)
+    if shape != size or (geometry is None and any(place_of(dataset, frame, "") for frame in range(frames))):
         raise GeometryError(
-            f"has {frames} frames of {planes.shape[2]} x {planes.shape[1]} pixels, its image is {size[1]} x {size[0]}",
+            f"has {frames} frames of {shape[1]} x {shape[0]} pixels, {image or 'its image'} is {size[1]} x {size[0]}",
             path=path,
             remedy="give the segmentation of this image",
         )
-    labels = np.zeros((geometry.size[2] if geometry else 1, *size), np.int64)
-    for frame, plane in enumerate(planes):
-        where = labels[_height(dataset, frame, geometry, path) if geometry else 0]
-        if (where[plane] > 0).any():
-            raise ReadError("has segments that overlap", path=path, remedy="save each as a file of its own")
-        segment = group_of(dataset, frame, "SegmentIdentificationSequence")
-        if segment is None:
-            raise ReadError(f"does not say which segment frame {frame + 1} shows", path=path)
-        where[plane] = int(segment.ReferencedSegmentNumber)
-    return labels
+    heights = [_height(dataset, frame, geometry, path, image, tolerance) if geometry else 0 for frame in range(frames)]
+    with decoding(path, "DICOM segmentation"):
+        described = {int(about.SegmentNumber): about for about in dataset.SegmentSequence}
+        found: dict[int, dict[int, CutOut]] = {number: {} for number in described}
+        for frame, plane in enumerate(iter_pixels(dataset)):
+            height = heights[frame]
+            for number, mask in _segments_of(dataset, frame, plane, path):
+                if number not in found:
+                    raise ReadError(f"does not describe segment {number}, which frame {frame + 1} shows", path=path)
+                part = cut_out(mask)
+                if part is None:
+                    continue
+                if height in found[number]:
+                    raise ReadError(f"shows segment {number} twice in slice {height + 1}", path=path)
+                found[number][height] = part
+        return [
+            Region(number, _label_of(about), found[number], one=bool(about.get("TrackingUID")))
+            for number, about in described.items()
+        ]
 
 
-def _height(dataset: Dataset, frame: int, geometry: Geometry, path: Path) -> int:
+def _segments_of(
+    dataset: Dataset, frame: int, plane: NDArray[Any], path: Path
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Numbers and masks of what a frame shows."""
+    kind = dataset.get("SegmentationType", "BINARY")
+    if kind == "LABELMAP":
+        yield from ((int(number), plane == number) for number in np.unique(plane) if number)
+        return
+    segment = group_of(dataset, frame, "SegmentIdentificationSequence")
+    if segment is None:
+        raise ReadError(f"does not say which segment frame {frame + 1} shows", path=path)
+    half = int(dataset.MaximumFractionalValue) / 2 if kind == "FRACTIONAL" else 0.5
+    yield int(segment.ReferencedSegmentNumber), plane >= half
+
+
+def _label_of(about: Dataset) -> str:
+    label = str(about.get("SegmentLabel") or "").strip()
+    if label:
+        return label
+    kinds = about.get("SegmentedPropertyTypeCodeSequence")
+    return str(kinds[0].CodeMeaning).strip() if kinds else f"segment {about.SegmentNumber}"
+
+
+def _height(dataset: Dataset, frame: int, geometry: Geometry, path: Path, image: Path | None, tolerance: float) -> int:
     """The index along z of a frame; GeometryError unless its pixels are those of the grid there."""
     place = place_of(dataset, frame, f"frame {frame + 1}")
     if place is None and geometry.size[2] == 1:
         return 0
     if place is not None:
-        matrix = geometry.affine()[:3, :3]
-        index = geometry.to_index(place.position)
-        height = round(float(index[2]))
-        sides = np.stack([place.row * place.spacing[1], place.column * place.spacing[0]], axis=1)
-        same = np.abs(index - [0, 0, height]).max() < 0.05 and np.abs(sides - matrix[:, :2]).max() < 1e-3
-        if same and 0 <= height < geometry.size[2]:
+        corners = np.array([[x, y] for x in (0, geometry.size[0] - 1) for y in (0, geometry.size[1] - 1)])
+        steps = np.stack([place.row * place.spacing[1], place.column * place.spacing[0]])
+        index = geometry.to_index(place.position + corners @ steps)
+        height = round(float(index[0, 2]))
+        aside, above = np.abs(index[:, :2] - corners).max(), np.abs(index[:, 2] - height).max()
+        # Slices may lie a little off the regular grid that was made of them.
+        if aside <= tolerance and above < 0.05 and 0 <= height < geometry.size[2]:
             return height
     raise GeometryError(
-        f"frame {frame + 1} lies on another grid than the image",
+        f"frame {frame + 1} lies on another grid than {image or 'the image'}",
         path=path,
         remedy="give the segmentation of this image",
     )

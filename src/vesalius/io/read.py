@@ -52,7 +52,11 @@ def read_volume(
         ConfigError: The window makes no sense.
     """
     path = Path(path)
-    grid = read_grid(path, time)
+    return volume_of(read_grid(path, time), path, window, modality)
+
+
+def volume_of(grid: Grid, path: Path, window: Window | None = None, modality: str | None = None) -> Volume:
+    """What ``read_volume`` makes of the values of a file; arguments and errors as there."""
     values = check_values(grid.values, path)
     if values.ndim == 4:
         values = _without_alpha(values)
