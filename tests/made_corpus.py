@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from vesalius.corpus.schema import DESCRIPTION, CorpusInfo
+from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.store import Corpus, ShardWriter, encode_png, mask_row
 
 
@@ -46,7 +48,7 @@ def write(folder: Path, shards: list[list[int]]) -> Corpus:
                 "row_spacing": 0.5,
                 "column_spacing": 0.25,
                 "source": f"raw/{i}.png",
-                "source_digest": "0" * 64,
+                "source_digest": f"{i:064d}",
                 "masks": len(masks_of(i)),
             }
             about = {"target": f"target {i % 3}", "label": "x", "group": None, "organ": None, "instance": 1}
@@ -65,5 +67,6 @@ def write(folder: Path, shards: list[list[int]]) -> Corpus:
         unknown_targets={},
         shards=len(shards),
     )
+    pq.write_table(pa.Table.from_pylist([], schema=reject_schema()), folder / "rejects.parquet")
     (folder / DESCRIPTION).write_text(info.model_dump_json())
     return Corpus(folder)

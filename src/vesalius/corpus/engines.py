@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -99,6 +100,7 @@ def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: 
         import ray
     except ModuleNotFoundError as error:
         raise ConfigError("Ray is not installed", remedy='pip install "vesalius[ray]"') from error
+    _reach(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -119,6 +121,17 @@ def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: 
                 yield ray.get(reference)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises ConfigError if nobody listens at ``host:port``; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(f"there is no Ray cluster at {address!r} ({error})", remedy="ray start --head") from error
 
 
 def _start_worker() -> None:
