@@ -116,7 +116,7 @@ def guess(folder: Path) -> DatasetRecipe | None:
             _names(content, path)
         except ReadError:
             continue
-        if "train" in content or "val" in content:
+        if content.keys() & _SPLITS.keys():
             labels = None if path.name == _INDEX else path.name
             return DatasetRecipe(name=dataset_name(folder), layout="yolo", root=folder, labels=labels)
     return None
