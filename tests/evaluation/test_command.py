@@ -13,7 +13,7 @@ from vesalius.cli import main
 @pytest.fixture
 def fake_model(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(lambda image, prompt: np.ones(image.size, np.bool_))
-    monkeypatch.setattr("vesalius.predict.predictor.load_model", lambda name: model)
+    monkeypatch.setattr("vesalius.predict.load.load_model", lambda name, runtime: model)
 
 
 def run(*arguments: str | Path) -> int:

@@ -133,7 +133,7 @@ def test_a_folder_is_scored_and_written(data: Path, tmp_path: Path, make_model: 
     assert same([s for s in scores if s.dataset == "second"], [s for s in expected if s.case in ("p0", "p7")])
     run = json.loads((out / "run.json").read_text())
     assert run["cases"] == {"first": ["p0", "p7"], "second": ["p0", "p7"]}
-    assert run["model"] == {"name": "fake", "digest": "0123"}
+    assert run["model"] == {"name": "fake", "digest": "0123", "runs_by": "hand"}
     assert (run["seed"], run["split"], run["objects"], run["objects_left_out"]) == (3, "val", 24, 0)
     assert sorted(path.name for path in out.iterdir()) == ["run.json", "scores.csv"]
 

@@ -130,7 +130,7 @@ def test_what_was_measured_is_stated() -> None:
     text = report(example(), RUN)
     assert "4 objects in 3 images of 3 cases from 2 data sets" in text
     assert "Split: val" in text
-    assert "Seed 4. Vesalius 9.9, OpenCV 5.5. Model ours, weights abcd." in text
+    assert "Seed 4. Vesalius 9.9, OpenCV 5.5. Model ours, weights abcd, run by torch fp32." in text
     assert "17 objects were left out" in text
     assert "falls into the split: unlucky." in text
     assert "0 undefined scores" in text
