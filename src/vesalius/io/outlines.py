@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesalius.io.regions import cut_out
+
 Bools = NDArray[np.bool_]
 
 
@@ -34,7 +36,9 @@ def mask_of_runs(rle: dict[str, Any], size: tuple[int, int]) -> Bools:
         raise ValueError(f"its size is {rle['size']} (rows, columns), not [{height}, {width}]")
     counts = rle["counts"]
     runs = np.asarray(counts, np.int64) if isinstance(counts, list) else _decompressed(counts)
-    if (runs < 0).any() or int(runs.sum()) != height * width:
+    if (runs < 0).any():
+        raise ValueError("its run lengths are damaged")
+    if int(runs.sum()) != height * width:
         raise ValueError(f"its run lengths make {int(runs.sum())} pixels, not {height * width}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
@@ -107,12 +111,19 @@ def polygon_of_mask(mask: Bools) -> NDArray[np.float64]:
 
     Returns:
         (N, 2) corners (x, y), in pixels.
+
+    Raises:
+        ValueError: The mask is empty.
     """
     from scipy.spatial import KDTree
 
-    first, *others = sorted(_edges_of(mask), key=len, reverse=True)
+    part = cut_out(mask)
+    if part is None:
+        raise ValueError("an empty mask has no outline")
+    first, *others = sorted(_edges_of(part.mask), key=len, reverse=True)
+    corner = np.array([part.left, part.top], np.float64)
     if not others:
-        return first
+        return first + corner
     tree = KDTree(first)
     bridges = []
     for loop in others:
@@ -123,7 +134,7 @@ def polygon_of_mask(mask: Bools) -> NDArray[np.float64]:
     for here, loop in sorted(bridges, key=lambda bridge: bridge[0]):
         pieces += [first[done : here + 1], loop, loop[:1]]
         done = here
-    return np.concatenate([*pieces, first[done:]])
+    return np.concatenate([*pieces, first[done:]]) + corner
 
 
 def _edges_of(mask: Bools) -> list[NDArray[np.float64]]:

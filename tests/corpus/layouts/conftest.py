@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vesalius.core.types import Slice
+from vesalius.corpus.layouts import layout
+from vesalius.corpus.objects import LabelledImage, ObjectMask
+from vesalius.corpus.recipe import DatasetRecipe, LayoutName
+from vesalius.corpus.scans import Entry, Scan
+
+Masks = list[tuple[str, bytes]]
+
+
+@pytest.fixture
+def labelled() -> list[LabelledImage]:
+    """Pictures with objects that overlap, have holes, fall into parts, and touch in corners; one picture has none."""
+    rng = np.random.default_rng(7)
+    images = []
+    for number in range(4):
+        height, width = 40 + number, 51 - 3 * number
+        colours = (3,) if number == 1 else ()
+        pixels = rng.integers(0, 256, (height, width, *colours), dtype=np.uint8)
+        ring = np.zeros((height, width), bool)
+        ring[4:24, 6:30] = True
+        ring[9:15, 11:17] = False
+        two = np.zeros_like(ring)
+        two[20:30, 0:9] = two[30:39, 9:25] = two[2:5, -3:] = True
+        dots = rng.random(ring.shape) < 0.2
+        objects = [(ring, "liver"), (two, "tumour"), (dots, "liver")] if number != 2 else []
+        images.append(
+            LabelledImage(
+                image=Slice(pixels, spacing=(0.5, 0.75) if number == 0 else None, modality="mr_t1"),
+                modality="mr_t1",
+                dataset="made",
+                case=f"patient {number // 2}",
+                path=Path(f"scan{number}.png"),
+                masks=[ObjectMask(mask, name, i) for i, (mask, name) in enumerate(objects, 1)],
+                name=f"made/scan {number}/z_000{number}",
+                split=("train", "val", "test", None)[number],
+            )
+        )
+    return images
+
+
+@pytest.fixture
+def round_trip(tmp_path: Path) -> Callable[[LayoutName, list[LabelledImage]], list[tuple[Entry, Scan]]]:
+    """Writes images in a layout, guesses its recipe, and reads it all again."""
+
+    def write_and_read(name: LayoutName, images: list[LabelledImage]) -> list[tuple[Entry, Scan]]:
+        folder = tmp_path / f"{name}-set"
+        layout(name).write(iter(images), folder, "made")
+        assert sorted(tmp_path.iterdir()) == [folder]
+        recipe = layout(name).guess(folder)
+        assert recipe is not None
+        assert (recipe.layout, recipe.name, recipe.root) == (name, f"{name}-set", folder)
+        entries = layout(name).find(recipe, folder)
+        found = []
+        for entry in entries:
+            (scan,) = layout(name).read(entry, recipe)
+            found.append((entry, scan))
+        return found
+
+    return write_and_read
+
+
+@pytest.fixture
+def masks_of() -> Callable[[Scan], Masks]:
+    """All masks of a scan, with their names."""
+
+    def masks(scan: Scan) -> Masks:
+        return sorted(
+            (layer.names[value], (layer.values[0] == value).tobytes())
+            for layer in scan.layers
+            for value in np.unique(layer.values).tolist()
+            if value
+        )
+
+    return masks
+
+
+@pytest.fixture
+def true_masks() -> Callable[[LabelledImage], Masks]:
+    """The same of a labelled image."""
+    return lambda image: sorted((mask.target, mask.mask.tobytes()) for mask in image.masks)
+
+
+@pytest.fixture
+def recipe() -> Callable[..., DatasetRecipe]:
+    def make(name: LayoutName, root: Path, **about: object) -> DatasetRecipe:
+        return DatasetRecipe(name="made", layout=name, root=root, **about)
+
+    return make
