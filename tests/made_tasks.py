@@ -27,3 +27,14 @@ def waits(folder: Path, number: int) -> int:
     (folder / str(number)).touch()
     time.sleep(60)
     return number
+
+
+def kills_its_worker_once(number: int, folder: Path) -> tuple[int, str]:
+    import ray
+
+    mark = folder / "killed"
+    if number == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return number, ray.get_runtime_context().get_node_id()

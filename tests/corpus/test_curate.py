@@ -10,75 +10,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from skimage import data
 
 import vesalius as vs
+from made_discs import COUNT, RECIPE, files, images, recipe
 from vesalius.cli import main
-from vesalius.core.types import Slice
 from vesalius.corpus import curate as curate_module
 from vesalius.corpus.curate import curate, list_jobs, split_blocks
-from vesalius.corpus.layouts import layout
-from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
 from vesalius.corpus.store import Corpus
-
-COUNT = 24
-RECIPE = """
-name = "all"
-[[datasets]]
-name = "discs"
-layout = "coco"
-root = "discs"  # root
-modality = "ct"
-"""
-
-
-def images() -> list[LabelledImage]:
-    """Pieces of a photograph with one or two discs each."""
-    photograph, out = data.camera(), []
-    y, x = np.indices((64, 72))
-    for number in range(COUNT):
-        row, column = divmod(number, 6)
-        pixels = photograph[row * 64 : row * 64 + 64, column * 72 : column * 72 + 72]
-        masks = [ObjectMask((y - 20) ** 2 + (x - 20 - number) ** 2 < 100, "liver", 1)]
-        if number % 3:
-            masks.append(ObjectMask((y - 45) ** 2 + (x - 50) ** 2 < 30 + number, "gremlin", 1))
-        out.append(
-            LabelledImage(
-                Slice(pixels),
-                "ct",
-                "discs",
-                f"patient{number // 2}",
-                Path(f"{number}.png"),
-                masks,
-                f"discs/{number:02d}/2d",
-            )
-        )
-    return out
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    layout("coco").write(images(), tmp_path / "raw" / "discs", "discs")
-    return tmp_path / "raw"
-
-
-def recipe(**about: object) -> Recipe:
-    dataset = {"name": "discs", "layout": "coco", "root": "discs", "modality": "ct", **about}
-    return Recipe.from_dict({"name": "all", "datasets": [dataset]})
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curate_module, "BLOCK_ENTRIES", 5)
-
-
-def files(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_everything_is_in_the_corpus(raw: Path, tmp_path: Path, small_blocks: None) -> None:
