@@ -167,7 +167,7 @@ def read_segments(
     with decoding(path, "DICOM segmentation"):
         described = {int(about.SegmentNumber): about for about in dataset.SegmentSequence}
         found: dict[int, dict[int, CutOut]] = {number: {} for number in described}
-        for frame, plane in enumerate(iter_pixels(dataset)):
+        for frame, plane in enumerate(_frames(dataset, frames, shape)):
             height = heights[frame]
             for number, mask in _segments_of(dataset, frame, plane, path):
                 if number not in found:
@@ -182,6 +182,20 @@ def read_segments(
             Region(number, _label_of(about), found[number], one=bool(about.get("TrackingUID")))
             for number, about in described.items()
         ]
+
+
+def _frames(dataset: Dataset, frames: int, shape: tuple[int, int]) -> Iterator[NDArray[Any]]:
+    """The frames one by one, so that a long file is not unpacked at once."""
+    if dataset.BitsAllocated != 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from iter_pixels(dataset)
+        return
+    # pydicom (3.0) cannot take single frames that do not begin with a whole byte.
+    content = np.frombuffer(dataset.PixelData, np.uint8)
+    size = shape[0] * shape[1]
+    for frame in range(frames):
+        first = frame * size
+        bits = np.unpackbits(content[first // 8 : -(-(first + size) // 8)], bitorder="little")
+        yield bits[first % 8 : first % 8 + size].reshape(shape)
 
 
 def _segments_of(

@@ -197,7 +197,7 @@ def test_labels_without_their_series_and_damaged_files_are_rejects(tmp_path: Pat
     (tmp_path / "labels.nrrd").write_text("not DICOM either")
     whole = (tmp_path / "other/other001.dcm").read_bytes()
     (tmp_path / "cut").mkdir()
-    (tmp_path / "cut/a.dcm").write_bytes(whole[:-100])
+    (tmp_path / "cut/a.dcm").write_bytes(whole[:-400])
     (tmp_path / "cut/b.dcm").write_bytes(whole[:140])
     entries = found(tmp_path, recipe)
     assert sorted(entries) == ["bad", "cut", "cut_b", "empty", "other", "seg"]
@@ -224,7 +224,9 @@ def test_a_series_with_missing_slices_is_a_reject(tmp_path: Path, recipe) -> Non
 def test_files_without_position_are_images_of_their_own(tmp_path: Path, recipe) -> None:
     uid = generate_uid()
     folder = tmp_path / "xray"
-    made_series(folder, 2, uid, Modality="DX", ImagePositionPatient=None, FrameOfReferenceUID=None)
+    digital_xray = "1.2.840.10008.5.1.4.1.1.1.1"
+    away = dict.fromkeys(("ImagePositionPatient", "FrameOfReferenceUID"))
+    made_series(folder, 2, uid, Modality="DX", SOPClassUID=digital_xray, **away)
     for name in ("xray001", "xray002"):
         segmentation(tmp_path / f"{name}.dcm", folder / f"{name}.dcm", {"lung": LIVER[:1]})
     entries = found(tmp_path, recipe)
