@@ -9,8 +9,17 @@ import typer
 
 
 def curate(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to curate, and how.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the corpus.")],
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.toml", help="What to curate, and how.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the corpus.", show_default=False)
+    ] = None,
+    guess: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a first recipe for this folder to -o, and say what it assumes.",
+        ),
+    ] = None,
     root: Annotated[
         Path | None,
         typer.Option(
@@ -34,6 +43,15 @@ def curate(
     Interrupted, the same command goes on where it was. Files that cannot be used are listed with the reason in
     rejects.parquet; if there are any, the exit code is 1.
     """
+    from vesalius.core.errors import ConfigError
+
+    if output is None:
+        raise ConfigError("there is no place for the result", remedy="name it with -o")
+    if guess is not None:
+        _write_guess(guess, output)
+        return
+    if recipe is None:
+        raise ConfigError("there is no recipe", remedy="name one, or let --guess FOLDER write a first one")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -63,6 +81,23 @@ def curate(
         print(f"{info.rejects} entries could not be used: {output / 'rejects.parquet'}")
         if not allow_rejects:
             raise typer.Exit(1)
+
+
+def _write_guess(folder: Path, output: Path) -> None:
+    import tomli_w
+
+    from vesalius.core.errors import WriteError
+    from vesalius.core.files import replacing
+    from vesalius.corpus.guess import guess_recipe
+
+    if output.exists():
+        raise WriteError("is there already", path=output, remedy="choose another name")
+    recipe, assumed = guess_recipe(folder)
+    with replacing(output) as part:
+        part.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
+    for sentence in assumed:
+        print(sentence)
+    print(f"{output}: read it, correct it, then: vesalius curate {output} --root {folder} -o corpus")
 
 
 app = typer.Typer(

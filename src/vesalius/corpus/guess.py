@@ -1,0 +1,73 @@
+"""A first recipe for folders that nobody has described yet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vesalius.core.errors import ReadError
+from vesalius.corpus.layouts import layout, layout_names
+from vesalius.corpus.recipe import DatasetRecipe, Recipe
+
+# Folders below the given one that are looked into.
+_DEPTH = 3
+
+
+def guess_recipe(folder: Path) -> tuple[Recipe, list[str]]:
+    """A recipe for the data sets in a folder, and what it assumes, in sentences for the person who corrects it.
+
+    A folder that a layout recognises is one data set; of others the subfolders are looked into.
+
+    Raises:
+        ReadError: There is no such folder, or no layout recognises anything in it.
+    """
+    if not folder.is_dir():
+        raise ReadError("is not a folder", path=folder)
+    found = _look(folder, folder, _DEPTH)
+    if not found:
+        raise ReadError(
+            f"none of the layouts is recognised here: {', '.join(layout_names())}",
+            path=folder,
+            remedy="write a recipe for the layout pairs, with patterns of the image and label files",
+        )
+    names: dict[str, int] = {}
+    datasets = []
+    for dataset in found:
+        names[dataset.name] = names.get(dataset.name, 0) + 1
+        again = names[dataset.name]
+        datasets.append(dataset.model_copy(update={"name": f"{dataset.name}-{again}"}) if again > 1 else dataset)
+    recipe = Recipe(name=_fit(folder.resolve().name), datasets=tuple(datasets))
+    return recipe, [sentence for dataset in datasets for sentence in _assumptions(dataset)]
+
+
+def _look(folder: Path, top: Path, depth: int) -> list[DatasetRecipe]:
+    for name in layout_names():
+        dataset = layout(name).guess(folder)
+        if dataset is not None:
+            return [dataset.model_copy(update={"root": folder.relative_to(top), "name": _fit(dataset.name)})]
+    if not depth:
+        return []
+    return [found for child in sorted(folder.iterdir()) if child.is_dir() for found in _look(child, top, depth - 1)]
+
+
+def _fit(name: str) -> str:
+    """A name with nothing in it that a data set's name may not have."""
+    fit = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).lstrip("_.+-")
+    return fit or "data"
+
+
+def _assumptions(dataset: DatasetRecipe) -> list[str]:
+    about = [f"{dataset.name}: {dataset.root} has the layout {dataset.layout}"]
+    if dataset.modality is None:
+        about.append(f"{dataset.name}: the modality is not stated; add it unless the files say it themselves")
+    else:
+        about.append(f"{dataset.name}: the modality is {dataset.modality}")
+    if dataset.case is None:
+        about.append(
+            f"{dataset.name}: every image is a case of its own unless the layout says otherwise; if patients have several, "
+            "add a pattern for case, or they will lie on both sides of the split"
+        )
+    if dataset.targets:
+        named = ", ".join(f"{value} is {target}" for value, target in dataset.targets.items())
+        about.append(f"{dataset.name}: {named}")
+    return about
