@@ -64,8 +64,8 @@ def _assumptions(dataset: DatasetRecipe) -> list[str]:
         about.append(f"{dataset.name}: the modality is {dataset.modality}")
     if dataset.case is None:
         about.append(
-            f"{dataset.name}: every image is a case of its own unless the layout says otherwise; if patients have several, "
-            "add a pattern for case, or they will lie on both sides of the split"
+            f"{dataset.name}: every image is a case of its own unless the layout says otherwise; if patients have "
+            "several, add a pattern for case, or they will lie on both sides of the split"
         )
     if dataset.targets:
         named = ", ".join(f"{value} is {target}" for value, target in dataset.targets.items())
