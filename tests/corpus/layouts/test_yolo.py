@@ -145,6 +145,7 @@ def test_ways_to_name_folders(tmp_path: Path, recipe, yaml: str, place: str) -> 
         ("train: images/other\nnames: [cell]", "names images/other, which is not there"),
         ("names: [cell", "is not YAML"),
         ("just words", "does not describe a data set"),
+        ("train: images/train/a.png\nnames: [cell]", "is no list of images"),
         ("train: images/train\nval: images/train\nnames: [cell]", "two images that would be named images_train_a"),
     ],
 )

@@ -195,7 +195,10 @@ def _images(place: str, content: dict[str, Any], path: Path) -> list[Path]:
     if found is None:
         raise ReadError(f"names {place}, which is not there", path=path, remedy=_REMEDY)
     if found.is_file():
-        lines = found.read_text(encoding="utf-8").split("\n")
+        try:
+            lines = found.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReadError(f"is no list of images ({error})", path=found, remedy=_REMEDY) from error
         listed = [line.strip() for line in lines if line.strip()]
         return sorted((found.parent if line.startswith("./") else bases[0]) / line for line in listed)
     resolved = found.resolve() if ".." in found.parts else found
