@@ -44,7 +44,7 @@ class LabelledImage:
         case: Patient, recording, volume or image that must not be split between training and validation.
         path: The image file.
         masks: Its objects.
-        name: Of the scan it comes from, unique in its data set.
+        name: Unique in its corpus: data set, scan and slice, such as ``btcv/img0001/z_0042``.
         split: ``"train"``, ``"val"`` or ``"test"`` where that is decided.
     """
 

@@ -140,6 +140,24 @@ def read_grid(path: Path, time: int | None) -> Grid:
     raise ReadError("is not an image of a known kind", path=path, remedy=_READ)
 
 
+def count_times(path: Path) -> int:
+    """Number of time points (or channels) of a NIfTI, NRRD or MetaImage file, from its header; 1 for all else.
+
+    Raises:
+        ReadError: The file is missing or damaged.
+    """
+    suffix = suffix_of(path)
+    if suffix in _NIFTI:
+        from vesalius.io.scans import nifti_times
+
+        return nifti_times(path)
+    if suffix in _ITK:
+        from vesalius.io.scans import itk_times
+
+        return itk_times(path)
+    return 1
+
+
 def _without_alpha(values: NDArray[Any]) -> NDArray[Any]:
     """Grey or RGB of (Z, Y, X, C), C = 2, 3, 4: an alpha channel is composited over black."""
     if values.shape[-1] == 3:

@@ -22,19 +22,20 @@ from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe, LayoutName
 from vesalius.corpus.scans import Entry, Scan
 
+# The most specific first, so that a guess meets the right one.
 _MODULES: dict[LayoutName, str] = {
-    "pairs": "pairs",
-    "msd": "msd",
+    "sa-med2d-20m": "sa_med2d_20m",
+    "sam-med2d": "sam_med2d",
+    "imis": "imis",
     "nnunet": "nnunet",
+    "msd": "msd",
     "monai": "monai",
     "coco": "coco",
     "sa1b": "sa1b",
     "yolo": "yolo",
-    "sa-med2d-20m": "sa_med2d_20m",
-    "sam-med2d": "sam_med2d",
-    "imis": "imis",
     "cosmos": "cosmos",
     "dicom": "dicom",
+    "pairs": "pairs",
 }
 
 

@@ -1,0 +1,107 @@
+"""JSON files with lists of images and labels, as the Medical Segmentation Decathlon, MONAI and IMIS-Bench have them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vesalius.core.errors import ReadError
+from vesalius.corpus.layouts.support import case_of, name_below, read_json
+from vesalius.corpus.layouts.volumes import label_sets
+from vesalius.corpus.recipe import DatasetRecipe
+from vesalius.corpus.scans import Entry
+
+# Lists and the split they mean; the last is written here for images that are in none.
+LISTS = {"training": "train", "validation": "val", "test": "test", "testing": "test", "unsplit": None}
+_IMAGES = re.compile(r"images?(Tr|Va|Ts|Un)?", re.IGNORECASE)
+_REMEDY = "copy it again, or choose another layout"
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The content of a JSON file with lists.
+
+    Raises:
+        ReadError: It is missing, damaged, or has no list.
+    """
+    content = read_json(path, _REMEDY)
+    if not isinstance(content, dict) or not any(isinstance(content.get(key), list) for key in LISTS):
+        raise ReadError(f"has none of the lists {', '.join(LISTS)}", path=path, remedy=_REMEDY)
+    return content
+
+
+def index_at(path: Path) -> dict[str, Any] | None:
+    """The same, or None if it is no such file."""
+    try:
+        return read_index(path) if path.is_file() else None
+    except ReadError:
+        return None
+
+
+def entries(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
+    """The images that a JSON file lists; a row may also state ``case`` and ``modality``.
+
+    Raises:
+        ReadError: It is missing or damaged.
+    """
+    content = read_index(index)
+    sets = label_sets(dataset, content.get("labels") or {}, index)
+    shared = {
+        "labels": sets,
+        "channels": channel_names(content.get("modality") or {}),
+        # What is stated to be volumes and is not, is a mistake; "4D" is a volume with channels.
+        "solid": str(content.get("tensorImageSize", "")).upper() in ("3D", "4D"),
+    }
+    for key, split in LISTS.items():
+        for number, row in enumerate(content.get(key) or ()):
+            try:
+                if isinstance(row, str):
+                    row = {"image": row}
+                images = row["image"] if isinstance(row["image"], list) else [row["image"]]
+                paths = [_path(index, str(image)) for image in images]
+                labels = row.get("label") or []
+                files = tuple(_path(index, str(label)) for label in ([labels] if isinstance(labels, str) else labels))
+                case, modality = row.get("case"), row.get("modality")
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ReadError(f"row {number + 1} of {key} names no image", path=index, remedy=_REMEDY) from error
+            if not paths or len(files) > 1:
+                raise ReadError(
+                    f"row {number + 1} of {key} has {len(paths)} images and {len(files)} label files",
+                    path=index,
+                    remedy="give each row an image and at most one label file",
+                )
+            name = short_name(paths[0], root)
+            several = {"images": [path.relative_to(root).as_posix() for path in paths]} if len(paths) > 1 else {}
+            yield Entry(
+                name=name,
+                case=case_of(dataset, paths[0], root, str(case or name)),
+                image=paths[0],
+                labels=files,
+                split=split,
+                extra=shared | several | ({"modality": modality} if modality else {}),
+            )
+
+
+def channel_names(stated: Any) -> list[str]:
+    """Names of channels, of a mapping from their numbers or a list."""
+    if isinstance(stated, dict):
+        return [str(stated[key]) for key in sorted(stated, key=lambda key: (len(str(key)), str(key)))]
+    return [str(name) for name in stated] if isinstance(stated, list) else [str(stated)]
+
+
+def short_name(path: Path, root: Path) -> str:
+    """`name_below` without a leading folder that says no more than that it holds images."""
+    inner = root / path.relative_to(root).parts[0] if path.is_relative_to(root) else root
+    return name_below(path, inner if inner != path and _IMAGES.fullmatch(inner.name) else root)
+
+
+def _path(index: Path, name: str) -> Path:
+    """A listed path, without ``.`` and ``..``."""
+    parts: list[str] = []
+    for part in (index.parent / name).parts:
+        if part == ".." and len(parts) > 1:
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return Path(*parts)
