@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vesalius.core.errors import ReadError
-from vesalius.corpus.layouts.support import case_of, name_below, read_json
-from vesalius.corpus.layouts.volumes import label_sets
-from vesalius.corpus.recipe import DatasetRecipe
-from vesalius.corpus.scans import Entry
+from vesalius.corpus.layouts.listing import Rows, about
+from vesalius.corpus.layouts.support import case_of, name_below, read_json, writing, written_name
+from vesalius.corpus.layouts.volumes import (
+    class_layers,
+    label_map,
+    label_sets,
+    read_channels,
+    read_labels,
+    write_pair,
+)
+from vesalius.corpus.objects import LabelledImage
+from vesalius.corpus.recipe import DatasetRecipe, LayoutName
+from vesalius.corpus.scans import Entry, Scan
 
 # Lists and the split they mean; the last is written here for images that are in none.
 LISTS = {"training": "train", "validation": "val", "test": "test", "testing": "test", "unsplit": None}
+_FOLDERS = {"train": "Tr", "val": "Va", "test": "Ts", None: "Un"}
 _IMAGES = re.compile(r"images?(Tr|Va|Ts|Un)?", re.IGNORECASE)
 _REMEDY = "copy it again, or choose another layout"
 
@@ -81,6 +91,74 @@ def entries(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
                 split=split,
                 extra=shared | several | ({"modality": modality} if modality else {}),
             )
+
+
+def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
+    """Reads the channels of an image, each with the labels.
+
+    Raises:
+        ReadError: A file is missing or damaged; a single slice where the JSON file states volumes.
+        GeometryError: The label map lies on another grid than the image.
+    """
+    for name, volume, time in read_channels(entry, dataset):
+        if entry.extra["solid"] and volume.voxels.shape[0] == 1:
+            raise ReadError("has one slice among volumes", path=entry.image, remedy="take it out of the list")
+        layers = [class_layers(read_labels(path, volume, time), entry.extra["labels"]) for path in entry.labels]
+        yield Scan(name, volume, layers[0] if layers else ())
+
+
+def write_lists(
+    images: Iterable[LabelledImage],
+    folder: Path,
+    name: str,
+    layout: LayoutName,
+    index: str,
+    lists: dict[str | None, str],
+) -> None:
+    """Writes a JSON file with lists, and images and label maps of one slice: NIfTI, or PNG for colour.
+
+    Args:
+        images: The images.
+        folder: Where to write.
+        name: Of the data set.
+        layout: Its name, for errors.
+        index: Name of the JSON file.
+        lists: Split -> name of its list.
+
+    Raises:
+        WriteError: The folder holds something or cannot be written, two images have one name, or targets overlap.
+    """
+    classes: dict[str, int] = {}
+    modalities: dict[str, None] = {}
+    with writing(folder) as part:
+        rows = Rows(part)
+        for image in images:
+            stem, ending = written_name(image), _FOLDERS[image.split]
+            for kind in ("images", "labels"):
+                (part / f"{kind}{ending}").mkdir(exist_ok=True)
+            labels = label_map(image, classes, layout)
+            suffix = write_pair(image, labels, part / f"images{ending}" / stem, part / f"labels{ending}" / stem)
+            stated = about(image)
+            modalities[stated["modality"] or "unknown"] = None
+            rows.add(
+                lists[image.split],
+                {
+                    "image": f"./images{ending}/{stem}{suffix}",
+                    "label": f"./labels{ending}/{stem}{suffix}",
+                    "case": stated["case"],
+                    "modality": stated["modality"],
+                },
+            )
+        head = {
+            "name": name,
+            "tensorImageSize": "2D",
+            "modality": {"0": " or ".join(modalities)},
+            "labels": {"0": "background"} | {str(value): target for target, value in classes.items()},
+            "numTraining": rows.count["training"],
+            "numTest": rows.count[lists["test"]],
+        }
+        used = {key: key for key in lists.values() if rows.count[key] or key == "training"}
+        rows.write_lists(part / index, head, used)
 
 
 def channel_names(stated: Any) -> list[str]:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from vesalius.core.errors import ReadError
 from vesalius.corpus.layouts import msd
-from vesalius.corpus.layouts.datalist import LISTS, entries, index_at
+from vesalius.corpus.layouts.datalist import LISTS, entries, index_at, read, write_lists
 from vesalius.corpus.layouts.support import checked, dataset_name
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry
 
-_INDEX = "datalist.json"
+__all__ = ["find", "guess", "read", "write"]
 
-read = msd.read
+_INDEX = "datalist.json"
 
 
 def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
@@ -65,7 +65,7 @@ def write(images: Iterable[LabelledImage], folder: Path, name: str) -> None:
         WriteError: The folder holds something or cannot be written, two images have one name, or targets overlap.
     """
     lists = {value: key for key, value in LISTS.items() if key != "test"}
-    msd.write_lists(images, folder, name, "monai", _INDEX, lists)
+    write_lists(images, folder, name, "monai", _INDEX, lists)
 
 
 def _indexes(folder: Path) -> list[Path]:

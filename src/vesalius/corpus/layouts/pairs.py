@@ -1,18 +1,246 @@
-"""Paired folders: ``images/<stem>.png|jpg`` and ``labels/<stem>.png``, described by a ``set.json``."""
+"""Paired folders: images and label maps found by patterns, or described by a ``set.json``.
+
+A recipe names the files: ``images = "STS_*/CT_image.nii.gz"``, ``labels = "{case}/CT_mask.nii.gz"``. A ``set.json``
+describes ``images/<stem>.png|jpg``, ``labels/<stem>.png`` and, where it says so, ``labels_instances/<stem>.png``.
+``cases.json``, written here, states the case, modality and split of each image.
+
+An instance map has one value per object; the target of an object is the label that most of its pixels have, or the
+recipe's only one where there are no labels. Labels outside all objects lie in a layer of their own.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.errors import GeometryError, ReadError
-from vesalius.core.types import Slice
+from vesalius.core.errors import ConfigError, GeometryError, ReadError, WriteError
+from vesalius.core.types import Slice, Volume
+from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases
+from vesalius.corpus.layouts.support import (
+    case_of,
+    checked,
+    dataset_name,
+    eight_bits,
+    numbers,
+    writing,
+    written_name,
+)
+from vesalius.corpus.layouts.volumes import (
+    class_layers,
+    label_map,
+    label_sets,
+    read_channels,
+    read_labels,
+    write_picture,
+)
 from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask, connected_objects
+from vesalius.corpus.recipe import DatasetRecipe
+from vesalius.corpus.scans import Entry, Layer, Scan, safe_name
+
+_WILD = re.compile(r"[*?\[]")
+_DIGITS = re.compile(r"[^A-Za-z0-9.+-]+")
+
+
+def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+    """Lists the images that match the recipe's pattern.
+
+    Raises:
+        ConfigError: The recipe has no pattern of images, or none of labels.
+        ReadError: Two images have one name, or a case cannot be found.
+    """
+    if dataset.images is None or not (dataset.labels or dataset.instances):
+        raise ConfigError(
+            f"{dataset.name}: the layout pairs needs patterns of images, and of labels or instances",
+            remedy='such as images = "images/*.png" and labels = "labels/{stem}.png"',
+        )
+    try:
+        images = sorted(path for path in root.glob(dataset.images) if not path.name.startswith("."))
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"images: {dataset.images!r} is no pattern below the root ({error})") from error
+    fixed = root.joinpath(*_fixed(Path(dataset.images).parts))
+    cases = read_cases(root)
+    sets = label_sets(dataset, {}, root)
+    entries = []
+    for image in images:
+        stated = cases.get(image.relative_to(root).as_posix(), {})
+        name = safe_name(image, fixed)
+        case = case_of(dataset, image, root, stated.get("case") or name)
+        stem = image.name.split(".nii")[0] if ".nii" in image.name else image.stem
+        files = [_place(root, pattern, stem, case) for pattern in (dataset.labels, dataset.instances) if pattern]
+        extra = {"labels": sets, "modality": stated.get("modality")}
+        entries.append(Entry(name, case, image, tuple(files), stated.get("split"), extra))
+    return checked(entries, root)
+
+
+def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
+    """Reads the channels of an image, each with its labels.
+
+    Raises:
+        ReadError: A file is missing or damaged.
+        GeometryError: A label map lies on another grid than the image.
+    """
+    for name, volume, time in read_channels(entry, dataset):
+        yield Scan(name, volume, _layers(entry, dataset, volume, time))
+
+
+def guess(folder: Path) -> DatasetRecipe | None:
+    """A recipe for a folder with a ``set.json``, or with folders of images and labels and no description at all.
+
+    Raises:
+        ReadError: ``set.json`` is damaged, or the names of files do not show its cases.
+    """
+    if (folder / "set.json").is_file():
+        described = _description(folder)
+        return DatasetRecipe(
+            name=dataset_name(folder),
+            layout="pairs",
+            root=folder,
+            modality=described["modality"],
+            images="images/*",
+            labels="labels/{stem}.png",
+            instances="labels_instances/{stem}.png" if described["instances"] else None,
+            case=None if (folder / CASES).is_file() else _case_pattern(folder),
+            targets={str(value): str(name) for value, name in described["labels"].items()},
+        )
+    labels = next((name for name in ("labels", "masks") if (folder / name).is_dir()), None)
+    if not (folder / "images").is_dir() or labels is None or any(folder.glob("*.json")) or any(folder.glob("*.y*ml")):
+        return None
+    suffixes = sorted({"".join(path.suffixes[-2:]) for path in (folder / labels).iterdir() if path.is_file()})
+    if len(suffixes) != 1:
+        return None
+    suffix = ".nii.gz" if suffixes[0].endswith(".nii.gz") else Path(suffixes[0]).suffix or suffixes[0]
+    return DatasetRecipe(
+        name=dataset_name(folder), layout="pairs", root=folder, images="images/*", labels=f"{labels}/{{stem}}{suffix}"
+    )
+
+
+def write(images: Iterable[LabelledImage], folder: Path, name: str) -> None:
+    """Writes ``set.json``, and PNGs in ``images``, ``labels`` and ``labels_instances``.
+
+    Names of files begin with the case, as `list_cases` wants it.
+
+    Raises:
+        WriteError: The folder holds something or cannot be written, two images have one name, or objects overlap.
+    """
+    classes: dict[str, int] = {}
+    cases: set[str] = set()
+    modalities: set[str | None] = set()
+    with writing(folder) as part:
+        rows = Rows(part)
+        for kind in ("images", "labels", "labels_instances"):
+            (part / kind).mkdir()
+        for image in images:
+            case = _DIGITS.sub("-", image.case).strip("-.") or "case"
+            file_name = f"{case}_{written_name(image)}.png"
+            labels = label_map(image, classes, "pairs")
+            instances = np.zeros(labels.shape, np.uint16)
+            if len(image.masks) > 65535:
+                raise WriteError(f"{image.name or image.path} has more than 65535 objects", path=folder)
+            for number, mask in enumerate(image.masks, 1):
+                if instances[mask.mask].any():
+                    raise WriteError(
+                        f"objects of {mask.target} overlap in {image.name or image.path}, "
+                        "which an instance map of the layout pairs cannot hold",
+                        path=folder,
+                        remedy="choose a layout that keeps masks apart: coco, sa1b, yolo, sam-med2d or sa-med2d-20m",
+                    )
+                instances[mask.mask] = number
+            if (part / "images" / file_name).exists():
+                raise WriteError(f"two images are named {file_name}", path=folder, remedy="give each its own name")
+            write_picture(part / "images" / file_name, eight_bits(image.image))
+            write_picture(part / "labels" / file_name, labels.astype(np.uint8) if labels.max() < 256 else labels)
+            write_picture(part / "labels_instances" / file_name, instances)
+            row = about(image)
+            rows.put(CASES, f"images/{file_name}", row)
+            cases.add(case)
+            modalities.add(row["modality"])
+        content = {
+            "name": name,
+            "modality": modalities.pop() if len(modalities) == 1 else None,
+            "labels": {str(value): target for target, value in classes.items()},
+            "cases": len(cases),
+            "pairs": rows.count[CASES],
+            "instances": True,
+        }
+        (part / "set.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        rows.write_mapping(part / CASES, CASES)
+
+
+def _layers(entry: Entry, dataset: DatasetRecipe, volume: Volume, time: int | None) -> tuple[Layer, ...]:
+    files = list(entry.labels)
+    labels = read_labels(files.pop(0), volume, time) if dataset.labels else None
+    if not files:
+        assert labels is not None
+        return class_layers(labels, entry.extra["labels"])
+    instances = read_labels(files[0], volume, time)
+    if labels is None:
+        values = {value for _, members in entry.extra["labels"] for value in members}
+        if len(values) != 1:
+            raise ConfigError(
+                f"{dataset.name}: without labels, targets must name one target of all objects",
+                remedy='such as targets = { 1 = "cell nucleus" }',
+            )
+        labels = (instances != 0) * np.int64(values.pop())
+    objects = _objects(labels, instances, dataset, entry)
+    rest = np.where(instances == 0, labels, labels.dtype.type(0))
+    return (objects, *class_layers(rest, entry.extra["labels"])) if rest.any() else (objects,)
+
+
+def _objects(labels: NDArray[Any], instances: NDArray[Any], dataset: DatasetRecipe, entry: Entry) -> Layer:
+    """The objects of an instance map, numbered anew: their numbers are no labels, which a recipe may ignore."""
+    names = {value: name for name, members in entry.extra["labels"] for value in members}
+    found, places = np.unique(instances, return_inverse=True)
+    kinds, codes = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(found), len(kinds)), np.int64)
+    np.add.at(counts, (places.ravel(), codes.ravel()), 1)
+    # Pixels of an object that have no label say nothing about its target.
+    counts[:, kinds == 0] = 0
+    new = np.zeros(len(found), np.int64)
+    targets: dict[int, str] = {}
+    number = numbers(dataset)
+    for place, value in enumerate(found):
+        if value == 0:
+            continue
+        label = kinds[counts[place].argmax()] if counts[place].any() else 0
+        if label in dataset.ignore:
+            continue
+        if label not in names:
+            raise ReadError(
+                f"object {value} has the label {label}, which nothing names",
+                path=entry.labels[-1],
+                remedy="name it in the recipe's targets or ignore",
+            )
+        new[place] = next(number)
+        targets[int(new[place])] = names[label]
+    values = new[places].reshape(instances.shape)
+    return Layer(values.astype(np.min_scalar_type(int(new.max(initial=0)))), targets, objects=True)
+
+
+def _fixed(parts: tuple[str, ...]) -> list[str]:
+    """The leading folders of a pattern that have no wildcard."""
+    fixed: list[str] = []
+    for part in parts[:-1]:
+        if _WILD.search(part):
+            break
+        fixed.append(part)
+    return fixed
+
+
+def _place(root: Path, pattern: str, stem: str, case: str) -> Path:
+    return root / pattern.replace("{stem}", stem).replace("{case}", case)
+
+
+def _case_pattern(folder: Path) -> str:
+    """The regular expression that finds in a path what `list_cases` finds in the names of all files."""
+    cases = list_cases(folder)
+    length = max(case.count("_") for case in cases.values())
+    return rf"^images/([^_]*?(?:_[^_]*?){{0,{length}}})(?:_|\.[^.]+$)"
 
 
 def find_sets(folder: Path) -> list[Path]:

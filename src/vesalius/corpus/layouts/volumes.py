@@ -152,23 +152,23 @@ def class_layers(values: NDArray[Any], sets: Iterable[LabelSet]) -> tuple[Layer,
         sets: The targets; a value that none of them means stays as it is, in the first layer.
     """
     groups: list[dict[str, set[int]]] = [{}]
-    for name, members in sets:
-        free = (group for group in groups if not set(members) & {value for own in group.values() for value in own})
-        group = next(free, None)
+    for name, values_of in sets:
+        own = set(values_of)
+        group = next((group for group in groups if own.isdisjoint(*group.values())), None)
         if group is None:
             groups.append(group := {})
-        group[name] = set(members)
+        group[name] = own
     if len(groups) == 1:
-        return (Layer(values, {value: name for name, members in groups[0].items() for value in members}),)
-    known = {value for group in groups for members in group.values() for value in members}
+        return (Layer(values, {value: name for name, own in groups[0].items() for value in own}),)
+    known = [value for group in groups for own in group.values() for value in own]
     layers = []
     for number, group in enumerate(groups):
         out = np.zeros_like(values)
-        for members in group.values():
-            out[np.isin(values, list(members))] = min(members)
+        for own in group.values():
+            out[np.isin(values, list(own))] = min(own)
         if number == 0:
-            out = np.where(np.isin(values, list(known)), out, values)
-        layers.append(Layer(out, {min(members): name for name, members in group.items()}))
+            out = np.where(np.isin(values, known), out, values)
+        layers.append(Layer(out, {min(own): name for name, own in group.items()}))
     return tuple(layers)
 
 
