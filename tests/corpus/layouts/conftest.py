@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,21 @@ def labelled() -> list[LabelledImage]:
 
 
 @pytest.fixture
+def apart(labelled: list[LabelledImage]) -> list[LabelledImage]:
+    """The same with objects that do not overlap, in grey, and with one in every picture."""
+    images = []
+    for image in labelled:
+        taken = np.zeros(image.image.size, bool)
+        masks = []
+        for mask in image.masks or [ObjectMask(np.eye(*image.image.size, dtype=bool), "tumour", 1)]:
+            masks.append(replace(mask, mask=mask.mask & ~taken))
+            taken |= mask.mask
+        pixels = image.image.pixels if image.image.pixels.ndim == 2 else image.image.pixels[..., 0]
+        images.append(replace(image, masks=masks, image=replace(image.image, pixels=pixels)))
+    return images
+
+
+@pytest.fixture
 def round_trip(tmp_path: Path) -> Callable[[LayoutName, list[LabelledImage]], list[tuple[Entry, Scan]]]:
     """Writes images in a layout, guesses its recipe, and reads it all again."""
 
@@ -80,6 +96,35 @@ def masks_of() -> Callable[[Scan], Masks]:
         )
 
     return masks
+
+
+@pytest.fixture
+def classes_of() -> Callable[[Scan], dict[str, bytes]]:
+    """Target -> all that has it, of a scan."""
+
+    def classes(scan: Scan) -> dict[str, bytes]:
+        found: dict[str, np.ndarray] = {}
+        for layer in scan.layers:
+            for value in np.unique(layer.values).tolist():
+                if value:
+                    mask = found.setdefault(layer.names[value], np.zeros(layer.values.shape[1:], bool))
+                    mask |= layer.values[0] == value
+        return {name: mask.tobytes() for name, mask in found.items()}
+
+    return classes
+
+
+@pytest.fixture
+def true_classes() -> Callable[[LabelledImage], dict[str, bytes]]:
+    """The same of a labelled image."""
+
+    def classes(image: LabelledImage) -> dict[str, bytes]:
+        found: dict[str, np.ndarray] = {}
+        for mask in image.masks:
+            found[mask.target] = found.get(mask.target, np.zeros_like(mask.mask)) | mask.mask
+        return {name: mask.tobytes() for name, mask in found.items()}
+
+    return classes
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 from vesalius.core.errors import ReadError
 from vesalius.corpus.layouts import msd
 from vesalius.corpus.layouts.datalist import LISTS, entries, index_at, read, write_lists
+from vesalius.corpus.layouts.nnunet import has_channel_files
 from vesalius.corpus.layouts.support import checked, dataset_name
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
@@ -47,7 +48,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
 def guess(folder: Path) -> DatasetRecipe | None:
     """A recipe for a folder with one datalist that is not one of the layouts which are stricter."""
     indexes = _indexes(folder)
-    if len(indexes) != 1 or msd.has_channel_files(folder):
+    if len(indexes) != 1 or has_channel_files(folder):
         return None
     content = index_at(indexes[0]) or {}
     rows = [row for key in LISTS for row in content.get(key) or ()]

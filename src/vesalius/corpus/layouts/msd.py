@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vesalius.corpus.layouts.datalist import LISTS, entries, index_at, read, write_lists
+from vesalius.corpus.layouts.nnunet import has_channel_files
 from vesalius.corpus.layouts.support import checked, dataset_name
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry
 
-__all__ = ["find", "guess", "has_channel_files", "read", "write"]
+__all__ = ["find", "guess", "read", "write"]
 
 _INDEX = "dataset.json"
 
@@ -45,11 +46,6 @@ def guess(folder: Path) -> DatasetRecipe | None:
     if not isinstance(image, str) or label.endswith(".npz") or has_channel_files(folder):
         return None
     return DatasetRecipe(name=dataset_name(folder), layout="msd", root=folder)
-
-
-def has_channel_files(folder: Path) -> bool:
-    """Whether images are named as nnU-Net names channels: ``imagesTr/case_0000.nii.gz``."""
-    return any(folder.glob("imagesT[rs]/*_[0-9][0-9][0-9][0-9].*"))
 
 
 def write(images: Iterable[LabelledImage], folder: Path, name: str) -> None:

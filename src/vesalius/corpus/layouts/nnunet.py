@@ -111,10 +111,15 @@ def guess(folder: Path) -> DatasetRecipe | None:
         content = _read_index(folder / _INDEX)
     except ReadError:
         return None
-    named = any(folder.glob("imagesT[rs]/*_[0-9][0-9][0-9][0-9].*"))
-    if not named and "channel_names" not in content:
+    if "channel_names" not in content and not has_channel_files(folder):
         return None
     return DatasetRecipe(name=dataset_name(folder), layout="nnunet", root=folder)
+
+
+def has_channel_files(folder: Path) -> bool:
+    """Whether images are named after channels and labels are not: ``imagesTr/a_0000.nii.gz``, ``labelsTr/a.nii.gz``."""
+    images = (folder / "imagesTr").glob("*_0000.*")
+    return any((folder / "labelsTr" / image.name.replace("_0000.", ".")).is_file() for image in images)
 
 
 def write(images: Iterable[LabelledImage], folder: Path, name: str) -> None:

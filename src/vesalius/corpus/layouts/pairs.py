@@ -240,7 +240,8 @@ def _case_pattern(folder: Path) -> str:
     """The regular expression that finds in a path what `list_cases` finds in the names of all files."""
     cases = list_cases(folder)
     length = max(case.count("_") for case in cases.values())
-    return rf"^images/([^_]*?(?:_[^_]*?){{0,{length}}})(?:_|\.[^.]+$)"
+    more = rf"(?:_[^_]*?){{0,{length}}}" if length else ""
+    return rf"^images/([^_]*?{more})(?:_|\.[^.]+$)"
 
 
 def find_sets(folder: Path) -> list[Path]:

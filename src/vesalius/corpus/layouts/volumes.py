@@ -154,7 +154,7 @@ def class_layers(values: NDArray[Any], sets: Iterable[LabelSet]) -> tuple[Layer,
     groups: list[dict[str, set[int]]] = [{}]
     for name, values_of in sets:
         own = set(values_of)
-        group = next((group for group in groups if own.isdisjoint(*group.values())), None)
+        group = next((group for group in groups if all(map(own.isdisjoint, group.values()))), None)
         if group is None:
             groups.append(group := {})
         group[name] = own
