@@ -166,23 +166,24 @@ def contestants(side: int, adapter: str | None, arguments: argparse.Namespace) -
             print(f"exporting {folder.name}", flush=True)
             export_model(model, folder, kind, precision, [read_case(CASES[0]).rgb()])
         runtimes.append((load_export(folder), precision))
+    truth = drawn(runtime) if arguments.weights else []
     for which, precision in runtimes:
         contestant = ours(which, precision, pixels)
         if arguments.weights and which is not runtime:
-            contestant.dice = agreement(Predictor(runtime, "truth"), Predictor(which, "other"))
+            contestant.dice = agreement(truth, drawn(which))
         yield contestant
 
 
-def agreement(truth: Predictor, other: Predictor) -> float:
-    """Mean Dice of two predictors' masks on the demonstration's images and prompts, those empty in both left out."""
-    found = []
-    for case in CASES:
-        image = read_case(case)
-        masks = [[p.mask for p in model.predict(model.encode(image), case.prompts)] for model in (truth, other)]
-        for a, b in zip(*masks, strict=True):
-            if a.any() or b.any():
-                found.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-    return float(np.mean(found))
+def drawn(runtime: Runtime) -> list[np.ndarray]:
+    """The masks of the demonstration's images and prompts."""
+    model = Predictor(runtime, runtime.label)
+    return [p.mask for case in CASES for p in model.predict(model.encode(read_case(case)), case.prompts)]
+
+
+def agreement(masks: list[np.ndarray], others: list[np.ndarray]) -> float:
+    """Mean Dice of masks, those empty in both left out."""
+    pairs = [(a, b) for a, b in zip(masks, others, strict=True) if a.any() or b.any()]
+    return float(np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]))
 
 
 def peaks() -> dict[str, Callable[[], object]]:
@@ -258,6 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for models.md and the exports")
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--no-adapters", action="store_true", help="leave out the network with SAM-Med2D's adapters")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--weights", type=Path, help="checkpoint folder of a ViT-B SAM at 256")
     parser.add_argument("--compile", action="store_true", help="also compiled torch, which takes minutes to compile")
@@ -265,7 +267,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor()}", ""]
     for side in arguments.sides:
-        for adapter in (None, "sam-med2d"):
+        for adapter in (None,) if arguments.no_adapters else (None, "sam-med2d"):
             lines += compete(side, adapter, arguments)
             (arguments.output / "models.md").write_text("\n".join(lines), encoding="utf-8")
 

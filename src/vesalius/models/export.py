@@ -71,8 +71,9 @@ def export_model(
         model: The network, in float32.
         folder: The export's folder; it must not exist yet, or be an older export, which is replaced.
         kind: What shall run the graphs.
-        precision: What they shall compute in: ``fp32``; ``bf16`` (OpenVINO alone); ``int8``: the weights of matrix
-            products in 8 bits per output channel, their inputs quantised as they come.
+        precision: What the encoder shall compute in: ``fp32``; ``bf16`` (OpenVINO alone); ``int8``: the weights of
+            matrix products in 8 bits per output channel, their inputs quantised as they come. Prompts are decoded in
+            fp32: the 8 bits of bfloat16 do not tell one pixel from the next.
         images: (H, W) or (H, W, 3) images of any size, best of the kind that the model is for.
 
     Returns:
@@ -117,12 +118,13 @@ def _check(model: SegmentationModel, kind: Format, precision: Precision) -> None
 def _write_graphs(model: SegmentationModel, place: Path, kind: Format, precision: Precision) -> None:
     for name, graph in _graphs(model).items():
         path = place / f"{name}.onnx"
+        own = exported.precision_of(name, precision)
         if kind == "onnx":
-            _save_onnx(graph, path, precision)
+            _save_onnx(graph, path, own)
         else:
             # By way of a file: OpenVINO reads weights beside the graph.
             graph.save(path, external_data=True)
-            _save_openvino(path, precision)
+            _save_openvino(path, own)
 
 
 def _graphs(model: SegmentationModel) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +64,7 @@ class ExportConfig(Config):
     Attributes:
         version: Of this format.
         format: What runs the graphs.
-        precision: What they compute in.
+        precision: What the encoder computes in; see `precision_of`.
         architecture: Kind of network.
         preset: How it wants its input.
         digest: SHA-256 of the network's weights, as its records name it.
@@ -197,15 +196,22 @@ def load_export(folder: str | Path) -> ExportedRuntime:
     return ExportedRuntime(config, open_graphs(folder, config.format, config.precision))
 
 
+def precision_of(graph: str, precision: Precision) -> Precision:
+    """What a graph of an export computes in: decoders in fp32, since bfloat16 does not tell one pixel from the next."""
+    return precision if graph == "encoder" else "fp32"
+
+
 def open_graphs(folder: Path, kind: Format, precision: Precision) -> dict[str, Run]:
     """The graphs of a folder, ready to run.
 
     Raises:
         ModelError: One of them cannot be read.
     """
-    opener = _open_onnx if kind == "onnx" else partial(_open_openvino, precision=precision)
+    paths = sorted(folder.glob("*.onnx" if kind == "onnx" else "*.xml"))
     try:
-        return {path.stem: opener(path) for path in sorted(folder.glob("*.onnx" if kind == "onnx" else "*.xml"))}
+        if kind == "onnx":
+            return {path.stem: _open_onnx(path) for path in paths}
+        return {path.stem: _open_openvino(path, precision_of(path.stem, precision)) for path in paths}
     except Exception as error:  # both libraries raise kinds of their own
         raise ModelError(f"cannot be loaded by {PACKAGES[kind]} ({error})", path=folder) from error
 
