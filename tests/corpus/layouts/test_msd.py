@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vesalius.core.errors import GeometryError, ReadError, WriteError
+from vesalius.core.types import Slice
 from vesalius.corpus.layouts import layout, msd
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 
@@ -144,7 +145,7 @@ def test_a_single_slice_among_volumes(tmp_path: Path, recipe) -> None:
     for kind in ("images", "labels"):
         save(root / f"{kind}Tr/a.nii.gz", np.eye(6, dtype=np.uint8))
     given = recipe("msd", root)
-    with pytest.raises(ReadError, match="a.nii.gz: has one slice among volumes"):
+    with pytest.raises(ReadError, match=r"a.nii.gz: has one slice among volumes"):
         list(msd.read(msd.find(given, root)[0], given))
 
 
@@ -154,7 +155,7 @@ def test_a_single_slice_among_volumes(tmp_path: Path, recipe) -> None:
         (None, "dataset.json: cannot be read"),
         ("{", "dataset.json: is not JSON"),
         ("[]", "has none of the lists"),
-        ('{"training": [{"label": "x"}]}', "row 1 of training names no image"),
+        ('{"training": [{"label": "x"}]}', "row 1 of training names no files"),
         ('{"training": [], "labels": {"x": "liver"}}', "its labels cannot be read"),
         ('{"training": [{"image": "imagesTr/a.nii.gz"}, {"image": "./imagesTr/a.nii.gz"}]}', "two images .* named a"),
         ('{"training": [{"image": "../../other/a.nii.gz"}]}', "does not lie below"),
@@ -214,16 +215,10 @@ def test_round_trip_of_many_targets(round_trip, classes_of, true_classes) -> Non
     pixels = np.arange(400, dtype=np.int16).reshape(20, 20) - 100
     labels = np.arange(400).reshape(20, 20)
     masks = [ObjectMask(labels == i, f"target {i}", i) for i in range(1, 300)]
-    image = LabelledImage(replace_pixels(pixels), "ct", "d", "c", Path("a.png"), masks)
+    image = LabelledImage(Slice(pixels, window=(-100.0, 200.0)), "ct", "d", "c", Path("a.png"), masks)
     ((_, scan),) = round_trip("msd", [image])
     np.testing.assert_array_equal(scan.volume.voxels[0], pixels)
     assert classes_of(scan) == true_classes(image)
-
-
-def replace_pixels(pixels: np.ndarray):
-    from vesalius.core.types import Slice
-
-    return Slice(pixels, window=(-100.0, 200.0))
 
 
 @pytest.mark.parametrize("name", ["msd", "monai", "nnunet", "cosmos", "pairs"])
@@ -235,7 +230,7 @@ def test_targets_that_overlap_are_refused_and_nothing_is_left(tmp_path: Path, la
 
 @pytest.mark.parametrize("name", ["msd", "monai", "nnunet", "imis", "cosmos", "sam-med2d", "sa-med2d-20m", "pairs"])
 def test_two_images_of_one_name_are_refused(tmp_path: Path, apart, name) -> None:
-    with pytest.raises(WriteError, match="two (images|masks) are named"):
+    with pytest.raises(WriteError, match=r"two (images|masks) are named"):
         layout(name).write([apart[0], apart[0]], tmp_path / "out", "made")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()

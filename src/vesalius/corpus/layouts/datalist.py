@@ -69,12 +69,12 @@ def entries(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
                 if isinstance(row, str):
                     row = {"image": row}
                 images = row["image"] if isinstance(row["image"], list) else [row["image"]]
-                paths = [_path(index, str(image)) for image in images]
+                paths = [_path(index, image) for image in images]
                 labels = row.get("label") or []
-                files = tuple(_path(index, str(label)) for label in ([labels] if isinstance(labels, str) else labels))
+                files = tuple(_path(index, label) for label in ([labels] if isinstance(labels, str) else labels))
                 case, modality = row.get("case"), row.get("modality")
             except (KeyError, TypeError, AttributeError) as error:
-                raise ReadError(f"row {number + 1} of {key} names no image", path=index, remedy=_REMEDY) from error
+                raise ReadError(f"row {number + 1} of {key} names no files", path=index, remedy=_REMEDY) from error
             if not paths or len(files) > 1:
                 raise ReadError(
                     f"row {number + 1} of {key} has {len(paths)} images and {len(files)} label files",

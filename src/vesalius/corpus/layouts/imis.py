@@ -90,7 +90,12 @@ def read_stack(path: Path) -> NDArray[np.bool_]:
     if not path.is_file():
         raise ReadError("there is no such file", path=path, remedy=_REMEDY)
     try:
-        matrix = sparse.load_npz(path)
+        with path.open("rb") as file:
+            matrix = sparse.load_npz(file)
+        if matrix.format not in ("csr", "csc"):
+            raise ValueError(f"of the sparse format {matrix.format}")
+        # Positions outside the matrix would be written outside the memory.
+        matrix.check_format(full_check=True)
         if matrix.shape != (classes, height * width) or depth != 1:
             raise ValueError(f"a matrix of {matrix.shape}, not of {classes} masks of {height * width} pixels")
         dense = matrix.toarray()
