@@ -59,7 +59,7 @@ def test_guess(tmp_path: Path, recipe) -> None:
     # With two datalists it is the recipe that must say which.
     (root / "other.json").write_text((root / "brats.json").read_text())
     assert monai.guess(root) is None
-    with pytest.raises(ReadError, match="not one datalist alone: brats.json, other.json"):
+    with pytest.raises(ReadError, match=r"not one datalist alone: brats.json, other.json"):
         monai.find(recipe("monai", root), root)
     assert len(monai.find(recipe("monai", root, labels="other.json"), root)) == 2
     (root / "brats.json").rename(root / "datalist.json")
@@ -83,6 +83,6 @@ def test_damaged_rows(tmp_path: Path, recipe, rows: list, reason: str) -> None:
 
 def test_no_datalist(tmp_path: Path, recipe) -> None:
     (tmp_path / "set.json").write_text("{}")
-    with pytest.raises(ReadError, match="there is no datalist.json and not one datalist alone: none"):
+    with pytest.raises(ReadError, match=r"there is no datalist.json and not one datalist alone: none"):
         monai.find(recipe("monai", tmp_path), tmp_path)
     assert monai.guess(tmp_path) is None

@@ -234,15 +234,20 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 def _leading(images: Sequence[str], root: Path) -> int:
     """How many leading folders the listed paths have that do not lie below the root."""
     for image in images[:100]:
-        for drop in range(len(PurePosixPath(image).parts)):
-            if _below(image, drop, root).is_file():
+        for drop in range(len(_parts(image))):
+            path = _below(image, drop, root)
+            if path.is_relative_to(root) and path.is_file():
                 return drop
     # None is there; the paths of the published example have one.
     return 1
 
 
 def _below(listed: str, drop: int, root: Path) -> Path:
-    return root.joinpath(*PurePosixPath(listed.replace("\\", "/")).parts[drop:])
+    return root.joinpath(*_parts(listed)[drop:])
+
+
+def _parts(listed: str) -> tuple[str, ...]:
+    return PurePosixPath(listed.replace("\\", "/")).parts
 
 
 def _target(mask: Path, image: Path) -> str:
