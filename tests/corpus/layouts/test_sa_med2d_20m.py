@@ -25,7 +25,9 @@ def made(root: Path, index: object = None, classes: object = None) -> Path:
     for path in masks:
         Image.fromarray(mask).save(root / path)
     index = {f"images/{NAME}.png": masks} if index is None else index
-    classes = {"BraTS2015": {"edema": "0000", "necrosis": "0001"}, "Other": {"x": "0000"}} if classes is None else classes
+    classes = (
+        {"BraTS2015": {"edema": "0000", "necrosis": "0001"}, "Other": {"x": "0000"}} if classes is None else classes
+    )
     (root / "SAMed2D_v1.json").write_text(json.dumps(index))
     (root / "SAMed2D_v1_class_mapping_id.json").write_text(json.dumps(classes))
     return root

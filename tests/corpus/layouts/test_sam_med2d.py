@@ -126,7 +126,9 @@ def test_the_published_loader_reads_what_is_written(tmp_path: Path, labelled, mo
 
 def test_round_trip(labelled, round_trip, masks_of, true_masks) -> None:
     images = [image for image in labelled if image.masks]
-    odd = [ObjectMask(mask.mask, name, 1) for mask, name in zip(images[1].masks, ("a/b: c*", "Ö 2%", "x_1"), strict=True)]
+    odd = [
+        ObjectMask(mask.mask, name, 1) for mask, name in zip(images[1].masks, ("a/b: c*", "Ö 2%", "x_1"), strict=True)
+    ]
     images[1] = replace(images[1], masks=odd, split="test")
     found = round_trip("sam-med2d", images)
     assert [(entry.name, entry.case, entry.split) for entry, _ in found] == [
