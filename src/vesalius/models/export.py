@@ -193,10 +193,11 @@ def _save_onnx(graph: Any, path: Path, precision: Precision) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         with tempfile.TemporaryDirectory() as folder:
-            plain = Path(folder) / "plain.onnx"
+            plain, folded = Path(folder) / "plain.onnx", Path(folder) / "folded.onnx"
             onnx.save(proto, plain, save_as_external_data=True)
+            _fold(plain, folded)
             quantize_dynamic(
-                plain,
+                folded,
                 path,
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,
@@ -206,6 +207,20 @@ def _save_onnx(graph: Any, path: Path, precision: Precision) -> None:
         return
     halve(proto)
     onnx.save(proto, path)
+
+
+def _fold(source: Path, target: Path) -> None:
+    """Computes what is constant, such as weights turned over, which the quantiser would not see as weights."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", target.with_suffix(".bin").name
+    )
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def halve(proto: Any) -> None:
