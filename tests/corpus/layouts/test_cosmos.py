@@ -66,6 +66,15 @@ def test_colours_above_the_root_and_one_object_as_root(tmp_path: Path, recipe) -
     assert (only.name, only.case) == ("6_Pancreas_10_43_0", "6_Pancreas_10")
 
 
+def test_the_longest_object_that_a_name_begins_with(tmp_path: Path, recipe) -> None:
+    root = made(tmp_path)
+    put(root / "train_data", "22_Heart_Valve_3_1.png")
+    valve = {"info": {"1": "Valve"}, "color": {"1": 85}}
+    (root / "data_infor_json/22_Heart_Valve.json").write_text(json.dumps(valve))
+    entry = cosmos.find(recipe("cosmos", root), root)[-1]
+    assert (entry.case, entry.extra["labels"]) == ("22_Heart_Valve_3", [("Valve", [85])])
+
+
 def test_guess(tmp_path: Path) -> None:
     root = made(tmp_path)
     for folder in (root, root / "test_data"):

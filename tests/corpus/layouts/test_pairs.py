@@ -93,6 +93,16 @@ def test_objects_take_the_label_of_most_of_their_pixels(tmp_path: Path, recipe) 
     assert set(np.unique(rest.values)) == {0, 2}
 
 
+def test_pixels_without_label_say_nothing_about_an_object(tmp_path: Path, recipe) -> None:
+    root = made(tmp_path)
+    labels = np.zeros_like(LABELS)
+    labels[1, 1] = 2
+    labels[1:5, 5:9] = 1
+    Image.fromarray(labels).save(root / "labels/p1_1.png")
+    _, scan = read(root, recipe, instances="objects/{stem}.png")
+    assert scan.layers[0].names == {1: "spleen", 2: "liver"}
+
+
 def test_numbers_of_objects_are_no_labels(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     _, scan = read(root, recipe, instances="objects/{stem}.png", ignore=(7, 1, 900))
