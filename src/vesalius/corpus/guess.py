@@ -42,12 +42,20 @@ def guess_recipe(folder: Path) -> tuple[Recipe, list[str]]:
 
 def _look(folder: Path, top: Path, depth: int) -> list[DatasetRecipe]:
     for name in layout_names():
-        dataset = layout(name).guess(folder)
+        dataset = layout(name).guess(folder) if name != "dicom" else None
         if dataset is not None:
-            return [dataset.model_copy(update={"root": folder.relative_to(top), "name": _fit(dataset.name)})]
-    if not depth:
-        return []
-    return [found for child in sorted(folder.iterdir()) if child.is_dir() for found in _look(child, top, depth - 1)]
+            return [_placed(dataset, folder, top)]
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir()] if depth else []
+    below = [found for child in children for found in _look(child, top, depth - 1)]
+    if any(dataset.layout != "dicom" for dataset in below):
+        return below
+    # DICOM files lie anywhere below their data set's folder, one folder per patient and series.
+    dataset = layout("dicom").guess(folder)
+    return [_placed(dataset, folder, top)] if dataset else []
+
+
+def _placed(dataset: DatasetRecipe, folder: Path, top: Path) -> DatasetRecipe:
+    return dataset.model_copy(update={"root": folder.relative_to(top), "name": _fit(dataset.name)})
 
 
 def _fit(name: str) -> str:
