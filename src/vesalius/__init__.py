@@ -18,6 +18,7 @@ _PUBLIC = {
     "load_model": "vesalius.predict.load",
     "read_slice": "vesalius.io.read",
     "read_volume": "vesalius.io.read",
+    "segment_everything": "vesalius.predict.everything",
     "write_mask": "vesalius.io.write",
 }
 __all__ = sorted([*_PUBLIC, "__version__"])
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from vesalius.io.read import read_slice as read_slice
     from vesalius.io.read import read_volume as read_volume
     from vesalius.io.write import write_mask as write_mask
+    from vesalius.predict.everything import segment_everything as segment_everything
     from vesalius.predict.load import load_model as load_model
 
 

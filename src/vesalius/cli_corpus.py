@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vesalius.core.types import Slice
 
 
 def curate(
@@ -102,7 +109,7 @@ def _write_guess(folder: Path, output: Path) -> None:
 
 app = typer.Typer(
     name="corpus",
-    help="Corpora: info, check, figures, merge, split, export.",
+    help="Corpora: info, check, figures, interactive masks, merge, split, export.",
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -116,7 +123,7 @@ def info(corpus: Folder) -> None:
     """Show what a corpus holds."""
     from collections import Counter
 
-    from vesalius.corpus.store import Corpus
+    from vesalius.corpus.store import PSEUDO, Corpus
 
     opened = Corpus(corpus)
     about = opened.info
@@ -124,6 +131,8 @@ def info(corpus: Folder) -> None:
     for name in ("dataset", "modality", "split"):
         counts = Counter(value or "none" for value in opened.images[name].to_pylist())
         print(f"{name}: {', '.join(f'{value} {count}' for value, count in sorted(counts.items()))}")
+    if (corpus / PSEUDO).is_dir():
+        print(f"pseudo masks: {opened.table(PSEUDO, ['id']).num_rows}")
     for reason, count in about.left_out.items():
         print(f"left out, {reason}: {count}")
     print(f"made by: {', '.join(f'{name} {version}' for name, version in about.made_by.items())}")
@@ -151,6 +160,58 @@ def check(corpus: Folder) -> None:
     print(f"{opened.info.images} images: {serious} serious findings, {len(findings) - serious} to look at")
     if serious:
         raise typer.Exit(1)
+
+
+@app.command()
+def interactive_masks(
+    corpus: Folder,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="NAME|FOLDER", help="Whose everything mode.", show_default="over-segmentation"
+        ),
+    ] = None,
+    points: Annotated[int, typer.Option(min=1, help="Clicks along each side of an image.")] = 32,
+    min_quality: Annotated[float, typer.Option(help="Least predicted IoU of a mask.")] = 0.88,
+    min_stability: Annotated[float, typer.Option(help="Least stability of a mask.")] = 0.95,
+) -> None:
+    """Draw dense pseudo masks for every image, apart from the true ones.
+
+    Interrupted, the same command goes on where it was; another model or other settings start anew.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vesalius.corpus.interactive_masks import add_interactive_masks, over_segmentation
+    from vesalius.corpus.store import Corpus
+
+    opened = Corpus(corpus)
+    digest, settings = None, ""
+    propose = over_segmentation
+    if model is not None:
+        from vesalius.predict.everything import segment_everything
+        from vesalius.predict.load import load_model
+
+        predictor = load_model(model)
+        digest, settings = predictor.digest, f"{points} {min_quality} {min_stability}"
+
+        def propose(image: Slice) -> Iterator[NDArray[np.bool_]]:
+            found = segment_everything(
+                predictor,
+                predictor.encode(image),
+                side=points,
+                min_quality=min_quality,
+                min_stability=min_stability,
+            )
+            return (entry.mask for entry in found)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("drawing", total=len(opened))
+        count = add_interactive_masks(
+            opened, propose, digest, lambda done, _: bar.update(task, completed=done), settings
+        )
+    print(f"{corpus}: {count} pseudo masks for {len(opened)} images")
 
 
 @app.command()

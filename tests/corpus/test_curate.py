@@ -5,17 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from skimage import data
 
 import vesalius as vs
 from made_discs import COUNT, RECIPE, files, images, recipe
 from vesalius.cli import main
 from vesalius.corpus import curate as curate_module
 from vesalius.corpus.curate import curate, list_jobs, split_blocks
+from vesalius.corpus.layouts import layout
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
 from vesalius.corpus.store import Corpus
 
@@ -191,7 +196,7 @@ def test_recipes_that_make_no_sense_are_refused(raw: Path, tmp_path: Path) -> No
 
 
 def test_blocks_end_by_size_and_number(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = list_jobs(recipe(), raw)
+    jobs, _ = list_jobs(recipe(), raw)
     sizes = [job.entry.image.stat().st_size for job in jobs]
     monkeypatch.setattr(curate_module, "BLOCK_BYTES", sum(sizes[:3]))
     blocks = list(split_blocks(jobs))
@@ -199,3 +204,34 @@ def test_blocks_end_by_size_and_number(raw: Path, monkeypatch: pytest.MonkeyPatc
     assert len(blocks[0]) == 3
     assert all(len(block) <= 5 for block in blocks)
     assert isinstance(jobs[0].dataset, DatasetRecipe)
+
+
+def test_images_without_labels_are_rejects_unless_the_recipe_leaves_them_out(tmp_path: Path) -> None:
+    for name in ("images", "labels"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    for number in range(3):
+        Image.fromarray(data.camera()[number::8, ::8]).save(tmp_path / "raw" / "images" / f"{number}.png")
+    labels = np.zeros(data.camera()[::8, ::8].shape, np.uint8)
+    labels[20:40, 20:40] = 1
+    Image.fromarray(labels).save(tmp_path / "raw" / "labels" / "0.png")
+    about = {"layout": "pairs", "images": "images/*", "labels": "labels/{stem}.png", "targets": {"1": "liver"}}
+    strict = recipe(root="raw", **about)
+    info = curate(strict, tmp_path / "strict", root=tmp_path)
+    assert (info.images, info.rejects, info.left_out) == (1, 2, {})
+    loose = curate(recipe(root="raw", labelled_only=True, **about), tmp_path / "loose", root=tmp_path)
+    assert (loose.images, loose.rejects, loose.left_out) == (1, 0, {"there is no label file": 2})
+
+
+def test_a_layout_that_knows_one_split_alone_leaves_it_to_the_profile(tmp_path: Path) -> None:
+    def written(splits: list[str | None]) -> dict[str | None, int]:
+        folder = tmp_path / "-".join(split or "none" for split in splits)
+        marked = [replace(image, split=splits[number % len(splits)]) for number, image in enumerate(images())]
+        layout("coco").write(marked, folder / "discs", "discs")
+        info = curate(recipe(), folder / "corpus", root=folder)
+        assert info.images == COUNT
+        return Counter(Corpus(folder / "corpus").images["split"].to_pylist())
+
+    expected = written([None])
+    assert expected["train"] > COUNT // 2
+    assert written(["test"]) == expected
+    assert written(["train", "val"]) == {"train": COUNT // 2, "val": COUNT // 2}

@@ -151,10 +151,10 @@ def test_prompts_on_one_image_share_its_work(made: dict, monkeypatch: pytest.Mon
     monkeypatch.setattr(other, "_graphs", graphs)
     other.decode(features, KINDS["many boxes"], True)
     other.decode(features, parts(2, boxes=True, rows=[1, 1]), True)
-    assert set(used) == {"decoder_shared"}
+    assert set(used) == {"prompts", "decoder_shared"}
     other.decode(features, KINDS["two images"], True)
     other.decode(features[:1], KINDS["mask"], True)
-    assert used[-2:] == ["decoder", "decoder"]
+    assert used[-4:] == ["prompts", "decoder"] * 2
 
 
 def test_another_number_of_masks_is_refused(made: dict) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +66,7 @@ def curate(
     """
     folder, root = Path(folder), Path(root).resolve()
     told = progress or (lambda *_: None)
-    jobs = list_jobs(recipe, root)
+    jobs, unlabelled = list_jobs(recipe, root)
     blocks = list(split_blocks(jobs))
     made_by = {"vesalius": vesalius.__version__} | {
         name: version(name) for name in ("numpy", "opencv-python-headless", "pyarrow", "pycocotools")
@@ -84,7 +84,7 @@ def curate(
         for number in results:
             done += sizes[number]
             told(done, len(jobs))
-        return _finish(recipe, folder, len(blocks), made_by, plan)
+        return _finish(recipe, folder, len(blocks), made_by, plan, unlabelled)
     except OSError as error:
         raise WriteError(
             f"the corpus cannot be written ({error.strerror or error})",
@@ -98,8 +98,8 @@ def _numbered(number: int, jobs: Sequence[Job], root: Path, folder: Path) -> int
     return number
 
 
-def list_jobs(recipe: Recipe, root: Path) -> list[Job]:
-    """The entries of all data sets, in order, each with its rules.
+def list_jobs(recipe: Recipe, root: Path) -> tuple[list[Job], int]:
+    """The entries of all data sets, in order, each with its rules, and how many are left out for want of labels.
 
     Raises:
         ConfigError: Two data sets have one name, or a profile is unknown.
@@ -110,6 +110,7 @@ def list_jobs(recipe: Recipe, root: Path) -> list[Job]:
     if doubled:
         raise ConfigError(f"two data sets are named {doubled[0]}", remedy="give each its own name")
     jobs = []
+    unlabelled = 0
     for dataset in recipe.datasets:
         profile = find_profile(dataset.profile or recipe.profile)
         placed = dataset.model_copy(update={"root": root / dataset.root})
@@ -118,8 +119,15 @@ def list_jobs(recipe: Recipe, root: Path) -> list[Job]:
         entries = layout(dataset.layout).find(placed, placed.root)
         if not entries:
             raise ReadError(f"there is nothing in the layout {dataset.layout}", path=placed.root)
+        if dataset.labelled_only:
+            labelled = [entry for entry in entries if all(path.exists() for path in entry.labels)]
+            unlabelled += len(entries) - len(labelled)
+            entries = labelled
+        # A layout that knows one split alone, such as labels for training and none for the test, does not divide.
+        if len({entry.split for entry in entries}) == 1:
+            entries = [replace(entry, split=None) for entry in entries]
         jobs += [Job(entry, placed, profile) for entry in entries]
-    return jobs
+    return jobs, unlabelled
 
 
 def split_blocks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -181,7 +189,9 @@ def _finished(folder: Path, plan: dict[str, Any]) -> CorpusInfo:
     return info
 
 
-def _finish(recipe: Recipe, folder: Path, blocks: int, made_by: dict[str, str], plan: dict[str, Any]) -> CorpusInfo:
+def _finish(
+    recipe: Recipe, folder: Path, blocks: int, made_by: dict[str, str], plan: dict[str, Any], unlabelled: int
+) -> CorpusInfo:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -194,6 +204,8 @@ def _finish(recipe: Recipe, folder: Path, blocks: int, made_by: dict[str, str], 
     with replacing(folder / "rejects.parquet") as part:
         pq.write_table(pa.Table.from_pylist(rejects, schema=reject_schema()), part)
     left_out: Counter[str] = Counter()
+    if unlabelled:
+        left_out["there is no label file"] = unlabelled
     unknown: Counter[str] = Counter()
     for result in results:
         left_out.update(result.left_out)

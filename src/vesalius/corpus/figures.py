@@ -53,14 +53,30 @@ def write_figures(corpus: Corpus, folder: str | Path, rng: np.random.Generator) 
         _mask_figure(shares, images["masks"], folder / "masks.png"),
         _resolutions(images["height"], images["width"], folder / "resolutions.png"),
     ]
-    chosen = sorted(rng.choice(len(corpus), min(24, len(corpus)), replace=False)) if len(corpus) else []
-    sheet = contact_sheet([corpus.read(int(index)) for index in chosen])
+    sheet = contact_sheet([corpus.read(index) for index in samples(corpus.images["dataset"].to_pylist(), 24, rng)])
     path = folder / "contact_sheet.png"
     from PIL import Image
 
     with replacing(path) as part:
         Image.fromarray(sheet).save(part)
     return [*out, path]
+
+
+def samples(datasets: Sequence[str], count: int, rng: np.random.Generator) -> list[int]:
+    """Numbers of images, drawn so that every data set is shown before any is shown twice; in order.
+
+    Args:
+        datasets: Of each image.
+        count: How many, at most.
+        rng: Source of the choice.
+    """
+    seen: Counter[str] = Counter()
+    turns = []
+    for index in rng.permutation(len(datasets)):
+        turns.append((seen[datasets[index]], int(index)))
+        seen[datasets[index]] += 1
+    # The sort is stable, so that images of one turn stay in their random order.
+    return sorted(index for _, index in sorted(turns, key=lambda turn: turn[0])[:count])
 
 
 def _images_of(ids: Sequence[str], values: Sequence[Any]) -> list[Any]:
@@ -96,7 +112,7 @@ def _mask_figure(shares: NDArray[Any], per_image: Sequence[int], path: Path) -> 
         edges = np.logspace(math.log10(max(shares.min(), 1e-6)), 0, 40)
         left.hist(shares, edges, color=_MASKS)
     left.set_xscale("log")
-    left.xaxis.set_major_formatter(lambda value, _: f"{value:.4%}".rstrip("0").rstrip(".%") + " %")
+    left.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     left.set_xlabel("share of the image")
     left.set_ylabel("masks")
     left.set_title("Size of masks", fontsize=10)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.files import replacing
 from vesalius.core.types import Slice
-from vesalius.corpus.store import PSEUDO, Corpus, as_table, decode_png, mask_row, table_writer
+from vesalius.corpus.store import PSEUDO, Corpus, as_table, decode_png, file_metadata, mask_row, table_writer
 
 Mask = NDArray[np.bool_]
 # Masks of everything that an image shows, in any order; they may overlap.
@@ -61,18 +61,24 @@ def cleaned(masks: Iterable[Mask]) -> Iterator[Mask]:
 
 
 def add_interactive_masks(
-    corpus: Corpus, propose: Propose, model: str | None, progress: Callable[[int, int], object] | None = None
+    corpus: Corpus,
+    propose: Propose,
+    model: str | None,
+    progress: Callable[[int, int], object] | None = None,
+    settings: str = "",
 ) -> int:
     """Draws pseudo masks for every image of a corpus, in place of earlier ones.
 
     They lie apart from the true masks, in the table ``pseudo``, have no target of the vocabulary, and carry the model's
-    digest. Shards that the same model has done are passed over, so an interrupted run goes on where it was.
+    digest. Shards that the same model and settings have done are passed over, so an interrupted run goes on where it
+    was.
 
     Args:
         corpus: The corpus.
         propose: Draws masks of everything.
         model: Digest of the weights that draw them; None for a method without weights.
         progress: Is told how many of all images are done.
+        settings: With which the model draws, for the record.
 
     Returns:
         Number of pseudo masks in the corpus.
@@ -82,14 +88,15 @@ def add_interactive_masks(
     """
     import pyarrow.parquet as pq
 
+    about = {"model": model or "", "settings": settings}
     (corpus.folder / PSEUDO).mkdir(exist_ok=True)
     done = total = 0
     for images, path in zip(corpus.shards("images"), corpus.shards(PSEUDO), strict=True):
         source = pq.ParquetFile(images)
-        if path.is_file() and pq.read_schema(path).metadata.get(b"model") == (model or "").encode():
+        if path.is_file() and about.items() <= file_metadata(path).items():
             done += source.metadata.num_rows
         else:
-            with replacing(path) as part, table_writer(PSEUDO, part, {"model": model or ""}) as writer:
+            with replacing(path) as part, table_writer(PSEUDO, part, about) as writer:
                 for group in range(source.metadata.num_row_groups):
                     rows: list[dict[str, Any]] = []
                     for image in source.read_row_group(group).to_pylist():

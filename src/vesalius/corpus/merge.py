@@ -13,7 +13,7 @@ from vesalius.core.errors import ConfigError, WriteError
 from vesalius.corpus.resplit import assign
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.split import split_among
-from vesalius.corpus.store import TABLES, Corpus
+from vesalius.corpus.store import PSEUDO, TABLES, Corpus
 
 
 def merge(corpora: Sequence[Corpus], folder: str | Path, name: str) -> CorpusInfo:
@@ -49,11 +49,13 @@ def merge(corpora: Sequence[Corpus], folder: str | Path, name: str) -> CorpusInf
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
             place = Path(made) / folder.name
-            for table in TABLES:
-                (place / table).mkdir(parents=True)
+            for table in (*TABLES, PSEUDO):
                 sources = [path for corpus in corpora for path in corpus.shards(table)]
                 for number, source in enumerate(sources):
-                    shutil.copyfile(source, place / table / f"{number:05d}.parquet")
+                    # Pseudo masks may lack; they can be drawn for the rest afterwards.
+                    if table != PSEUDO or source.is_file():
+                        (place / table).mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(source, place / table / f"{number:05d}.parquet")
             for corpus in corpora:
                 left_out.update(corpus.info.left_out)
                 unknown.update(corpus.info.unknown_targets)

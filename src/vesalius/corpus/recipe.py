@@ -43,7 +43,8 @@ class DatasetRecipe(Config):
             the name of a modality, it is the modality of that channel.
         targets: Label value (or name in the files) -> target. Layouts that name their labels need none.
         ignore: Label values that mean neither background nor a target, such as 255.
-        keep_split: Whether training, validation and test stay as the layout has them, where it does.
+        labelled_only: Whether images whose label files are missing are left out and counted, instead of rejected.
+        keep_split: Whether training, validation and test stay as the layout has them, where it has more than one.
         profile: Rules to apply; by default the recipe's.
     """
 
@@ -58,6 +59,7 @@ class DatasetRecipe(Config):
     channels: tuple[str, ...] = ()
     targets: dict[str, str] = Field(default_factory=dict)
     ignore: tuple[int, ...] = ()
+    labelled_only: bool = False
     keep_split: bool = True
     profile: str | None = None
 

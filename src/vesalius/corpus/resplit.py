@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vesalius.core.files import replacing
 from vesalius.corpus.split import place_of
-from vesalius.corpus.store import TABLES, rewrite_groups
+from vesalius.corpus.store import PSEUDO, TABLES, rewrite_groups
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ def test_cases_beyond(folder: Path, shards: int, dataset: str, most: int) -> dic
 
 
 def assign(folder: Path, shards: int, splits: Mapping[tuple[str, str], str | None]) -> None:
-    """Gives cases another split in both tables; interrupted, it can be run again.
+    """Gives cases another split in all tables; interrupted, it can be run again.
 
     Args:
         folder: The corpus.
@@ -59,14 +59,15 @@ def assign(folder: Path, shards: int, splits: Mapping[tuple[str, str], str | Non
     import pyarrow.parquet as pq
 
     for number in range(shards):
-        images, masks = (folder / name / f"{number:05d}.parquet" for name in TABLES)
+        images, masks, pseudo = (folder / name / f"{number:05d}.parquet" for name in (*TABLES, PSEUDO))
         about = pq.read_table(images, columns=["id", "dataset", "case"]).to_pylist()
         changed = {
             row["id"]: splits[row["dataset"], row["case"]] for row in about if (row["dataset"], row["case"]) in splits
         }
         if not changed:
             continue
-        for path in (masks, images):
+        # Images last: an interrupted change is seen by its images and made again.
+        for path in (pseudo, masks, images) if pseudo.is_file() else (masks, images):
             with replacing(path) as part:
                 rewrite_groups(path, part, partial(_with_split, changed))
 

@@ -107,7 +107,7 @@ def rewrite_groups(source: Path, target: Path, change: Callable[[pa.Table], pa.T
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(source)
-    with table_writer(source.parent.name, target) as writer:
+    with table_writer(source.parent.name, target, file_metadata(source)) as writer:
         for group in range(file.metadata.num_row_groups):
             writer.write_table(change(file.read_row_group(group)))
 
@@ -341,6 +341,14 @@ def table_writer(name: str, path: Path, about: Mapping[str, str] | None = None) 
     # PNG does not get smaller, the rest does.
     compression = {leaf: "none" if leaf == "image.bytes" else "zstd" for leaf in _leaves(schema)}
     return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=_words(name))
+
+
+def file_metadata(path: Path) -> dict[str, str]:
+    """What a file of a corpus says about itself."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
 def as_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -60,12 +60,10 @@ class SegmentationModel(nn.Module):
         config: Its sizes.
         preset: How it wants its input.
         takes_text: Whether it understands words.
-        shares_image: Whether its decoder does less for prompts that share an image.
     """
 
     architecture: ClassVar[str]
     takes_text: ClassVar[bool] = False
-    shares_image: ClassVar[bool] = False
     config: Config
     preset: Preset
 

@@ -26,6 +26,7 @@ from vesalius.models.base import PromptBatch, SegmentationModel
 from vesalius.models.checkpoint import file_digest, weights_digest
 from vesalius.models.exported import Agreement, ExportConfig, ExportedRuntime, Format, Precision
 from vesalius.models.runtime import PromptArrays, Runtime
+from vesalius.models.sam.model import Sam
 from vesalius.models.torch_runtime import TorchRuntime, prepare
 
 _NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino", "nncf")}
@@ -58,6 +59,32 @@ class Decoder(nn.Module):
         return self.model.decode(features, PromptBatch(points, labels, boxes, masks, rows), self.model.preset.multimask)
 
 
+class Tokens(nn.Module):
+    """From prompts to SAM's tokens."""
+
+    def __init__(self, model: Sam) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, points: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `PromptBatch` -> tokens, and which of them are there."""
+        return self.model.prompt_encoder.tokens(PromptBatch(points, labels, boxes))
+
+
+class TokenDecoder(nn.Module):
+    """From SAM's tokens and features to masks."""
+
+    def __init__(self, model: Sam) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, features: tuple[Tensor, ...], tokens: Tensor, present: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features of one row, or of one for each of N prompts, their tokens, their masks -> logits, predicted IoU."""
+        return self.model.decode_tokens(features[0], tokens, present, masks, self.model.preset.multimask)
+
+
 def export_model(
     model: SegmentationModel,
     folder: str | Path,
@@ -72,8 +99,8 @@ def export_model(
         folder: The export's folder; it must not exist yet, or be an older export, which is replaced.
         kind: What shall run the graphs.
         precision: What the encoder shall compute in: ``fp32``; ``bf16`` (OpenVINO alone); ``int8``: the weights of
-            matrix products in 8 bits per output channel, their inputs quantised as they come. Prompts are decoded in
-            fp32: the 8 bits of bfloat16 do not tell one pixel from the next.
+            matrix products in 8 bits per output channel, their inputs quantised as they come. What places prompts on
+            the image stays in fp32; see `vesalius.models.exported.precision_of`.
         images: (H, W) or (H, W, 3) images of any size, best of the kind that the model is for.
 
     Returns:
@@ -116,9 +143,10 @@ def _check(model: SegmentationModel, kind: Format, precision: Precision) -> None
 
 
 def _write_graphs(model: SegmentationModel, place: Path, kind: Format, precision: Precision) -> None:
-    for name, graph in _graphs(model).items():
+    graphs = _graphs(model)
+    for name, graph in graphs.items():
         path = place / f"{name}.onnx"
-        own = exported.precision_of(name, precision)
+        own = exported.precision_of(name, graphs, kind, precision)
         if kind == "onnx":
             _save_onnx(graph, path, own)
         else:
@@ -136,21 +164,27 @@ def _graphs(model: SegmentationModel) -> dict[str, Any]:
     with torch.no_grad():
         features = model.encode(prepare(images, content, preset))
     many = tuple(level.expand(3, *level.shape[1:]).contiguous() for level in features)
-    names = [f"features_{i}" for i in range(len(features))]
+    names, outputs = [f"features_{i}" for i in range(len(features))], ["logits", "quality"]
     prompts = (torch.zeros(3, 2, 2), torch.ones(3, 2, dtype=torch.long), torch.zeros(3, 4))
+    parts, free = ["points", "labels", "boxes"], ({0: count, 1: points}, {0: count, 1: points}, {0: count})
     masks = torch.zeros(3, 1, preset.mask_side, preset.mask_side)
-    free = ({0: count, 1: points}, {0: count, 1: points}, {0: count})
-    shared: dict[str, Any] = {"features": tuple({} for _ in features), "points": free[0], "labels": free[1]}
-    shared["boxes"] = free[2]
-    rows = shared | {"features": tuple({0: count} for _ in features), "masks": {0: count}}
-    inputs, outputs = [*names, "points", "labels", "boxes"], ["logits", "quality"]
+    one: tuple[dict[int, Any], ...] = tuple({} for _ in features)
+    each = tuple({0: count} for _ in features)
     with _quietly():
-        graphs = {
-            "encoder": _export(Encoder(model), (images, content), ["images", "content"], names, None),
-            "decoder": _export(Decoder(model), (many, *prompts, masks), [*inputs, "masks"], outputs, rows),
-        }
-        if model.shares_image:
-            graphs["decoder_shared"] = _export(Decoder(model), (features, *prompts), inputs, outputs, shared)
+        graphs = {"encoder": _export(Encoder(model), (images, content), ["images", "content"], names, None)}
+        if not isinstance(model, Sam):
+            shapes = (each, *free, {0: count})
+            inputs = [*names, *parts, "masks"]
+            return graphs | {"decoder": _export(Decoder(model), (many, *prompts, masks), inputs, outputs, shapes)}
+        tokens = (torch.zeros(3, 5, model.config.prompt_dim), torch.ones(3, 5, dtype=torch.bool))
+        length = torch.export.Dim("tokens", min=2)
+        told = ({0: count, 1: length}, {0: count, 1: length})
+        inputs = [*names, *exported.TOKENS]
+        graphs[exported.PROMPTS] = _export(Tokens(model), prompts, parts, list(exported.TOKENS), free)
+        decoder = TokenDecoder(model)
+        arguments = (many, *tokens, masks)
+        graphs["decoder"] = _export(decoder, arguments, [*inputs, "masks"], outputs, (each, *told, {0: count}))
+        graphs[exported.SHARED] = _export(decoder, (features, *tokens), inputs, outputs, (one, *told))
     return graphs
 
 

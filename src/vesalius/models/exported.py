@@ -1,7 +1,7 @@
 """Runs exported networks by ONNX Runtime or OpenVINO: no torch is needed.
 
-An exported network is a folder with ``export.json`` and graphs: an encoder, a decoder, and for some networks a decoder
-for prompts that share one image and have no mask, which computes the image's side once.
+An exported network is a folder with ``export.json`` and graphs: an encoder and a decoder; for SAM also one that makes
+tokens of prompts, and a decoder for prompts that share an image and have no mask, which computes the image's side once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,9 @@ Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
 
 EXPORT = "export.json"
-SHARED = "decoder_shared"
+PROMPTS, SHARED = "prompts", "decoder_shared"
+# What the graph of prompts gives to the decoders.
+TOKENS = ("tokens", "present")
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 # The least agreement of masks with those of torch in float32 that counts as the same model.
 ENOUGH = 0.99
@@ -64,7 +66,7 @@ class ExportConfig(Config):
     Attributes:
         version: Of this format.
         format: What runs the graphs.
-        precision: What the encoder computes in; see `precision_of`.
+        precision: Of the encoder and, as `precision_of` says, of the rest.
         architecture: Kind of network.
         preset: How it wants its input.
         digest: SHA-256 of the network's weights, as its records name it.
@@ -149,6 +151,8 @@ class ExportedRuntime:
             side = self.preset.mask_side
             empty = np.full((count, 1, side, side), np.nan, np.float32)
             arrays["masks"] = empty if prompts.masks is None else prompts.masks[part]
+        if PROMPTS in self._graphs:
+            arrays |= zip(TOKENS, self._graphs[PROMPTS](arrays), strict=True)
         arrays |= {f"features_{i}": level for i, level in enumerate(levels)}
         logits, quality = self._graphs[graph](arrays)
         return logits, quality
@@ -196,9 +200,16 @@ def load_export(folder: str | Path) -> ExportedRuntime:
     return ExportedRuntime(config, open_graphs(folder, config.format, config.precision))
 
 
-def precision_of(graph: str, precision: Precision) -> Precision:
-    """What a graph of an export computes in: decoders in fp32, since bfloat16 does not tell one pixel from the next."""
-    return precision if graph == "encoder" else "fp32"
+def precision_of(graph: str, graphs: Collection[str], kind: Format, precision: Precision) -> Precision:
+    """What one of an export's graphs computes in.
+
+    The encoder in the export's precision. What places prompts on the image in fp32, since the eight bits of bfloat16 do
+    not tell one pixel from the next; so decoders are in bf16, by OpenVINO, only where a graph of its own does that.
+    """
+    if graph == "encoder":
+        return precision
+    reduced = PROMPTS in graphs and graph != PROMPTS and kind == "openvino" and precision != "fp32"
+    return "bf16" if reduced else "fp32"
 
 
 def open_graphs(folder: Path, kind: Format, precision: Precision) -> dict[str, Run]:
@@ -211,7 +222,8 @@ def open_graphs(folder: Path, kind: Format, precision: Precision) -> dict[str, R
     try:
         if kind == "onnx":
             return {path.stem: _open_onnx(path) for path in paths}
-        return {path.stem: _open_openvino(path, precision_of(path.stem, precision)) for path in paths}
+        names = [path.stem for path in paths]
+        return {path.stem: _open_openvino(path, precision_of(path.stem, names, kind, precision)) for path in paths}
     except Exception as error:  # both libraries raise kinds of their own
         raise ModelError(f"cannot be loaded by {PACKAGES[kind]} ({error})", path=folder) from error
 

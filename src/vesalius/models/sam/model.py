@@ -35,7 +35,6 @@ class Sam(SegmentationModel):
     """
 
     architecture: ClassVar[str] = "sam"
-    shares_image: ClassVar[bool] = True
     config: SamConfig
 
     def __init__(self, config: SamConfig, preset: Preset) -> None:
@@ -80,8 +79,23 @@ class Sam(SegmentationModel):
     def _decode(self, embedding: Tensor, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
         if prompts.rows is not None:
             embedding = embedding[prompts.rows]
+        sparse, present = self.prompt_encoder.tokens(prompts)
+        return self.decode_tokens(embedding, sparse, present, prompts.masks, multimask)
+
+    def decode_tokens(
+        self, embedding: Tensor, sparse: Tensor, present: Tensor | None, masks: Tensor | None, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The second half of `decode`: prompts are tokens already.
+
+        Args:
+            embedding: (N or 1, prompt_dim, grid, grid).
+            sparse: (N, T, prompt_dim) and
+            present: (N, T) bool of `PromptEncoder.tokens`.
+            masks: As in `PromptBatch`.
+            multimask: Whether three masks are wanted.
+        """
         image_pe = self.prompt_encoder.dense_positions()
-        sparse, present, dense = self.prompt_encoder(prompts)
+        dense = self.prompt_encoder.dense(masks)
         to = embedding.dtype
         out: tuple[Tensor, Tensor] = self.mask_decoder(
             embedding, image_pe.to(to), sparse.to(to), present, dense.to(to), multimask

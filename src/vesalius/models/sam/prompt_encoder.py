@@ -62,14 +62,17 @@ class PromptEncoder(nn.Module):
         return out
 
     def forward(self, prompts: PromptBatch) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Embeds N prompts.
+        """Embeds N prompts: `tokens`, then `dense`."""
+        return (*self.tokens(prompts), self.dense(prompts.masks))
+
+    def tokens(self, prompts: PromptBatch) -> tuple[Tensor, Tensor | None]:
+        """Points and boxes of N prompts.
 
         Returns:
-            Sparse embeddings (N, T, dim); (N, T) bool, which of them each row has, or None if all have all; and dense
-            embeddings (N, dim, grid, grid), or (1, dim, 1, 1) if no row has a mask.
+            Embeddings (N, T, dim), and (N, T) bool, which of them each row has, or None if all have all.
         """
-        no_mask = self.no_mask_embed.weight[:, :, None, None]
-        points, labels = prompts.points.to(no_mask.dtype), prompts.labels
+        kinds = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])
+        points, labels = prompts.points.to(kinds.dtype), prompts.labels
         rows = labels.shape[0]
         has_points = (labels >= 0).any(1)
         if prompts.boxes is None:
@@ -84,16 +87,19 @@ class PromptEncoder(nn.Module):
         present = torch.cat([labels >= 0, present], dim=1)
         points = torch.cat([points, points.new_zeros(rows, 1, 2), corners], dim=1)
         labels = torch.cat([labels, labels.new_tensor([-1, 2, 3]).expand(rows, 3)], dim=1)
-        kinds = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])
         positions = self.pe_layer((points.nan_to_num() + 0.5) / self.side)
         sparse = kinds[labels + 1] + positions * (labels >= 0)[..., None]
-        dense = no_mask
-        if prompts.masks is not None:
-            has_mask = prompts.masks.isfinite().flatten(1).all(1)
-            drawn = self.mask_downscaling(prompts.masks.to(no_mask.dtype).nan_to_num())
-            dense = torch.where(has_mask[:, None, None, None], drawn, no_mask)
         if torch.compiler.is_exporting():
-            return sparse, present, dense
+            return sparse, present
         used = present.any(0)
         sparse, present = sparse[:, used], present[:, used]
-        return sparse, None if bool(present.all()) else present, dense
+        return sparse, None if bool(present.all()) else present
+
+    def dense(self, masks: Tensor | None) -> Tensor:
+        """(N, dim, grid, grid) of mask prompts as in `PromptBatch`, or (1, dim, 1, 1) if there are none."""
+        no_mask = self.no_mask_embed.weight[:, :, None, None]
+        if masks is None:
+            return no_mask
+        has_mask = masks.isfinite().flatten(1).all(1)
+        drawn = self.mask_downscaling(masks.to(no_mask.dtype).nan_to_num())
+        return torch.where(has_mask[:, None, None, None], drawn, no_mask)
