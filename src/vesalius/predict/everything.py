@@ -74,8 +74,9 @@ def stability(logits: NDArray[np.float32], offset: float) -> NDArray[np.float64]
 
     The stability score of Kirillov et al., 2023, appendix B: the IoU of the two masks, one of which holds the other.
     """
-    firm, loose = (np.count_nonzero(logits > limit, (1, 2)) for limit in (offset, -offset))
-    return np.divide(firm, loose, out=np.zeros(len(logits)), where=loose > 0)
+    firm, loose = ((logits > limit).sum((1, 2)) for limit in (offset, -offset))
+    shares: NDArray[np.float64] = np.divide(firm, loose, out=np.zeros(len(logits)), where=loose > 0)
+    return shares
 
 
 def distinct(masks: NDArray[np.bool_], scores: NDArray[np.float32], max_overlap: float) -> list[int]:
@@ -91,7 +92,7 @@ def distinct(masks: NDArray[np.bool_], scores: NDArray[np.float32], max_overlap:
     """
     if not len(masks):
         return []
-    rows, columns = masks.any(2), masks.any(1)
+    rows, columns = np.asarray(masks.any(2)), np.asarray(masks.any(1))
     top, left = rows.argmax(1), columns.argmax(1)
     bottom, right = rows.shape[1] - rows[:, ::-1].argmax(1), columns.shape[1] - columns[:, ::-1].argmax(1)
     area = (bottom - top) * (right - left)
