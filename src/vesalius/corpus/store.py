@@ -306,9 +306,10 @@ class Corpus:
         """The pictures and the masks of a row group."""
         key = shard, group
         if key not in self._groups:
-            pictures = self._file(self._shard("images", shard)).read_row_group(group, ["image.bytes"])["image"]
-            masks = self._file(self._shard("masks", shard)).read_row_group(group, _OF_MASKS)
-            self._groups[key] = pictures, masks
+            # What threads would save on so little, starting them costs.
+            pictures = self._file(self._shard("images", shard)).read_row_group(group, ["image.bytes"], False)
+            masks = self._file(self._shard("masks", shard)).read_row_group(group, _OF_MASKS, False)
+            self._groups[key] = pictures["image"], masks
             if len(self._groups) > _GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -320,7 +321,7 @@ class Corpus:
 
         if path not in self._files:
             try:
-                self._files[path] = pq.ParquetFile(path, memory_map=True)
+                self._files[path] = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
             except (OSError, pa.ArrowInvalid) as error:
                 raise ReadError(f"cannot be read ({error})", path=path, remedy="curate again") from error
             if len(self._files) > _FILES:
