@@ -254,9 +254,8 @@ def split(
 ) -> None:
     """Split a corpus anew, by case; its files are changed."""
     from vesalius.corpus.merge import split as run
-    from vesalius.corpus.store import Corpus
 
-    for name, count in sorted(run(Corpus(corpus), shares, seed).items()):
+    for name, count in sorted(run(corpus, shares, seed).items()):
         print(f"{name}: {count} images")
 
 

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from vesalius.core.files import replacing
+import vesalius as vs
+from vesalius.core.files import STAND_IN, locked, remove_stand_ins, replacing
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -29,3 +30,29 @@ def test_after_an_error_all_is_as_it_was(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    with replacing(path) as one:
+        with replacing(path) as other:
+            one.write_text("one")
+            other.write_text("other")
+        assert path.read_text() == "other"
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (f"{STAND_IN}7-ab-mask.png", "mask.png", ".mask.png"):
+        (tmp_path / name).touch()
+    remove_stand_ins(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mask.png", "mask.png"]
+    remove_stand_ins(tmp_path / "absent")
+
+
+def test_one_alone_holds_a_lock(tmp_path: Path) -> None:
+    for _ in range(2):
+        refused = pytest.raises(vs.VesaliusError, match="another process is at work")
+        with locked(tmp_path / "lock"), refused, locked(tmp_path / "lock"):
+            pass

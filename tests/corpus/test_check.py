@@ -81,14 +81,14 @@ def test_merging_keeps_every_image_and_refuses_one_name_twice(corpus: Corpus, tm
 
 
 def test_a_new_split_is_by_case_and_by_seed(corpus: Corpus) -> None:
-    counts = split(corpus, (0.5, 0.2, 0.3))
+    counts = split(corpus.folder, (0.5, 0.2, 0.3))
     assert sum(counts.values()) == len(corpus)
     first = Corpus(corpus.folder)
     assert not found(first, "leakage")
     before = first.images["split"].to_pylist()
-    split(corpus, (0.5, 0.2, 0.3), seed=1)
+    split(corpus.folder, (0.5, 0.2, 0.3), seed=1)
     assert Corpus(corpus.folder).images["split"].to_pylist() != before
-    split(corpus, (0.5, 0.2, 0.3))
+    split(corpus.folder, (0.5, 0.2, 0.3))
     assert Corpus(corpus.folder).images["split"].to_pylist() == before
     with pytest.raises(vs.VesaliusError, match="do not sum to 1"):
-        split(corpus, (0.5, 0.2, 0.2))
+        split(corpus.folder, (0.5, 0.2, 0.2))

@@ -185,18 +185,18 @@ def test_at_most_so_many_test_images(raw: Path, tmp_path: Path, small_blocks: No
 def test_recipes_that_make_no_sense_are_refused(raw: Path, tmp_path: Path) -> None:
     dataset = recipe().datasets[0]
     with pytest.raises(vs.VesaliusError, match="two data sets are named discs"):
-        list_jobs(Recipe(name="x", datasets=(dataset, dataset)), raw)
+        curate(Recipe(name="x", datasets=(dataset, dataset)), tmp_path / "corpus", root=raw)
     with pytest.raises(vs.VesaliusError, match=r"there is no profile 'best'.*sa-med2d"):
-        list_jobs(recipe(profile="best"), raw)
+        curate(recipe(profile="best"), tmp_path / "corpus", root=raw)
     with pytest.raises(vs.VesaliusError, match="there is no such folder"):
-        list_jobs(recipe(root="absent"), raw)
+        curate(recipe(root="absent"), tmp_path / "corpus", root=raw)
     with pytest.raises(vs.VesaliusError, match=r"datasets.0.layuot"):
         Recipe.from_dict({"name": "x", "datasets": [{**json.loads(dataset.model_dump_json()), "layuot": 1}]})
     assert not (tmp_path / "corpus").exists()
 
 
 def test_blocks_end_by_size_and_number(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, _ = list_jobs(recipe(), raw)
+    jobs = list(list_jobs(recipe(), raw, Counter()))
     sizes = [job.entry.image.stat().st_size for job in jobs]
     monkeypatch.setattr(curate_module, "BLOCK_BYTES", sum(sizes[:3]))
     blocks = list(split_blocks(jobs))

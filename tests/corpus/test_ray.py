@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import vesalius as vs
 from made_discs import files, recipe
-from made_tasks import kills_its_worker_once
+from made_tasks import block_killed_once, dies, fails, places
 from vesalius.corpus import curate as curate_module
 from vesalius.corpus.curate import curate
 from vesalius.corpus.engines import run_on_ray
@@ -34,17 +35,29 @@ def cluster():
     two.shutdown()
 
 
-def test_both_nodes_work_and_a_killed_workers_task_is_done_by_another(cluster, tmp_path: Path) -> None:
-    done = list(run_on_ray(kills_its_worker_once, [(n, tmp_path) for n in range(12)], cluster.address))
+def test_both_nodes_work(cluster) -> None:
+    done = list(run_on_ray(places, [(n,) for n in range(12)], cluster.address))
     assert sorted(number for number, _ in done) == list(range(12))
-    assert (tmp_path / "killed").exists()
     assert len({node for _, node in done}) == 2
 
 
-def test_a_corpus_made_on_a_cluster_has_the_same_bytes(
+def test_a_worker_killed_in_the_middle_of_a_shard_changes_no_byte(
     cluster, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(curate_module, "BLOCK_ENTRIES", 5)
     curate(recipe(), tmp_path / "here", root=raw)
+    monkeypatch.setattr(curate_module, "curate_block", block_killed_once)
     curate(recipe(), tmp_path / "there", root=raw, engine="ray", address=cluster.address)
+    assert (tmp_path / "killed").read_text() != str(os.getpid())
     assert files(tmp_path / "here") == files(tmp_path / "there")
+
+
+def test_a_task_that_kills_its_workers_is_one_clear_error(cluster) -> None:
+    with pytest.raises(vs.VesaliusError, match=r"given up: its worker was lost 4 times.*--engine local"):
+        list(run_on_ray(dies, [(1,)], cluster.address))
+
+
+def test_what_a_task_raises_is_raised(cluster) -> None:
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        list(run_on_ray(fails, [(1,)], cluster.address))
+    assert caught.value.errno == 5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from vesalius.core.config import Config
 from vesalius.core.errors import ReadError, VesaliusError
 from vesalius.core.files import replacing
+from vesalius.corpus.engines import Apart, DiedError
 from vesalius.corpus.layouts import layout
 from vesalius.corpus.objects import consolidated
 from vesalius.corpus.profile import Profile
@@ -26,6 +29,9 @@ from vesalius.corpus.split import split_among
 from vesalius.corpus.store import TABLES, ShardWriter, encode_png, mask_row
 from vesalius.vocabulary.targets import target_of
 
+# What an OSError says of a file itself; all else is of the machine.
+OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+OF_THE_FILE |= {errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.ESPIPE}
 # An image and its masks, as rows of the tables.
 Rows = tuple[dict[str, Any], list[dict[str, Any]]]
 
@@ -79,37 +85,63 @@ class BlockResult(Config):
     unknown_targets: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is in an entry.
+
+    Attributes:
+        rows: Of its images.
+        left_out: Images and masks that the profile leaves out, by reason.
+        unknown: Names that the vocabulary does not know -> number of their masks.
+    """
+
+    rows: list[Rows]
+    left_out: Counter[str]
+    unknown: Counter[str]
+
+
 def state_path(folder: Path, number: int) -> Path:
     """Where the result of a block lies; it is written last, so a block with one is whole."""
     return folder / ".curate" / f"{number:05d}.json"
 
 
-def curate_block(number: int, jobs: Sequence[Job], root: Path, folder: Path) -> BlockResult:
+def jobs_path(folder: Path, number: int) -> Path:
+    """Where the entries of a block lie until the corpus is whole."""
+    return folder / ".curate" / f"{number:05d}.jobs"
+
+
+def curate_block(number: int, root: Path, folder: Path, careful: bool = False) -> int:
     """Reads the entries of a block and writes its shard.
 
     Args:
-        number: Of the block and its shard.
-        jobs: The entries, in order.
+        number: Of the block and its shard; its entries lie in `jobs_path`.
         root: Sources are named relative to it.
         folder: The corpus.
+        careful: Whether entries are read in another process, so that one that kills its reader is a reject.
+
+    Returns:
+        ``number``, by which the result is found.
 
     Raises:
+        ReadError: The machine, and not an entry, is to blame for what could not be read.
         OSError: The shard cannot be written.
     """
+    # Written by this run: a pickle of nobody else's.
+    jobs: list[Job] = pickle.loads(jobs_path(folder, number).read_bytes())
     left_out: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     rejects: list[Reject] = []
     images, masks = (folder / name / f"{number:05d}.parquet" for name in TABLES)
-    with replacing(images) as image_part, replacing(masks) as mask_part:
+    with replacing(images) as image_part, replacing(masks) as mask_part, Apart() as apart:
         writer = ShardWriter(image_part, mask_part)
         for job in jobs:
-            try:
-                # An entry is in the corpus whole or not at all.
-                rows = list(entry_rows(job, root, left_out, unknown))
-            except Exception as error:
-                rejects.append(_reject(job, error, root))
+            found = _read_apart(apart, job, root) if careful else read_entry(job, root)
+            if isinstance(found, Reject):
+                rejects.append(found)
                 continue
-            for image, own in rows:
+            left_out.update(found.left_out)
+            unknown.update(found.unknown)
+            for image, own in found.rows:
                 writer.add(image, own)
         writer.close()
     result = BlockResult(
@@ -121,7 +153,46 @@ def curate_block(number: int, jobs: Sequence[Job], root: Path, folder: Path) -> 
     )
     with replacing(state_path(folder, number)) as part:
         part.write_text(result.model_dump_json(), encoding="utf-8")
-    return result
+    return number
+
+
+def read_entry(job: Job, root: Path) -> Found | Reject:
+    """What is in an entry, which is in the corpus whole or not at all.
+
+    Raises:
+        ReadError: The machine is to blame for what could not be read.
+    """
+    found = Found([], Counter(), Counter())
+    try:
+        found.rows.extend(entry_rows(job, root, found.left_out, found.unknown))
+    except Exception as error:
+        if trouble := _trouble(error):
+            raise ReadError(
+                f"cannot be read for now ({trouble})",
+                path=job.entry.image,
+                remedy="run the same command again: it goes on where it was; take the file out if it is to blame",
+            ) from error
+        return _reject(job, error, root)
+    return found
+
+
+def _read_apart(apart: Apart, job: Job, root: Path) -> Found | Reject:
+    try:
+        return apart.call(read_entry, job, root)
+    except DiedError as died:
+        return _reject(job, ReadError(f"its reader ended without a message ({died})"), root)
+
+
+def _trouble(error: BaseException | None) -> str | None:
+    """What is wrong with the machine or its disks, if that is behind an error: it may be over the next time."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return "there is not enough memory"
+        # Readers raise OSError without a number for damaged files.
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in OF_THE_FILE:
+            return error.strerror or str(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def read_result(folder: Path, number: int) -> BlockResult | None:

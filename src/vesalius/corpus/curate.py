@@ -5,23 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
+import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import vesalius
 from vesalius.core.errors import ConfigError, ReadError, WriteError
-from vesalius.core.files import replacing
-from vesalius.corpus.block import BlockResult, Job, curate_block, read_result
-from vesalius.corpus.engines import run_here, run_on_ray
+from vesalius.core.files import STAND_IN, locked, remove_stand_ins, replacing
+from vesalius.corpus.block import OF_THE_FILE, Job, curate_block, jobs_path, read_result, state_path
+from vesalius.corpus.engines import Task, run_here, run_on_ray
 from vesalius.corpus.layouts import layout
 from vesalius.corpus.profile import find_profile
 from vesalius.corpus.recipe import Recipe
 from vesalius.corpus.resplit import assign, test_cases_beyond
+from vesalius.corpus.scans import Entry
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.store import TABLES, Corpus
 
@@ -66,77 +71,119 @@ def curate(
     """
     folder, root = Path(folder), Path(root).resolve()
     told = progress or (lambda *_: None)
-    jobs, unlabelled = list_jobs(recipe, root)
-    blocks = list(split_blocks(jobs))
+    _check(recipe, root)
     made_by = {"vesalius": vesalius.__version__} | {
         name: version(name) for name in ("numpy", "opencv-python-headless", "pyarrow", "pycocotools")
     }
-    plan = {"recipe": recipe.model_dump(mode="json"), "made_by": made_by, "entries": _digest(jobs, root)}
-    if (folder / DESCRIPTION).exists():
-        return _finished(folder, plan)
+    state = folder / _STATE
     try:
-        _start(folder, plan)
-        todo = [(number, block, root, folder) for number, block in enumerate(blocks) if not read_result(folder, number)]
-        sizes = {number: len(block) for number, block in enumerate(blocks)}
-        done = len(jobs) - sum(sizes[task[0]] for task in todo)
-        told(done, len(jobs))
-        results = run_here(_numbered, todo, workers) if engine == "local" else run_on_ray(_numbered, todo, address)
-        for number in results:
-            done += sizes[number]
-            told(done, len(jobs))
-        return _finish(recipe, folder, len(blocks), made_by, plan, unlabelled)
+        if (folder / DESCRIPTION).exists():
+            return _finished(folder, recipe, list_blocks(recipe, root, lambda *_: None))
+        if folder.exists() and not (state / "plan.json").is_file() and not _is_ours(folder):
+            raise WriteError("is there already and is not a corpus", path=folder, remedy="choose another folder")
+        state.mkdir(parents=True, exist_ok=True)
+        with locked(state / "lock"):
+            for place in _places(folder):
+                remove_stand_ins(place)
+            listing = list_blocks(recipe, root, partial(_keep_jobs, folder))
+            _start(folder, {"recipe": recipe.model_dump(mode="json"), "made_by": made_by, **listing.digests})
+            sizes = dict(enumerate(listing.blocks))
+            todo = [(number, root, folder) for number in sizes if not state_path(folder, number).is_file()]
+            done = sum(sizes.values()) - sum(sizes[task[0]] for task in todo)
+            told(done, sum(sizes.values()))
+            ran = _run(todo, workers, engine, address)
+            # Closed at once after an error: workers must not outlive the lock.
+            with closing(ran):
+                for number in ran:
+                    done += sizes[number]
+                    told(done, sum(sizes.values()))
+            info = _finish(recipe, folder, listing, made_by)
     except OSError as error:
         raise WriteError(
             f"the corpus cannot be written ({error.strerror or error})",
             path=folder,
             remedy="make room or choose another folder, and run the same command again: it goes on where it was",
         ) from error
+    except MemoryError as error:
+        raise WriteError(
+            "there is not enough memory",
+            path=folder,
+            remedy="use fewer --workers, and run the same command again: it goes on where it was",
+        ) from error
+    # Not before the lock is free: Windows removes no open file.
+    shutil.rmtree(state, ignore_errors=True)
+    return info
 
 
-def _numbered(number: int, jobs: Sequence[Job], root: Path, folder: Path) -> int:
-    curate_block(number, jobs, root, folder)
-    return number
+def _run(todo: list[Task], workers: int, engine: Engine, address: str) -> Generator[int, None, None]:
+    if engine == "ray":
+        return run_on_ray(curate_block, todo, address)
+    return run_here(curate_block, todo, workers, partial(curate_block, careful=True))
 
 
-def list_jobs(recipe: Recipe, root: Path) -> tuple[list[Job], int]:
-    """The entries of all data sets, in order, each with its rules, and how many are left out for want of labels.
+def _check(recipe: Recipe, root: Path) -> None:
+    """Finds what is wrong with a recipe before anything is listed.
 
     Raises:
         ConfigError: Two data sets have one name, or a profile is unknown.
-        ReadError: A data set has no entries, or its list of files is missing or damaged.
+        ReadError: A data set has no folder.
     """
     names = Counter(dataset.name for dataset in recipe.datasets)
     doubled = [name for name, count in names.items() if count > 1]
     if doubled:
         raise ConfigError(f"two data sets are named {doubled[0]}", remedy="give each its own name")
-    jobs = []
-    unlabelled = 0
+    for dataset in recipe.datasets:
+        find_profile(dataset.profile or recipe.profile)
+        if not (root / dataset.root).is_dir():
+            raise ReadError(
+                "there is no such folder", path=root / dataset.root, remedy="correct the recipe, or give --root"
+            )
+
+
+def list_jobs(recipe: Recipe, root: Path, left_out: Counter[str]) -> Iterator[Job]:
+    """The entries of all data sets, in order, each with its rules; in memory are those of one data set.
+
+    Args:
+        recipe: What to curate.
+        root: Folder that its folders are relative to.
+        left_out: Counts entries that are left out, by reason.
+
+    Raises:
+        ReadError: A data set has no entries, or its list of files is missing or damaged.
+    """
     for dataset in recipe.datasets:
         profile = find_profile(dataset.profile or recipe.profile)
         placed = dataset.model_copy(update={"root": root / dataset.root})
-        if not placed.root.is_dir():
-            raise ReadError("there is no such folder", path=placed.root, remedy="correct the recipe, or give --root")
-        entries = layout(dataset.layout).find(placed, placed.root)
+        try:
+            entries = layout(dataset.layout).find(placed, placed.root)
+        except OSError as error:
+            raise ReadError(f"cannot be listed ({error.strerror or error})", path=placed.root) from error
         if not entries:
             raise ReadError(f"there is nothing in the layout {dataset.layout}", path=placed.root)
         if dataset.labelled_only:
             labelled = [entry for entry in entries if all(path.exists() for path in entry.labels)]
-            unlabelled += len(entries) - len(labelled)
+            if len(labelled) < len(entries):
+                left_out["there is no label file"] += len(entries) - len(labelled)
             entries = labelled
-        # A layout that knows one split alone, such as labels for training and none for the test, does not divide.
-        if len({entry.split for entry in entries}) == 1:
+        # Labels for training and none for the test, such as challenges publish, do not divide.
+        if len({entry.split for entry in entries if _is_labelled(entry)}) == 1:
             entries = [replace(entry, split=None) for entry in entries]
-        jobs += [Job(entry, placed, profile) for entry in entries]
-    return jobs, unlabelled
+        for entry in entries:
+            yield Job(entry, placed, profile)
 
 
-def split_blocks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+def _is_labelled(entry: Entry) -> bool:
+    # A file of annotations is that of all images, also of those that have none.
+    return bool(entry.extra.get("annotations", entry.labels))
+
+
+def split_blocks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
     """Consecutive entries whose sources together are as large as a block should be."""
     block: list[Job] = []
     size = 0
     for job in jobs:
         block.append(job)
-        size += _size(job.entry.image)
+        size += sum(found[0] for found in _stat(job.entry.image))
         if size >= BLOCK_BYTES or len(block) >= BLOCK_ENTRIES:
             yield block
             block, size = [], 0
@@ -144,23 +191,95 @@ def split_blocks(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         yield block
 
 
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(child.stat().st_size for child in path.iterdir())
-    return path.stat().st_size if path.exists() else 0
+@dataclass(frozen=True)
+class Listing:
+    """What is known of the entries when they have been listed.
+
+    Attributes:
+        blocks: Number of entries of each block.
+        digests: ``entries`` is that of everything that decides the corpus but the contents of the files; ``times`` that
+            of when the files were changed.
+        left_out: Entries that are left out, by reason.
+    """
+
+    blocks: tuple[int, ...]
+    digests: dict[str, str]
+    left_out: Counter[str]
 
 
-def _digest(jobs: Sequence[Job], root: Path) -> str:
-    """Of everything that decides the corpus but the contents of the files."""
-    digest = hashlib.sha256()
-    for job in jobs:
-        about = {"entry": asdict(job.entry), "size": _size(job.entry.image), "profile": job.profile.model_dump()}
-        digest.update(json.dumps(about, default=lambda path: _below(path, root), sort_keys=True).encode())
-    return digest.hexdigest()
+def list_blocks(recipe: Recipe, root: Path, keep: Callable[[int, list[Job]], object]) -> Listing:
+    """Lists all entries and hands over those of each block, with its number.
+
+    Raises:
+        ReadError: A data set has no entries, or its list of files is missing or damaged.
+    """
+    entries, times = hashlib.sha256(), hashlib.sha256()
+    blocks: list[int] = []
+    left_out: Counter[str] = Counter()
+    for dataset in recipe.datasets:
+        entries.update(find_profile(dataset.profile or recipe.profile).model_dump_json().encode())
+    for number, block in enumerate(split_blocks(list_jobs(recipe, root, left_out))):
+        for job in block:
+            found = [_stat(path) for path in _sources(job)]
+            about = {
+                "dataset": job.dataset.name,
+                "entry": vars(job.entry),
+                "sizes": [[size for size, _ in one] for one in found],
+            }
+            entries.update(json.dumps(about, default=lambda path: _below(path, root), sort_keys=True).encode())
+            times.update(json.dumps([[time for _, time in one] for one in found]).encode())
+        blocks.append(len(block))
+        keep(number, block)
+    return Listing(tuple(blocks), {"entries": entries.hexdigest(), "times": times.hexdigest()}, left_out)
+
+
+def _sources(job: Job) -> Iterator[Path]:
+    """The files that an entry is read from."""
+    entry = job.entry
+    channels = [job.dataset.root / name for name in entry.extra.get("images", ())]
+    # Those of one series, where several share a folder.
+    slices = [entry.image / name for name in entry.extra.get("files", ())] if entry.image.is_dir() else []
+    yield from channels or slices or [entry.image]
+    yield from entry.labels
+
+
+def _stat(path: Path) -> list[tuple[int, int]]:
+    """Size and time of change of a file, or of the files of a folder; empty if it is missing."""
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            return [one for child in sorted(path.iterdir()) if child.is_file() for one in _stat(child)]
+    except OSError as error:
+        if error.errno in OF_THE_FILE:
+            # It becomes a reject when it is read.
+            return []
+        raise ReadError(f"cannot be looked at ({error.strerror})", path=path) from error
+    return [(found.st_size, found.st_mtime_ns)]
 
 
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _places(folder: Path) -> list[Path]:
+    """The folders that a curation writes to."""
+    return [folder, *(folder / name for name in (_STATE, *TABLES))]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds nothing but what is there before the plan is."""
+    places, state = _places(folder), folder / _STATE
+    return all(
+        path in places
+        or (path.parent == state and (path.name == "lock" or path.suffix == ".jobs"))
+        or (path.parent in places and path.name.startswith(STAND_IN))
+        for path in folder.rglob("*")
+    )
+
+
+def _keep_jobs(folder: Path, number: int, jobs: list[Job]) -> None:
+    with replacing(jobs_path(folder, number)) as part:
+        part.write_bytes(pickle.dumps(jobs))
 
 
 def _start(folder: Path, plan: dict[str, Any]) -> None:
@@ -172,61 +291,61 @@ def _start(folder: Path, plan: dict[str, Any]) -> None:
                 path=folder,
                 remedy="choose another folder, or delete this one",
             )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise WriteError("is there already and is not a corpus", path=folder, remedy="choose another folder")
-    for name in (*TABLES, _STATE):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_text(json.dumps(plan, indent=2), encoding="utf-8")
+    else:
+        with replacing(path) as part:
+            part.write_text(json.dumps(plan, indent=2), encoding="utf-8")
+    for place in _places(folder):
+        place.mkdir(exist_ok=True)
 
 
-def _finished(folder: Path, plan: dict[str, Any]) -> CorpusInfo:
+def _finished(folder: Path, recipe: Recipe, listing: Listing) -> CorpusInfo:
     info = Corpus(folder).info
-    if info.recipe is None or info.recipe.model_dump(mode="json") != plan["recipe"] or info.entries != plan["entries"]:
+    if info.recipe != recipe or info.entries != listing.digests["entries"]:
         raise WriteError("holds another corpus", path=folder, remedy="choose another folder, or delete this one")
     shutil.rmtree(folder / _STATE, ignore_errors=True)
     return info
 
 
-def _finish(
-    recipe: Recipe, folder: Path, blocks: int, made_by: dict[str, str], plan: dict[str, Any], unlabelled: int
-) -> CorpusInfo:
+def _finish(recipe: Recipe, folder: Path, listing: Listing, made_by: dict[str, str]) -> CorpusInfo:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    results: list[BlockResult] = []
-    for number in range(blocks):
-        result = read_result(folder, number)
-        assert result is not None
-        results.append(result)
-    rejects = [reject.model_dump() for result in results for reject in result.rejects]
-    with replacing(folder / "rejects.parquet") as part:
-        pq.write_table(pa.Table.from_pylist(rejects, schema=reject_schema()), part)
-    left_out: Counter[str] = Counter()
-    if unlabelled:
-        left_out["there is no label file"] = unlabelled
+    counts: Counter[str] = Counter()
+    left_out = Counter(listing.left_out)
     unknown: Counter[str] = Counter()
-    for result in results:
-        left_out.update(result.left_out)
-        unknown.update(result.unknown_targets)
+    blocks = len(listing.blocks)
+    with (
+        replacing(folder / "rejects.parquet") as part,
+        pq.ParquetWriter(part, reject_schema()) as writer,
+    ):
+        for number in range(blocks):
+            result = read_result(folder, number)
+            assert result is not None
+            counts.update(images=result.images, masks=result.masks, rejects=len(result.rejects))
+            left_out.update(result.left_out)
+            unknown.update(result.unknown_targets)
+            if result.rejects:
+                rows = [reject.model_dump() for reject in result.rejects]
+                writer.write_table(pa.Table.from_pylist(rows, schema=reject_schema()))
     for dataset, cases in _limit_test(recipe, folder, blocks).items():
         left_out[f"more test images of {dataset} than the profile takes: no split"] = sum(cases.values())
+    # Those of workers that were killed while others went on.
+    for place in _places(folder):
+        remove_stand_ins(place)
     info = CorpusInfo(
         name=recipe.name,
         recipe=recipe,
         made_by=made_by,
-        entries=plan["entries"],
-        images=sum(result.images for result in results),
-        masks=sum(result.masks for result in results),
-        rejects=len(rejects),
+        entries=listing.digests["entries"],
+        images=counts["images"],
+        masks=counts["masks"],
+        rejects=counts["rejects"],
         left_out=dict(sorted(left_out.items())),
         unknown_targets=dict(sorted(unknown.items())),
         shards=blocks,
     )
     with replacing(folder / DESCRIPTION) as part:
         part.write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / _STATE)
     return info
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from typing import Any, TypeVar
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Self, TypeVar
 
 from vesalius.core.errors import ConfigError, ReadError
 
@@ -21,15 +24,113 @@ Task = tuple[Any, ...]
 _RETRIES = 3
 
 
-def run_here(function: Callable[..., Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+class DiedError(Exception):
+    """A process ended before it answered; the text says how."""
+
+
+class Child:
+    """A process that runs calls, one at a time; it ends with the process that started it, however that ends.
+
+    Attributes:
+        pipe: Has something to receive when `answer` need not wait.
+    """
+
+    def __init__(self) -> None:
+        # A fresh interpreter: forking after numpy and OpenCV have started threads can hang.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self._process = context.Process(target=_serve, args=(far,))
+        self._process.start()
+        # Kept open here too, it would hide the end of the process.
+        far.close()
+
+    def give(self, function: Callable[..., Any], task: Task) -> None:
+        """Has a function of a module called with some arguments."""
+        # `answer` tells of a process that has ended.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send((function, task))
+
+    def answer(self) -> Any:
+        """What the call returned; waits for it.
+
+        Raises:
+            DiedError: The process ended instead.
+            Exception: What the call raised.
+        """
+        try:
+            error, result = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            raise DiedError(_ending(self._process.exitcode)) from None
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        """Ends the process, whatever it is doing."""
+        self._process.terminate()
+        self._process.join()
+        self.pipe.close()
+
+
+class Apart:
+    """Runs calls in another process, which they may kill; a context manager, which ends it."""
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+
+    def call(self, function: Callable[..., Result], *task: Any) -> Result:
+        """What a function of a module returns.
+
+        Raises:
+            DiedError: The call ended a process that had run no other.
+            Exception: What the call raised.
+        """
+        if self._child is not None:
+            # An earlier call may have left behind what kills the process now: a new one tells.
+            with suppress(DiedError):
+                return self._ask(self._child, function, task)
+            self._drop()
+        self._child = Child()
+        try:
+            return self._ask(self._child, function, task)
+        except DiedError:
+            self._drop()
+            raise
+
+    def _ask(self, child: Child, function: Callable[..., Result], task: Task) -> Result:
+        child.give(function, task)
+        result: Result = child.answer()
+        return result
+
+    def _drop(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+
+def run_here(
+    function: Callable[..., Result],
+    tasks: Iterable[Task],
+    workers: int,
+    careful: Callable[..., Result] | None = None,
+) -> Generator[Result, None, None]:
     """Runs tasks in this machine's processes; results come as they are ready.
 
-    A task whose process is killed (by the system for want of memory, say) is given to another.
+    A task whose process is killed (by the system for want of memory, say) is given to another, and after some deaths
+    to ``careful``.
 
     Args:
         function: Of a module, so that it can be sent.
         tasks: Arguments of each call.
-        workers: Number of processes; 1 runs all in this one.
+        workers: Number of processes; 1 runs all in this one, which then dies with its task.
+        careful: Does the same without being killed by a bad file.
 
     Raises:
         ReadError: A task's process was killed again and again.
@@ -38,52 +139,46 @@ def run_here(function: Callable[..., Result], tasks: Iterable[Task], workers: in
         for task in tasks:
             yield function(*task)
         return
-    left = list(tasks)
-    for _ in range(1 + _RETRIES):
-        left = yield from _pool(function, left, workers)
-        if not left:
-            return
-    raise ReadError(f"{len(left)} blocks were given up: their processes were killed", remedy="use fewer --workers")
-
-
-def _pool(function: Callable[..., Result], tasks: list[Task], workers: int) -> Generator[Result, None, list[Task]]:
-    """Yields results; returns the tasks whose process was killed, and those not begun."""
-    lost: list[Task] = []
-    # A fresh interpreter per worker: forking after numpy and OpenCV have started threads can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-    waiting = iter(tasks)
-    running: dict[Future[Result], Task] = {}
-    broken = False
+    waiting = deque((function, task, 0) for task in tasks)
+    children: set[Child] = set()
+    idle: list[Child] = []
+    busy: dict[Any, tuple[Child, Callable[..., Result], Task, int]] = {}
     try:
-        while True:
-            while not broken and len(running) < 2 * workers and (task := next(waiting, None)) is not None:
+        while waiting or busy:
+            # One task per process and none in advance: then it is known which task a process died of.
+            while waiting and len(busy) < workers:
+                if not idle:
+                    idle.append(Child())
+                    children.add(idle[-1])
+                child = idle.pop()
+                called, task, deaths = waiting.popleft()
+                child.give(called, task)
+                busy[child.pipe] = child, called, task, deaths
+            for pipe in wait(list(busy)):
+                child, called, task, deaths = busy.pop(pipe)
                 try:
-                    running[pool.submit(function, *task)] = task
-                except BrokenProcessPool:
-                    lost.append(task)
-                    broken = True
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                task = running.pop(future)
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    lost.append(task)
-                    broken = True
+                    result: Result = child.answer()
+                except DiedError as died:
+                    children.remove(child)
+                    child.end()
+                    if deaths < _RETRIES:
+                        waiting.append((called, task, deaths + 1))
+                    elif careful is not None and called is not careful:
+                        waiting.append((careful, task, deaths + 1))
+                    else:
+                        raise ReadError(
+                            f"a block was given up: its process was killed {deaths + 1} times ({died})",
+                            remedy="use fewer --workers",
+                        ) from died
                 else:
+                    idle.append(child)
                     yield result
     finally:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        if running:
-            for process in processes:
-                process.terminate()
-    return [*lost, *waiting]
+        for child in children:
+            child.end()
 
 
-def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: str) -> Iterator[Result]:
+def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: str) -> Generator[Result, None, None]:
     """Runs tasks on a Ray cluster that sees the same files; results come as they are ready.
 
     A task whose worker or node is lost is given to another.
@@ -95,6 +190,7 @@ def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: 
 
     Raises:
         ConfigError: Ray is not installed, or there is no cluster.
+        ReadError: A task's worker was lost again and again.
     """
     try:
         import ray
@@ -118,7 +214,17 @@ def run_on_ray(function: Callable[..., Result], tasks: Iterable[Task], address: 
             done, rest = ray.wait(list(running), num_returns=1)
             running = set(rest)
             for reference in done:
-                yield ray.get(reference)
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    # Ray's own says where it was raised, at length, and not what.
+                    raise error.cause from error
+                except ray.exceptions.RayError as error:
+                    raise ReadError(
+                        f"a block was given up: its worker was lost {_RETRIES + 1} times ({type(error).__name__})",
+                        remedy="run the same command again with --engine local, which finds the file that kills it",
+                    ) from error
+                yield result
     finally:
         ray.shutdown()
 
@@ -134,10 +240,41 @@ def _reach(address: str) -> None:
         raise ConfigError(f"there is no Ray cluster at {address!r} ({error})", remedy="ray start --head") from error
 
 
-def _start_worker() -> None:
-    import cv2
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"
 
+
+def _serve(pipe: Connection) -> None:
+    """What a child does: it answers calls until nobody can ask any more."""
     # Ctrl-C is for the parent, which stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import cv2
+
     cv2.setNumThreads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    with suppress(EOFError, ConnectionResetError, BrokenPipeError):
+        while True:
+            function, task = pipe.recv()
+            answer: tuple[Exception | None, Any]
+            try:
+                answer = None, function(*task)
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                answer = error, None
+            try:
+                pipe.send(answer)
+            except Exception:
+                # Not everything that is raised can be sent.
+                pipe.send((RuntimeError(repr(answer)), None))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    # At once: a killed parent's workers must write nothing after the next run has begun.
+    os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections import Counter
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import vesalius
 from vesalius.core.errors import ConfigError, WriteError
+from vesalius.core.files import remove_stand_ins, replacing
 from vesalius.corpus.resplit import assign
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.split import split_among
-from vesalius.corpus.store import PSEUDO, TABLES, Corpus
+from vesalius.corpus.store import PSEUDO, SPLITTING, TABLES, Corpus
 
 
 def merge(corpora: Sequence[Corpus], folder: str | Path, name: str) -> CorpusInfo:
@@ -79,11 +81,13 @@ def merge(corpora: Sequence[Corpus], folder: str | Path, name: str) -> CorpusInf
     return info
 
 
-def split(corpus: Corpus, shares: tuple[float, float, float], seed: int = 0) -> dict[str, int]:
+def split(folder: str | Path, shares: tuple[float, float, float], seed: int = 0) -> dict[str, int]:
     """Splits a corpus anew, by case; its files are changed.
 
+    Interrupted, it leaves a corpus that cannot be opened until it has been split again.
+
     Args:
-        corpus: The corpus.
+        folder: The corpus.
         shares: Expected shares of cases in training, validation and test.
         seed: Another one gives another split.
 
@@ -92,10 +96,27 @@ def split(corpus: Corpus, shares: tuple[float, float, float], seed: int = 0) -> 
 
     Raises:
         ConfigError: The shares do not sum to 1.
+        ReadError: It is not a whole corpus.
+        WriteError: The corpus cannot be written.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(f"the shares {shares} do not sum to 1", remedy="give three, such as 0.8 0.1 0.1")
+    corpus = Corpus(folder, splitting=True)
+    mark = corpus.folder / SPLITTING
     pairs = list(zip(corpus.images["dataset"].to_pylist(), corpus.images["case"].to_pylist(), strict=True))
     splits = {(dataset, case): split_among(f"{seed}:{case}" if seed else case, shares) for dataset, case in pairs}
-    assign(corpus.folder, corpus.info.shards, splits)
+    try:
+        for place in (corpus.folder, *(corpus.folder / name for name in (*TABLES, PSEUDO))):
+            remove_stand_ins(place)
+        with replacing(mark) as part:
+            part.write_text(json.dumps({"shares": shares, "seed": seed}), encoding="utf-8")
+        # All cases are given a split, whatever an interrupted run has done to some.
+        assign(corpus.folder, corpus.info.shards, splits)
+        mark.unlink()
+    except OSError as error:
+        raise WriteError(
+            f"the corpus cannot be written ({error.strerror or error})",
+            path=corpus.folder,
+            remedy="make room, and run the same command again",
+        ) from error
     return dict(Counter(splits[pair] for pair in pairs))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TABLES = ("images", "masks")
 # Pseudo masks, where a corpus has them; the columns are those of the masks.
 PSEUDO = "pseudo"
+# Says how a corpus is being split anew; there while its shards do not agree.
+SPLITTING = ".splitting.json"
 # Open files and row groups that a corpus keeps.
 _FILES, _GROUPS = 64, 4
 # Columns that make an image and its masks, besides the picture.
@@ -124,12 +126,13 @@ class Corpus:
 
     Args:
         folder: Where it lies.
+        splitting: Whether it is opened to be split anew, which an interrupted split does not hinder.
 
     Raises:
-        ReadError: It is not a whole corpus, or of a later version.
+        ReadError: It is not a whole corpus, or of a later version; or a split of it was interrupted.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, splitting: bool = False) -> None:
         self.folder = Path(folder)
         path = self.folder / DESCRIPTION
         if not path.is_file():
@@ -146,6 +149,14 @@ class Corpus:
             raise ReadError(error.reason, path=path, remedy="update vesalius, or curate again") from error
         if self.info.schema_version > SCHEMA_VERSION:
             raise ReadError(f"is of schema {self.info.schema_version}", path=path, remedy="update vesalius")
+        if (self.folder / SPLITTING).is_file() and not splitting:
+            begun = json.loads((self.folder / SPLITTING).read_text(encoding="utf-8"))
+            shares = " ".join(map(str, begun["shares"]))
+            raise ReadError(
+                "its split was interrupted, or goes on",
+                path=self.folder,
+                remedy=f"run `vesalius corpus split {self.folder} --shares {shares} --seed {begun['seed']}` again",
+            )
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], tuple[pa.ChunkedArray, pa.Table]] = OrderedDict()
 
