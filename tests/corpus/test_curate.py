@@ -22,6 +22,7 @@ from vesalius.corpus import curate as curate_module
 from vesalius.corpus.curate import curate, list_jobs, split_blocks
 from vesalius.corpus.layouts import layout
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
+from vesalius.corpus.split import split_among
 from vesalius.corpus.store import Corpus
 
 
@@ -235,3 +236,33 @@ def test_a_layout_that_knows_one_split_alone_leaves_it_to_the_profile(tmp_path: 
     assert expected["train"] > COUNT // 2
     assert written(["test"]) == expected
     assert written(["train", "val"]) == {"train": COUNT // 2, "val": COUNT // 2}
+
+
+@pytest.mark.parametrize("name", ["msd", "coco"])
+def test_images_without_labels_do_not_make_a_split(tmp_path: Path, name: str) -> None:
+    marked = [replace(image, split=("train", "test")[number % 2]) for number, image in enumerate(images())]
+    half = tmp_path / "half.toml"
+    half.write_text("split = [0.5, 0.0, 0.5]\n")
+
+    def splits(unlabelled: bool) -> dict[str, tuple[str, str]]:
+        folder = tmp_path / str(unlabelled)
+        layout(name).write(marked, folder / "discs", "discs")
+        if unlabelled:
+            index = folder / "discs" / ("dataset.json" if name == "msd" else "annotations/instances_test.json")
+            content = json.loads(index.read_text())
+            if name == "msd":
+                # As published: a list of files.
+                content["test"] = [row["image"] for row in content["test"]]
+            else:
+                content["annotations"] = []
+            index.write_text(json.dumps(content))
+        curate(recipe(layout=name, profile=str(half)), folder / "corpus", root=folder)
+        rows = Corpus(folder / "corpus").images.to_pylist()
+        return {row["name"]: (row["case"], row["split"]) for row in rows}
+
+    labelled = splits(unlabelled=False)
+    assert Counter(split for _, split in labelled.values()) == {"train": COUNT // 2, "test": COUNT // 2}
+    rest = splits(unlabelled=True)
+    assert rest.keys() == {key for key, (_, split) in labelled.items() if split == "train"}
+    assert {split for _, split in rest.values()} == {"train", "test"}
+    assert all(split == split_among(case, (0.5, 0.0, 0.5)) for case, split in rest.values())

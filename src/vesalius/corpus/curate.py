@@ -166,10 +166,9 @@ def list_jobs(recipe: Recipe, root: Path, left_out: Counter[str]) -> Iterator[Jo
                 left_out["there is no label file"] += len(entries) - len(labelled)
             entries = labelled
         # Labels for training and none for the test, such as challenges publish, do not divide.
-        if len({entry.split for entry in entries if _is_labelled(entry)}) == 1:
-            entries = [replace(entry, split=None) for entry in entries]
+        divides = len({entry.split for entry in entries if _is_labelled(entry)}) > 1
         for entry in entries:
-            yield Job(entry, placed, profile)
+            yield Job(entry if divides else replace(entry, split=None), placed, profile)
 
 
 def _is_labelled(entry: Entry) -> bool:
