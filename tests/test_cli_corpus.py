@@ -60,7 +60,7 @@ def test_check_fails_only_for_what_is_serious(corpus: Path, capsys: pytest.Captu
     pq.write_table(broken, path, row_group_size=pq.ParquetFile(path).metadata.row_group(0).num_rows)
     assert run("corpus", "check", corpus) == 1
     out = capsys.readouterr().out
-    assert "SERIOUS leakage: patient0: this case is in test and train" in out
+    assert "SERIOUS leakage: discs/patient0: this case is in test and train" in out
 
 
 def test_figures(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from skimage import data
 
 import vesalius as vs
 from vesalius.core.types import Slice
-from vesalius.corpus.check import _image_findings, check_corpus, difference_hash, near_pairs
+from vesalius.corpus.check import _duplicates, _image_findings, check_corpus, difference_hash, near_pairs
 from vesalius.corpus.merge import merge, split
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.resplit import assign
@@ -20,8 +20,9 @@ def found(corpus: Corpus, kind: str) -> list:
 def test_a_case_on_both_sides_is_found(corpus: Corpus) -> None:
     # Image 10 is in the test, 11 in training, and both are of case 5.
     leaks = {finding.where for finding in found(corpus, "leakage")}
-    assert "case5" in leaks
-    assert "case4" not in leaks
+    assert "set/case5" in leaks
+    assert "set/case4" not in leaks
+    assert all(finding.serious for finding in found(corpus, "leakage"))
     splits = {("set", case): "train" for case in corpus.images["case"].to_pylist()}
     assign(corpus.folder, corpus.info.shards, splits)
     assert not found(Corpus(corpus.folder), "leakage")
@@ -35,11 +36,32 @@ def test_near_duplicates_are_found_and_other_images_are_not() -> None:
     digests = [difference_hash(image) for image in images]
     assert sorted(near_pairs(digests)) == [(0, 2), (0, 4), (2, 4)]
     rng = np.random.default_rng(0)
-    every = [int(value) for value in rng.integers(0, 2**63, 300)]
-    every += [value ^ (1 << int(rng.integers(0, 60))) ^ (1 << 61) for value in every[:40]]
-    slow = {(i, j) for i in range(340) for j in range(i + 1, 340) if (every[i] ^ every[j]).bit_count() <= 4}
-    assert len(slow) >= 40
-    assert set(near_pairs(every)) == slow
+    every = [int.from_bytes(rng.bytes(16), "big") for _ in range(300)]
+    for count in (1, 5, 6, 7):
+        every += [value ^ sum(1 << int(bit) for bit in rng.choice(128, count, False)) for value in every[:40]]
+    near = {(i, j) for i in range(460) for j in range(i + 1, 460) if (every[i] ^ every[j]).bit_count() <= 6}
+    assert len(near) >= 120
+    pairs = list(near_pairs(every))
+    assert set(pairs) == near
+    assert len(pairs) == len(near)
+
+
+def test_of_many_images_that_are_alike_two_are_named(corpus: Corpus) -> None:
+    case, split = corpus.images["case"].to_pylist(), corpus.images["split"].to_pylist()
+    alike = list(_duplicates(corpus, [7] * len(corpus)))
+    assert len(alike) == 1
+    named = [alike[0].where, alike[0].what.split()[2].rstrip(",")]
+    ids = corpus.images["id"].to_pylist()
+    first, second = (ids.index(name) for name in named)
+    assert case[first] != case[second]
+    assert split[first] != split[second]
+    assert "in another split" in alike[0].what
+    # Neighbours of one case are no finding.
+    rng = np.random.default_rng(0)
+    neighbours = [int.from_bytes(rng.bytes(16), "big") for _ in range(len(corpus))]
+    pair = next(i for i in range(len(corpus) - 1) if case[i] == case[i + 1])
+    neighbours[pair + 1] = neighbours[pair]
+    assert not list(_duplicates(corpus, neighbours))
 
 
 def labelled(pixels: np.ndarray, mask: np.ndarray) -> LabelledImage:

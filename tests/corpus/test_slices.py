@@ -130,6 +130,17 @@ def test_a_class_takes_in_what_lies_inside_it() -> None:
     assert masks[3].sum() == 16 - 4 + 25
 
 
+def test_two_classes_side_by_side_in_a_third_lie_inside_it() -> None:
+    labels = np.zeros((40, 40), int)
+    labels[5:35, 5:35] = 1  # oedema
+    labels[15:25, 15:20] = 2  # with a necrosis
+    labels[15:25, 20:23] = 3  # beside enhancing tumour
+    masks = consolidated(labels)
+    assert [masks[value].sum() for value in (1, 2, 3)] == [900, 50, 30]
+    labels[12:15, 18] = 0  # a gap leads in, but not to the outside
+    assert consolidated(labels)[1].sum() == 900 - 80 - 3
+
+
 def test_a_neighbour_or_one_at_the_edge_is_not_inside() -> None:
     labels = np.zeros((10, 10), int)
     labels[2:8, 2:5] = 1

@@ -8,7 +8,7 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vesalius.core.config import Config
 from vesalius.core.errors import ReadError, VesaliusError
 from vesalius.core.files import replacing
+from vesalius.core.types import Volume
 from vesalius.corpus.engines import Apart, DiedError
 from vesalius.corpus.layouts import layout
 from vesalius.corpus.objects import consolidated
@@ -27,8 +28,11 @@ from vesalius.corpus.scans import Entry, Layer, Scan
 from vesalius.corpus.slices import Cut, cuts
 from vesalius.corpus.split import split_among
 from vesalius.corpus.store import TABLES, ShardWriter, encode_png, mask_row
+from vesalius.io.intensity import window_range
 from vesalius.vocabulary.targets import target_of
 
+# Data files that lie beside a header.
+_DATA_OF = {".hdr": (".img",), ".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}
 # What an OSError says of a file itself; all else is of the machine.
 OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 OF_THE_FILE |= {errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.ESPIPE}
@@ -210,12 +214,22 @@ def entry_rows(job: Job, root: Path, left_out: Counter[str], unknown: Counter[st
         VesaliusError: Something is wrong with the image or its labels.
     """
     entry, dataset, profile = job.entry, job.dataset, job.profile
-    digest = source_digest(entry.image)
+    if "problem" in entry.extra:
+        raise ReadError(entry.extra["problem"], path=entry.image)
+    digests: dict[Path, str] = {}
     skipped: Counter[str] = Counter()
     found: Counter[str] = Counter()
+    empty = labelled = 0
     for scan in layout(dataset.layout).read(entry, dataset):
         layers = tuple(judged(layer, dataset, entry) for layer in scan.layers)
-        scan = Scan(scan.name, scan.volume, layers)
+        empty += bool(layers) and not any(layer.values.any() for layer in layers)
+        labelled += any(layer.values.any() for layer in layers)
+        if scan.empty:
+            skipped["the mask covers no pixel"] += scan.empty
+        scan = Scan(scan.name, _shown(scan.volume, dataset), layers)
+        source = scan.volume.source or entry.image
+        if source not in digests:
+            digests[source] = source_digest(source, entry.extra.get("files"))
         for cut in cuts(scan, profile, lambda reason: skipped.update([reason])):
             masks = list(object_rows(cut, layers, profile, skipped, found))
             if not masks:
@@ -241,11 +255,13 @@ def entry_rows(job: Job, root: Path, left_out: Counter[str], unknown: Counter[st
                 "index": cut.index,
                 "row_spacing": cut.spacing[0] if cut.spacing else None,
                 "column_spacing": cut.spacing[1] if cut.spacing else None,
-                "source": _below(entry.image, root),
-                "source_digest": digest,
+                "source": _below(source, root),
+                "source_digest": digests[source],
                 "masks": len(masks),
             }
             yield image, [mask_row(mask, shared | about) for mask, about in masks]
+    if empty and not labelled:
+        raise ReadError("labels nothing", path=entry.labels[0] if entry.labels else entry.image)
     left_out.update(skipped)
     unknown.update(found)
 
@@ -254,7 +270,7 @@ def judged(layer: Layer, dataset: DatasetRecipe, entry: Entry) -> Layer:
     """A layer whose values are whole numbers that all mean something; ignored values are background.
 
     Raises:
-        ReadError: Values are not whole, negative, or not listed; or nothing is labelled.
+        ReadError: Values are not whole, negative, or not listed.
     """
     path = entry.labels[0] if entry.labels else entry.image
     values = layer.values
@@ -276,8 +292,6 @@ def judged(layer: Layer, dataset: DatasetRecipe, entry: Entry) -> Layer:
             path=path,
             remedy="name them in the recipe's targets or ignore",
         )
-    if not found:
-        raise ReadError("labels nothing", path=path)
     if ignored:
         values = np.where(np.isin(values, ignored), 0, values)
     return Layer(values, layer.names, layer.objects)
@@ -286,10 +300,7 @@ def judged(layer: Layer, dataset: DatasetRecipe, entry: Entry) -> Layer:
 def object_rows(
     cut: Cut, layers: Sequence[Layer], profile: Profile, left_out: Counter[str], unknown: Counter[str]
 ) -> Iterator[tuple[NDArray[np.bool_], dict[str, Any]]]:
-    """The masks of an image, each with what is known about it; none if the profile leaves the image out."""
-    if sum(int(np.count_nonzero(plane)) for plane in cut.labels) <= profile.min_pixels:
-        left_out["too little of the image is labelled"] += 1
-        return
+    """The masks of an image, each with what is known about it."""
     least = profile.min_area * cut.pixels.shape[0] * cut.pixels.shape[1]
     instances: Counter[str] = Counter()
     for layer, plane in zip(layers, cut.labels, strict=True):
@@ -339,16 +350,35 @@ def _masks(layer: Layer, plane: NDArray[Any], profile: Profile) -> Iterator[tupl
             yield layer.names[value], iter([mask])
 
 
-def source_digest(path: Path) -> str:
-    """SHA-256 of a file; of the digests of its files in the order of their names, for a folder."""
+def source_digest(path: Path, names: Sequence[str] | None = None) -> str:
+    """SHA-256 of a file; of the digests of its files in the order of their names, where a source is several.
+
+    Args:
+        path: A file, a header (its data file counts too), or a folder.
+        names: The files of the folder that count; all if left out.
+    """
     if path.is_dir():
-        parts = [source_digest(child) for child in sorted(path.iterdir()) if child.is_file()]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
+        parts = [path / name for name in names] if names else [child for child in path.iterdir() if child.is_file()]
+    else:
+        beside = [path.with_suffix(suffix) for suffix in _DATA_OF.get(path.suffix.lower(), ())]
+        parts = [path, *(file for file in beside if file.is_file())]
+    digests = [_file_digest(part) for part in sorted(parts)]
+    return digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ReadError(f"cannot be read ({error.strerror})", path=path) from error
+
+
+def _shown(volume: Volume, dataset: DatasetRecipe) -> Volume:
+    """The volume in the grey window of the recipe."""
+    if dataset.window is None or volume.voxels.ndim == 4:
+        return volume
+    return replace(volume, window=window_range(dataset.window))
 
 
 def _reject(job: Job, error: Exception, root: Path) -> Reject:

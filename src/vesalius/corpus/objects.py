@@ -115,21 +115,17 @@ def consolidated(labels: NDArray[Any]) -> dict[int, NDArray[np.bool_]]:
     masks = {int(value): labels == value for value in np.unique(labels) if value}
     if len(masks) < 2:
         return masks
-    inside: dict[int, list[tuple[tuple[slice, slice], NDArray[np.bool_]]]] = {value: [] for value in masks}
-    for mask in masks.values():
-        parts = cc3d.connected_components(mask.astype(np.uint8), connectivity=8)
-        for number, box in enumerate(ndimage.find_objects(parts), 1):
+    out = {value: mask.copy() for value, mask in masks.items()}
+    for value, mask in masks.items():
+        # Several classes side by side may lie inside a third: what they make together is looked at.
+        others = cc3d.connected_components(((labels != 0) & ~mask).astype(np.uint8), connectivity=8)
+        for number, box in enumerate(ndimage.find_objects(others), 1):
             rows, columns = box
             if rows.start == 0 or columns.start == 0 or rows.stop == labels.shape[0] or columns.stop == labels.shape[1]:
                 continue
             around = (slice(rows.start - 1, rows.stop + 1), slice(columns.start - 1, columns.stop + 1))
-            filled = ndimage.binary_fill_holes(parts[around] == number)
+            filled = ndimage.binary_fill_holes(others[around] == number)
             ring = ndimage.binary_dilation(filled, np.ones((3, 3))) & ~filled
-            outside = np.unique(labels[around][ring])
-            if len(outside) == 1 and outside[0] != 0:
-                inside[int(outside[0])].append((around, filled & (labels[around] != 0)))
-    out = {value: mask.copy() for value, mask in masks.items()}
-    for value, parts_inside in inside.items():
-        for around, part in parts_inside:
-            out[value][around] |= part
+            if mask[around][ring].all():
+                out[value][around] |= filled & (labels[around] != 0)
     return out

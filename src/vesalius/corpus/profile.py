@@ -28,7 +28,7 @@ class Profile(Config):
         components: Whether the 8-connected parts of a class are objects of their own.
         consolidate: Whether a class takes in what lies inside it (the kidney its tumour), which also stays a mask.
         min_area: Masks under this share of the image are left out.
-        min_pixels: Images with no more labelled pixels than this are left out.
+        min_pixels: Images with no more labelled pixels than this, as they lie in the source, are left out.
         split: Shares of training, validation and test.
         split_by: What must not be split; ``image`` lets slices of one volume fall on both sides.
         max_test: Most test images of a data set; whole cases beyond it get no split.

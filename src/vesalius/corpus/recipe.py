@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vesalius.core.config import Config
+from vesalius.io.intensity import window_range
+from vesalius.vocabulary.modalities import find_modality
 
 LayoutName = Literal[
     "pairs",
@@ -32,7 +34,8 @@ class DatasetRecipe(Config):
         name: Of the data set, as the corpus names it.
         layout: How its files lie.
         root: Its folder, relative to the recipe's own folder or to ``--root``.
-        modality: Of all its images, where the files do not say it themselves.
+        modality: Of all its images, where the files do not say it themselves; under the vocabulary's name if that
+            knows it.
         images: Pattern of the image files below ``root``, where the layout leaves that open.
         labels: The same for label files; ``{stem}`` stands for the image's file name without suffix, ``{case}`` for
             what ``case`` finds.
@@ -41,6 +44,8 @@ class DatasetRecipe(Config):
             image is a case of its own.
         channels: Names of the channels or time points of its 4-D files, such as ``["flair", "t1"]``; where one is
             the name of a modality, it is the modality of that channel.
+        window: Grey window of grey images, for profiles that use one: ``soft_tissue``, ``lung``, ``brain``, ``bone`` or
+            ``LEVEL/WIDTH``; by default that of ``vesalius.io.intensity``.
         targets: Label value (or name in the files) -> target. Layouts that name their labels need none.
         ignore: Label values that mean neither background nor a target, such as 255.
         labelled_only: Whether images whose label files are missing are left out and counted, instead of rejected.
@@ -57,11 +62,25 @@ class DatasetRecipe(Config):
     instances: str | None = None
     case: str | None = None
     channels: tuple[str, ...] = ()
+    window: str | None = None
     targets: dict[str, str] = Field(default_factory=dict)
     ignore: tuple[int, ...] = ()
     labelled_only: bool = False
     keep_split: bool = True
     profile: str | None = None
+
+    @field_validator("modality")
+    @classmethod
+    def _one_name(cls, modality: str | None) -> str | None:
+        found = find_modality(modality) if modality else None
+        return found.name if found else modality
+
+    @field_validator("window")
+    @classmethod
+    def _makes_sense(cls, window: str | None) -> str | None:
+        if window is not None:
+            window_range(window)
+        return window
 
 
 class Recipe(Config):

@@ -25,7 +25,8 @@ class Entry:
         image: The image file, or the folder of a DICOM series.
         labels: Files that hold its labels; empty where it has none.
         split: ``"train"``, ``"val"`` or ``"test"`` where the layout itself says so.
-        extra: What else the reader needs, such as the annotations of this image; JSON-like values alone.
+        extra: What else the reader needs, such as the annotations of this image; JSON-like values alone. ``problem``
+            says why the entry cannot be used at all.
     """
 
     name: str
@@ -62,11 +63,13 @@ class Scan:
             entry holds several.
         volume: The voxels, their geometry, and the modality.
         layers: Its labels; empty where nothing is labelled.
+        empty: Masks in the files that cover no pixel.
     """
 
     name: str
     volume: Volume
     layers: tuple[Layer, ...]
+    empty: int = 0
 
 
 def safe_name(path: Path, root: Path) -> str:

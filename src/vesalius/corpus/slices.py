@@ -59,8 +59,9 @@ def cuts(scan: Scan, profile: Profile, left_out: Callable[[str], None]) -> Itera
             continue
         for index in range(volume.voxels.shape[place]):
             labels = [np.take(layer.values, index, axis=place) for layer in scan.layers]
-            if not any(plane.any() for plane in labels):
-                left_out("nothing is labelled")
+            pixels_labelled = int(np.count_nonzero(np.any([plane != 0 for plane in labels], 0))) if labels else 0
+            if pixels_labelled <= profile.min_pixels:
+                left_out("too little of the image is labelled" if pixels_labelled else "nothing is labelled")
                 continue
             piece = volume.slice(axis, index)
             pixels, spacing = eight_bits(piece.pixels), piece.spacing

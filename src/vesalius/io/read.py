@@ -148,14 +148,36 @@ def count_times(path: Path) -> int:
     """
     suffix = suffix_of(path)
     if suffix in _NIFTI:
-        from vesalius.io.scans import nifti_times
+        from vesalius.io.scans import nifti_shape
 
-        return nifti_times(path)
-    if suffix in _ITK:
-        from vesalius.io.scans import itk_times
+        shape = nifti_shape(path)
+    elif suffix in _ITK:
+        from vesalius.io.scans import itk_shape
 
-        return itk_times(path)
-    return 1
+        shape = itk_shape(path)
+    else:
+        return 1
+    return int(shape[3]) if len(shape) > 3 else 1
+
+
+def count_slices(path: Path) -> int | None:
+    """Number of slices of a NIfTI, NRRD or MetaImage file, from its header; None for all else.
+
+    Raises:
+        ReadError: The file is missing or damaged.
+    """
+    suffix = suffix_of(path)
+    if suffix in _NIFTI:
+        from vesalius.io.scans import nifti_shape
+
+        shape = nifti_shape(path)
+    elif suffix in _ITK:
+        from vesalius.io.scans import itk_shape
+
+        shape = itk_shape(path)
+    else:
+        return None
+    return int(shape[2]) if len(shape) > 2 else 1
 
 
 def _without_alpha(values: NDArray[Any]) -> NDArray[Any]:

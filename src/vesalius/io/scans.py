@@ -91,24 +91,25 @@ def read_itk(path: Path, time: int | None) -> Grid:
     return Grid(values, geometry)
 
 
-def nifti_times(path: Path) -> int:
-    """Number of time points of a NIfTI file, from its header; ReadError if it is missing or damaged."""
+def nifti_shape(path: Path) -> tuple[int, ...]:
+    """(X, Y, Z, ...) of a NIfTI file, from its header; ReadError if it is missing or damaged."""
     import nibabel
 
     with decoding(path, "NIfTI file"):
-        shape = nibabel.load(path, mmap=False).shape
-    return int(shape[3]) if len(shape) > 3 else 1
+        shape: tuple[int, ...] = nibabel.load(path, mmap=False).shape
+    return shape
 
 
-def itk_times(path: Path) -> int:
-    """Number of time points of a NRRD or MetaImage file, from its header; ReadError if it is missing or damaged."""
+def itk_shape(path: Path) -> tuple[int, ...]:
+    """(X, Y, Z, ...) of a NRRD or MetaImage file, from its header; ReadError if it is missing or damaged."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with quiet_itk(path):
         reader.ReadImageInformation()
-    return int(reader.GetSize()[3]) if reader.GetDimension() > 3 else 1
+    size: tuple[int, ...] = reader.GetSize()
+    return size
 
 
 @contextmanager

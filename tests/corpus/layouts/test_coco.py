@@ -198,7 +198,6 @@ def test_a_missing_picture_is_one_reject(tmp_path: Path, recipe) -> None:
         ({"annotations": [annotation() | {"segmentation": []}]}, "has boxes and no masks"),
         ({"annotations": [{}]}, "is not a COCO file of instances"),
         ({"images": [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]}, "two images with one id"),
-        ({"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}]}, "would be named val2017_a"),
         ({"categories": None}, "is not a COCO file of instances"),
     ],
 )
@@ -207,6 +206,14 @@ def test_damaged_indexes(tmp_path: Path, recipe, change, reason: str) -> None:
     index.write_text(json.dumps(json.loads(index.read_text()) | change))
     with pytest.raises(ReadError, match=reason):
         coco.find(recipe("coco", tmp_path), tmp_path)
+
+
+def test_a_picture_that_is_listed_twice_cannot_be_used(tmp_path: Path, recipe) -> None:
+    index = make(tmp_path, [annotation()])
+    twice = {"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | twice))
+    found = coco.find(recipe("coco", tmp_path), tmp_path)
+    assert ["would be named val2017_a" in entry.extra["problem"] for entry in found] == [True, True]
 
 
 def test_indexes_that_are_missing_or_cut_short(tmp_path: Path, recipe) -> None:

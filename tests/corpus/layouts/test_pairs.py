@@ -163,8 +163,10 @@ def test_recipes_that_make_no_sense(tmp_path: Path, recipe) -> None:
     with pytest.raises(ReadError, match=r"p2_1.png: does not match the recipe's case"):
         pairs.find(recipe("pairs", root, **(PLAIN | {"case": "(p1)_"})), root)
     (root / "images/p1_1.jpg").write_bytes((root / "images/p1_1.png").read_bytes())
-    with pytest.raises(ReadError, match="two images that would be named p1_1"):
-        pairs.find(recipe("pairs", root, **(PLAIN | {"images": "images/*"})), root)
+    found = pairs.find(recipe("pairs", root, **(PLAIN | {"images": "images/*"})), root)
+    problems = [entry.extra.get("problem") for entry in found if entry.name == "p1_1"]
+    assert problems == ["two images would be named p1_1: images/p1_1.jpg and images/p1_1.png"] * 2
+    assert not any("problem" in entry.extra for entry in found if entry.name != "p1_1")
 
 
 def test_guess_of_a_described_set(tmp_path: Path) -> None:

@@ -60,7 +60,6 @@ def test_a_mode_with_both_files_is_read_once(tmp_path: Path, recipe) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("image2label_val.json", '{"data_demo/images/ct_1.png": []}', "two images that would be named ct_1"),
         ("image2label_train.json", "[]", "is no mapping"),
         ("image2label_train.json", '{"images/a.png": "masks/a.png"}', "images/a.png has no list of masks"),
         ("label2image_test.json", "{", "is not JSON"),
@@ -71,6 +70,13 @@ def test_damaged_lists(tmp_path: Path, recipe, name: str, content: str, reason: 
     (root / name).write_text(content)
     with pytest.raises(ReadError, match=reason):
         sam_med2d.find(recipe("sam-med2d", root), root)
+
+
+def test_an_image_that_is_listed_twice_is_taken_from_neither_list(tmp_path: Path, recipe) -> None:
+    root = made(tmp_path / "set")
+    (root / "image2label_val.json").write_text('{"data_demo/images/ct_1.png": []}')
+    problems = [entry.extra.get("problem", "") for entry in sam_med2d.find(recipe("sam-med2d", root), root)]
+    assert sum("two images would be named ct_1" in problem for problem in problems) == 2
 
 
 def test_no_lists(tmp_path: Path, recipe) -> None:

@@ -146,13 +146,18 @@ def test_ways_to_name_folders(tmp_path: Path, recipe, yaml: str, place: str) -> 
         ("names: [cell", "is not YAML"),
         ("just words", "does not describe a data set"),
         ("train: images/train/a.png\nnames: [cell]", "is no list of images"),
-        ("train: images/train\nval: images/train\nnames: [cell]", "two images that would be named images_train_a"),
     ],
 )
 def test_damaged_indexes(tmp_path: Path, recipe, yaml: str, reason: str) -> None:
     make(tmp_path, "", yaml)
     with pytest.raises(ReadError, match=reason):
         yolo.find(recipe("yolo", tmp_path), tmp_path)
+
+
+def test_a_picture_of_two_splits_cannot_be_used(tmp_path: Path, recipe) -> None:
+    make(tmp_path, "", "train: images/train\nval: images/train\nnames: [cell]")
+    found = yolo.find(recipe("yolo", tmp_path), tmp_path)
+    assert ["two images would be named images_train_a" in entry.extra["problem"] for entry in found] == [True, True]
 
 
 def test_an_index_of_another_name(tmp_path: Path, recipe) -> None:

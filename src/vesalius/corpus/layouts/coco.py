@@ -73,7 +73,8 @@ def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
         part = read_segmentation(annotation["segmentation"], size, annotation["id"], entry.labels[0])
         if part is not None:
             regions.append(Region(number, annotation["name"], {0: part}, one=not annotation["crowd"]))
-    yield Scan(entry.name, volume, pack(regions, (1, *size)))
+    empty = len(entry.extra["annotations"]) - len(regions)
+    yield Scan(entry.name, volume, pack(regions, (1, *size)), empty)
 
 
 def read_segmentation(segmentation: Any, size: tuple[int, int], number: object, path: Path) -> CutOut | None:

@@ -123,14 +123,12 @@ def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
     """Reads a series and its labels; regions that overlap lie in several layers.
 
     Raises:
-        ReadError: A file is damaged, or a label file has no series.
+        ReadError: A file is damaged.
         GeometryError: The series makes no volume, or a segmentation lies on another grid.
     """
     from vesalius.io.dicom import read_file, read_series
     from vesalius.io.read import volume_of
 
-    if "problem" in entry.extra:
-        raise ReadError(entry.extra["problem"], path=entry.image, remedy="complete the data, or remove the file")
     files = entry.extra["files"]
     if len(files) == 1:
         grid = read_file(entry.image, None)

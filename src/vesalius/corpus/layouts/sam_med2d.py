@@ -99,6 +99,7 @@ def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
     modality = entry.extra.get("modality") or dataset.modality
     volume = read_flat(entry, dataset.model_copy(update={"modality": modality}))
     regions = []
+    empty = 0
     for number, path, name in zip(numbers(dataset), entry.labels, entry.extra["names"], strict=False):
         if name is None:
             raise ReadError("is of a class that the JSON file does not name", path=path, remedy="name it there")
@@ -113,9 +114,10 @@ def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
         part = cut_out(values[0] != 0)
         if part is None:
             _log.warning("%s: covers no pixel and is left out", path)
+            empty += 1
         else:
             regions.append(Region(number, name, {0: part}, one=True))
-    yield Scan(entry.name, volume, pack(regions, volume.voxels.shape[:3]))
+    yield Scan(entry.name, volume, pack(regions, volume.voxels.shape[:3]), empty)
 
 
 def guess(folder: Path) -> DatasetRecipe | None:

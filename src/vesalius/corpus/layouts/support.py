@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vesalius.core.types import Slice, Volume, to_8_bits
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, safe_name
+from vesalius.io.read import count_slices
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _SPLITS = {
@@ -69,20 +71,42 @@ def split_named(path: str | Path) -> str | None:
 
 
 def checked(entries: Iterable[Entry], root: Path) -> list[Entry]:
-    """Entries in the order of their names.
+    """Entries in the order of their names, with a ``problem`` for those that cannot be used beside the others.
 
-    Raises:
-        ReadError: Two have the same name.
+    These are images that would have one name, none of which is taken, and single slices among volumes.
     """
-    ordered = sorted(entries, key=lambda entry: entry.name)
-    for one, other in pairwise(ordered):
+    ordered = sorted(entries, key=lambda entry: (entry.name, str(entry.image)))
+    problems: dict[int, str] = {}
+    for number, (one, other) in enumerate(pairwise(ordered)):
         if one.name == other.name:
-            raise ReadError(
-                f"holds two images that would be named {one.name}: {one.image} and {other.image}",
-                path=root,
-                remedy="list each image once, or rename one",
-            )
-    return ordered
+            files = " and ".join(_below(entry.image, root) for entry in (one, other))
+            problems[number] = problems[number + 1] = f"two images would be named {one.name}: {files}"
+    flat = [_is_flat(entry.image) for entry in ordered]
+    if False in flat:
+        for number, single in enumerate(flat):
+            if single:
+                problems.setdefault(number, "is a single slice among volumes")
+    return [
+        replace(entry, extra={**entry.extra, "problem": problems[number]})
+        if number in problems and "problem" not in entry.extra
+        else entry
+        for number, entry in enumerate(ordered)
+    ]
+
+
+def _is_flat(path: Path) -> bool | None:
+    """Whether an image has a single slice, from its header; None if that cannot be said, as of DICOM."""
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        return True
+    try:
+        slices = count_slices(path)
+    except (ReadError, OSError):
+        return None  # what is wrong with it is found when it is read
+    return None if slices is None else slices == 1
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def read_json(path: Path, remedy: str) -> Any:

@@ -85,6 +85,7 @@ def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
     volume = read_flat(entry, dataset)
     size = volume.voxels.shape[1:3]
     regions = []
+    empty = 0
     number = numbers(dataset)
     for path in entry.labels:
         try:
@@ -103,9 +104,10 @@ def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
                 raise ReadError(f"line {place}: {error}", path=path, remedy="correct or remove it") from error
             if part is None:
                 _log.warning("%s: line %d covers no pixel and is left out", path, place)
+                empty += 1
             elif value not in dataset.ignore:
                 regions.append(Region(next(number), entry.extra["names"][str(value)], {0: part}, one=True))
-    yield Scan(entry.name, volume, pack(regions, (1, *size)))
+    yield Scan(entry.name, volume, pack(regions, (1, *size)), empty)
 
 
 def guess(folder: Path) -> DatasetRecipe | None:
