@@ -73,11 +73,15 @@ def _adding(before) -> Iterator[None]:
 
 
 def slow_block(number: int, root: Path, folder: Path) -> int:
-    """Makes a block so slowly that it can be interrupted, and leaves a mark when it ends."""
-    with _adding(lambda _: time.sleep(0.3)):
-        curate_block(number, root, folder)
-    (folder.parent / f"ended-{number}").touch()
-    return number
+    """Makes a block so slowly that it can be interrupted, and notes when it lived."""
+
+    def live(_count: int) -> None:
+        time.sleep(0.3)
+        with (folder.parent / "alive").open("a") as file:
+            file.write(f"{time.time()}\n")
+
+    with _adding(live):
+        return curate_block(number, root, folder)
 
 
 def block_killed_once(number: int, root: Path, folder: Path) -> int:
