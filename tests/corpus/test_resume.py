@@ -146,6 +146,7 @@ def test_every_file_of_an_entry_counts(tmp_path: Path) -> None:
     assert found("a.nii") == [tmp_path / "a.nii", label]
     assert found("a.nii", images=["a.nii", "b.nii"]) == [tmp_path / "a.nii", tmp_path / "b.nii", label]
     assert found("series", files=["1.dcm", "2.dcm"]) == [tmp_path / "series/1.dcm", tmp_path / "series/2.dcm", label]
+    assert found("a.mhd") == [tmp_path / "a.mhd", tmp_path / "a.raw", tmp_path / "a.zraw", label]
     assert found("1.dcm", files=["1.dcm"]) == [tmp_path / "1.dcm", label]
 
 

@@ -32,7 +32,7 @@ from vesalius.io.intensity import window_range
 from vesalius.vocabulary.targets import target_of
 
 # Data files that lie beside a header.
-_DATA_OF = {".hdr": (".img",), ".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}
+DATA_OF = {".hdr": (".img",), ".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}
 # What an OSError says of a file itself; all else is of the machine.
 OF_THE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 OF_THE_FILE |= {errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.ESPIPE}
@@ -360,7 +360,7 @@ def source_digest(path: Path, names: Sequence[str] | None = None) -> str:
     if path.is_dir():
         parts = [path / name for name in names] if names else [child for child in path.iterdir() if child.is_file()]
     else:
-        beside = [path.with_suffix(suffix) for suffix in _DATA_OF.get(path.suffix.lower(), ())]
+        beside = [path.with_suffix(suffix) for suffix in DATA_OF.get(path.suffix.lower(), ())]
         parts = [path, *(file for file in beside if file.is_file())]
     digests = [_file_digest(part) for part in sorted(parts)]
     return digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import vesalius
 from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import STAND_IN, locked, remove_stand_ins, replacing
-from vesalius.corpus.block import OF_THE_FILE, Job, curate_block, jobs_path, read_result, state_path
+from vesalius.corpus.block import DATA_OF, OF_THE_FILE, Job, curate_block, jobs_path, read_result, state_path
 from vesalius.corpus.engines import Task, run_here, run_on_ray
 from vesalius.corpus.layouts import layout
 from vesalius.corpus.profile import find_profile
@@ -56,7 +56,8 @@ def curate(
         recipe: What to curate, and how.
         folder: Of the corpus.
         root: Folder that the recipe's folders are relative to.
-        workers: Processes on this machine.
+        workers: Processes on this machine. With 1, all is done in this one, which an image that kills its reader
+            ends; with more, such an image is a reject.
         engine: ``"local"``, or ``"ray"`` for a cluster that sees the same files.
         address: Of the Ray cluster.
         progress: Is told how many of all entries are done.
@@ -66,8 +67,9 @@ def curate(
 
     Raises:
         ConfigError: The recipe makes no sense.
-        ReadError: A data set's own list of files is missing or damaged; a single damaged image is a reject.
-        WriteError: The folder holds something else, or cannot be written.
+        ReadError: A data set's own list of files is missing or damaged, or the machine is out of memory or files, or
+            its disk fails; a single damaged image is a reject.
+        WriteError: The folder holds something else, another process is at work in it, or it cannot be written.
     """
     folder, root = Path(folder), Path(root).resolve()
     told = progress or (lambda *_: None)
@@ -238,8 +240,9 @@ def _sources(job: Job) -> Iterator[Path]:
     channels = [job.dataset.root / name for name in entry.extra.get("images", ())]
     # Those of one series, where several share a folder.
     slices = [entry.image / name for name in entry.extra.get("files", ())] if entry.image.is_dir() else []
-    yield from channels or slices or [entry.image]
-    yield from entry.labels
+    for path in (*(channels or slices or [entry.image]), *entry.labels):
+        yield path
+        yield from (path.with_suffix(suffix) for suffix in DATA_OF.get(path.suffix.lower(), ()))
 
 
 def _stat(path: Path) -> list[tuple[int, int]]:
