@@ -28,9 +28,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import plain_sam
+from flop_count import flops
 from transformers_layout import transformers_sam
 from vesalius.demo import CASES, read_case
 from vesalius.models.base import PromptBatch
@@ -234,9 +234,8 @@ def compete(side: int, adapter: str | None, arguments: argparse.Namespace) -> li
     ]
     products = peaks()
     for count in (0, *COUNTS):
-        with FlopCounterMode(display=False) as counter:
-            _ = model.decode(embedding, batch(count, side)) if count else model.encode(torch.zeros(1, 3, side, side))
-        work = counter.get_total_flops()
+        image, prompts = torch.zeros(1, 3, side, side), batch(max(count, 1), side)
+        work = flops(lambda n=count, i=image, p=prompts: model.decode(embedding, p) if n else model.encode(i))
         calls: dict[Any, Callable[[], object]] = {f"peak {name}": call for name, call in products.items()}
         for i, rival in enumerate(rivals):
             calls[i] = (lambda r=rival, n=count: r.decode(n)) if count else rival.encode
