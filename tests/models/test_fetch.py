@@ -13,6 +13,7 @@ from vesalius.core.errors import ModelError, WriteError
 from vesalius.models import fetch as module
 from vesalius.models import registry
 from vesalius.models.checkpoint import load_checkpoint, weights_digest
+from vesalius.models.convert import convert
 from vesalius.models.fetch import address, download, fetch
 
 CONTENT = bytes(range(256)) * 4096  # one mebibyte
@@ -251,7 +252,8 @@ def test_through_a_proxy(server, tmp_path, monkeypatch):
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    get(server, tmp_path, sha256=SHA256)
+    get(server, tmp_path / "direct", sha256=SHA256)
+    assert len(server.seen) == 2
 
 
 @pytest.fixture
@@ -278,6 +280,36 @@ def test_fetching_verifies_converts_and_cleans_up(published, server, tmp_path):
     assert names(tmp_path / "cache" / "downloads") == []
     assert fetch("medsam") is None
     assert len(server.seen) == 1
+
+
+def test_what_was_converted_by_hand_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("VESALIUS_CACHE", str(tmp_path / "cache"))
+    torch.save(sam().state_dict(), tmp_path / "file.pth")
+    convert(tmp_path / "file.pth", registry.model_folder("ft-sam"), preset="ft-sam")
+    assert fetch("ft-sam") is None
+    with pytest.raises(ModelError, match="cannot be downloaded"):
+        fetch("ft-sam", tmp_path / "elsewhere")
+
+
+def test_a_whole_download_is_not_made_again(published, server, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vesalius.models.convert.convert", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("medsam")
+    assert names(tmp_path / "cache" / "downloads") == ["medsam_vit_b.pth"]
+    fetch("medsam")
+    assert len(server.seen) == 1
+    assert weights_digest(load_checkpoint(registry.model_folder("medsam"))) == weights_digest(sam())
+
+
+@pytest.mark.parametrize(("content", "known"), [(CONTENT[::-1], {"sha256": SHA256}), (CONTENT, {})])
+def test_a_file_that_is_another_or_cannot_be_told_is_downloaded_again(server, tmp_path, content, known):
+    (tmp_path / "w.pth").write_bytes(content)
+    get(server, tmp_path, **known)
+    assert (len(server.seen), (tmp_path / "w.pth").read_bytes()) == (1, CONTENT)
 
 
 def test_fetching_goes_on_where_it_broke_off(published, server, tmp_path):

@@ -46,10 +46,10 @@ def fetch(
     from vesalius.models.convert import convert
 
     known = entry(name)
-    url = address(name, known, mirror)
     target = model_folder(name) if folder is None else Path(folder)
     if (target / "config.json").exists():
         return None
+    url = address(name, known, mirror)
     path = cache_folder() / "downloads" / (known.file or name)
     download(url, path, sha256=known.sha256, md5=known.md5, size=known.size, progress=progress)
     done = convert(path, target, name=name)
@@ -89,8 +89,8 @@ def download(
     """Downloads a file; what was downloaded before is continued, if the server can and still has the same file.
 
     The bytes go to ``<path>.part``; ``path`` appears once all is there and verified. Where no digest is known, the
-    server's version of the file (its ETag) goes to ``<path>.etag``, and without one a part is not continued. Proxies
-    are taken from the environment.
+    server's version of the file (its ETag) goes to ``<path>.etag``, and without one a part is not continued. A file
+    that is there already and has the known digest is not downloaded again. Proxies are taken from the environment.
 
     Args:
         url: Where it is.
@@ -110,6 +110,8 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         known = sha256 is not None or md5 is not None
+        if known and path.is_file() and not _fault(path, sha256, md5, size):
+            return
         _transfer(url, part, None if known else tag, size, progress or (lambda *_: None), timeout)
         fault = _fault(part, sha256, md5, size)
         tag.unlink(missing_ok=True)
@@ -184,15 +186,15 @@ def _reason(error: Exception, timeout: float) -> str:
     return "broke off" if "IncompleteRead" in str(error) else f"failed ({error})"
 
 
-def _fault(part: Path, sha256: str | None, md5: str | None, size: int | None) -> str:
+def _fault(path: Path, sha256: str | None, md5: str | None, size: int | None) -> str:
     """What is wrong with a downloaded file, or nothing."""
-    if not part.is_file():
+    if not path.is_file():
         return "it is empty"
-    if size is not None and part.stat().st_size != size:
-        return f"it has {part.stat().st_size} bytes instead of {size}"
+    if size is not None and path.stat().st_size != size:
+        return f"it has {path.stat().st_size} bytes instead of {size}"
     for kind, expected in (("sha256", sha256), ("md5", md5)):
         if expected is not None:
-            with part.open("rb") as file:
+            with path.open("rb") as file:
                 found = hashlib.file_digest(file, kind).hexdigest()
             if found != expected:
                 return f"its {kind} is {found} instead of {expected}"
