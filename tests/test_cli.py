@@ -139,7 +139,7 @@ def test_a_picture_gives_a_visible_mask_an_overlay_and_a_record(run, picture, tm
     assert told["input"] == str(picture)
     assert (told["width"], told["height"]) == (60, 40)
     assert told["mask"] == str(out)
-    assert said == f"object 1: predicted IoU {found['predicted_iou']:.2f}, {len(rows)} px\n"
+    assert said == f"object 1: predicted IoU {found['predicted_iou']:.2f}, {len(rows)} px\nrandom, run by torch fp32\n"
 
 
 def test_a_dash_prints_the_record_alone(run, picture):

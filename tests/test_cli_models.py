@@ -1,10 +1,15 @@
+import shutil
+
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from golden.networks import ADAPTED, sam
 from vesalius.cli import main
-from vesalius.models.checkpoint import load_checkpoint
+from vesalius.models.checkpoint import WEIGHTS, file_digest, load_checkpoint
 from vesalius.models.convert import convert
+from vesalius.models.exported import read_export
 from vesalius.models.registry import entries, model_folder
 
 
@@ -30,6 +35,8 @@ def test_list_names_every_model_and_which_are_here(capsys, tmp_path):
     assert lines.keys() == entries().keys()
     assert "fetched" in lines["medsam"]
     assert "by hand" in lines["sam-med2d"]
+    assert "by hand" in lines["imis-net"]
+    assert "by transformers" in lines["sam2"]
     assert "375 MB" in lines["sam-vit-b"]
     assert "fetched" not in lines["sam-vit-b"]
 
@@ -57,6 +64,13 @@ def test_fetch_what_is_here_already(capsys, tmp_path):
     assert capsys.readouterr().out.strip() == "medsam is here already"
 
 
+def test_fetch_what_was_brought_by_hand(capsys, tmp_path):
+    torch.save({"model": sam(ADAPTED).state_dict()}, tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", model_folder("sam-med2d"))
+    assert run("fetch", "sam-med2d") == 0
+    assert capsys.readouterr().out.strip() == "sam-med2d is here already"
+
+
 def test_fetch_from_a_server_that_is_not_there(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert run("fetch", "sam-med2d", "--mirror", "http://127.0.0.1:9", "-o", tmp_path / "out") == 2
@@ -76,3 +90,27 @@ def test_convert(capsys, tmp_path):
     assert load_checkpoint(tmp_path / "medsam").preset.intensity == "min_max"
     assert run("convert", tmp_path / "a.pth", "-o", tmp_path / "out") == 2
     assert "holds a checkpoint already" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_export_into_the_checkpoint_is_known_as_its_own(capsys, tmp_path, checkpoint):
+    cv2.imwrite(str(tmp_path / "image.png"), np.arange(64 * 64, dtype=np.uint8).reshape(64, 64))
+    assert run("export", checkpoint, "--format", "onnx", "--image", tmp_path / "image.png") == 0
+    assert "1 images and 18 prompts" in capsys.readouterr().out
+    assert read_export(checkpoint / "onnx-fp32").checkpoint == file_digest(checkpoint / WEIGHTS)
+
+
+@pytest.fixture
+def checkpoint(request, tmp_path):
+    return shutil.copytree(request.getfixturevalue("model_folder"), tmp_path / "model")
+
+
+def test_export_of_a_file_says_what_to_do_first(capsys, tmp_path):
+    path = tmp_path / "own.pth"
+    torch.save(sam().state_dict(), path)
+    assert run("export", path, "--format", "onnx", "-o", tmp_path / "out") == 2
+    assert f"vesalius models convert {path} --preset NAME -o FOLDER" in capsys.readouterr().err
+    path = path.rename(tmp_path / "medsam_vit_b.pth")
+    assert run("export", path, "--format", "onnx") == 2
+    assert f"name a folder with -o, or convert it first: vesalius models convert {path}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]

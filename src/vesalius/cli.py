@@ -201,6 +201,7 @@ def segment(
     else:
         for number, found in enumerate(result["objects"], start=1):
             print(_summary(number, found))
+        print(f"{result['model']['name']}, run by {result['model']['runs_by']}")
 
 
 def _summary(number: int, found: dict[str, Any]) -> str:

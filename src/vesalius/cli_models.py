@@ -32,7 +32,7 @@ def list_() -> None:
     table = Table("name", "model", "licence", "size", "here", box=None)
     for name, entry in entries().items():
         size = f"{entry.size / 1e6:.0f} MB" if entry.size else ""
-        how = "" if entry.url else "by hand" if entry.preset else "by transformers"
+        how = "" if entry.url else "by hand" if entry.preset or entry.file else "by transformers"
         here = "fetched" if (model_folder(name) / "config.json").is_file() else how
         table.add_row(name, entry.title, entry.licence or "not stated", size, here)
     Console().print(table)
@@ -136,21 +136,27 @@ def export(
     from vesalius.demo import CASES, read_case
     from vesalius.io.read import read_slice
     from vesalius.models.convert import load_network
-    from vesalius.models.export import export_model
-    from vesalius.models.exported import Format, Precision
+    from vesalius.models.export import check_exportable, export_model
+    from vesalius.models.exported import Format, Precision, read_origin
     from vesalius.predict.load import find_model
 
     for value, known in ((format_, get_args(Format)), (precision, get_args(Precision))):
         if value not in known:
             raise ConfigError(f"there is no {value!r}", remedy=f"give one of {', '.join(known)}")
     path = find_model(model)
-    if output is None and not path.is_dir():
-        raise ModelError("is a file, which has no room for an export", path=path, remedy="name a folder with -o")
+    network = load_network(path)
+    check_exportable(network, format_, precision)  # type: ignore[arg-type]
+    if output is None and read_origin(path) is None:
+        raise ModelError(
+            "is not a checkpoint of ours, beside which an export could lie",
+            path=path,
+            remedy=f"name a folder with -o, or convert it first: vesalius models convert {path} -o FOLDER",
+        )
     images = [read_slice(file) for file in image] if image else [read_case(case) for case in CASES]
 
     folder = output or path / f"{format_}-{precision}"
-    network = load_network(path)
-    done = export_model(network, folder, format_, precision, [shown.rgb() for shown in images])  # type: ignore[arg-type]
+    shown = [image.rgb() for image in images]
+    done = export_model(network, folder, format_, precision, shown, path)  # type: ignore[arg-type]
     found = done.agreement
     print(f"{folder}: compared with torch on {found.images} images and {found.prompts} prompts,")
     dice = "all masks empty" if found.dice is None else f"Dice {found.dice:.4f} (least {found.worst_dice:.4f})"

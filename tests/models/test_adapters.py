@@ -78,6 +78,8 @@ def test_dropped_adapters_leave_the_plain_network(images, kind):
     assert adapted.config == plain.config
     assert adapted.state_dict().keys() == plain.state_dict().keys()
     assert torch.equal(embedding(adapted, images), embedding(plain, images))
+    with pytest.raises(ModelError, match="has no adapters"):
+        adapted.drop_adapters()
 
 
 @pytest.mark.parametrize("kind", ["sam-med2d", "light"])

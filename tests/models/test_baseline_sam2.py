@@ -93,6 +93,19 @@ def batch(parts, mask):
     )
 
 
+def test_it_is_not_exported(model, tmp_path):
+    from vesalius.models.export import export_model
+
+    with pytest.raises(ModelError, match=r"SAM 2.*cannot be exported; use torch"):
+        export_model(model, tmp_path / "out", "onnx", "fp32", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_takes_no_preset(folder):
+    with pytest.raises(ModelError, match="sam2-random: is a SAM 2, which tells its own preset"):
+        load_model(folder, preset="sam")
+
+
 @pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("parts", PARTS)
 def test_answers_as_transformers(network, model, images, mask, parts, multimask):

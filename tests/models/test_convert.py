@@ -11,7 +11,8 @@ from vesalius.core.errors import ModelError, WriteError
 from vesalius.models import convert as module
 from vesalius.models.base import PromptBatch
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint, weights_digest
-from vesalius.models.convert import convert, load_network, read_weights
+from vesalius.models.convert import convert, load_network, read_weights, resized
+from vesalius.models.layouts import Weights
 from vesalius.models.presets import PRESETS
 from vesalius.models.registry import Entry
 from vesalius.models.sam.transformers_names import to_transformers
@@ -106,8 +107,8 @@ def test_types_are_kept_bit_for_bit(tmp_path, kind):
     view = torch.zeros(2 * 32, dtype=kind)  # a parameter in another's memory, and one that is not contiguous
     state["image_encoder.blocks.0.norm1.weight"], state["image_encoder.blocks.0.norm1.bias"] = view[:32], view[32:]
     state["image_encoder.blocks.0.attn.proj.weight"] = state["image_encoder.blocks.0.attn.proj.weight"].T
-    torch.save(state, tmp_path / "sam_vit.pth")
-    convert(tmp_path / "sam_vit.pth", tmp_path / "out")
+    torch.save(state, tmp_path / "sam_vit_b_01ec64.pth")
+    convert(tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "out")
     stored = load_file(tmp_path / "out" / "model.safetensors")
     for name, value in state.items():
         assert stored[name].dtype == kind
@@ -116,12 +117,21 @@ def test_types_are_kept_bit_for_bit(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("file", "preset"), [("sam_vit_b_01ec64.pth", "sam"), ("medsam_vit_b.pth", "medsam"), ("own.pth", None)]
+    ("file", "preset"),
+    [
+        ("sam_vit_b_01ec64.pth", "sam"),
+        ("medsam_vit_b.pth", "medsam"),
+        ("own.pth", None),
+        ("sam_vit_b_tuned.pth", None),
+        ("medsam_vit_b_tuned.pth", None),
+        ("ft-sam_b.pth", None),
+    ],
 )
 def test_files_that_look_the_same_are_told_apart_by_name_or_preset(tmp_path, file, preset):
     torch.save(sam().state_dict(), tmp_path / file)
     if preset is None:
-        with pytest.raises(ModelError, match=r"own\.pth.*look the same.*ft-sam"):
+        remedy = rf"convert it first: vesalius models convert .*{file} --preset NAME -o FOLDER.*ft-sam"
+        with pytest.raises(ModelError, match=rf"{file}.*look the same.*{remedy}"):
             load_network(tmp_path / file)
         with pytest.raises(ModelError, match="look the same"):
             convert(tmp_path / file, tmp_path / "out")
@@ -133,6 +143,21 @@ def test_files_that_look_the_same_are_told_apart_by_name_or_preset(tmp_path, fil
     assert load_network(tmp_path / file, "ft-sam").preset == small("ft-sam")
     with pytest.raises(ModelError, match="no preset 'sum'"):
         load_network(tmp_path / file, "sum")
+
+
+def test_ft_sam_of_256_pixels_is_that_of_sam_med2d(tmp_path):
+    path = tmp_path / "ft-sam_b.pth"
+    torch.save(resized(Weights("SAM", "sam", CONFIG.model_dump(), sam().state_dict()), 256, path).state, path)
+    for call in (load_network, lambda path, preset: convert(path, tmp_path / "out", preset=preset)):
+        with pytest.raises(ModelError, match=r"ft-sam_b\.pth: is for 256 pixels.*give the preset sam-med2d"):
+            call(path, preset="ft-sam")
+    assert load_network(path, preset="sam-med2d").preset == PRESETS["sam-med2d"]
+    # One that is made smaller here stays what it is.
+    torch.save(sam().state_dict(), path)
+    convert(path, tmp_path / "out", preset="ft-sam", side=256)
+    smaller = PRESETS["ft-sam"].model_copy(update={"side": 256, "mask_side": 64})
+    assert load_network(tmp_path / "out").preset == smaller
+    assert load_network(tmp_path / "out", preset="ft-sam").preset == smaller
 
 
 def test_adapters_off_and_dropped_for_good_are_the_network_without(tmp_path):
@@ -155,15 +180,15 @@ def test_adapters_off_and_dropped_for_good_are_the_network_without(tmp_path):
 
 
 def test_positions_are_interpolated_on_request(tmp_path):
-    torch.save(sam().state_dict(), tmp_path / "sam_vit.pth")
-    convert(tmp_path / "sam_vit.pth", tmp_path / "out", side=96)
+    torch.save(sam().state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
+    convert(tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "out", side=96)
     model = load_checkpoint(tmp_path / "out")
     assert (model.config.side, model.preset.side, model.preset.mask_side) == (96, 96, 24)
     assert answer(model)[0].shape == (1, 3, 24, 24)
     assert "from 64 to 96" in (tmp_path / "out" / "README.md").read_text()
     for side in (100, 0, -64):
         with pytest.raises(ModelError, match=rf"side {side} does not fit"):
-            convert(tmp_path / "sam_vit.pth", tmp_path / "other", side=side)
+            convert(tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "other", side=side)
     save_checkpoint(Tiny(TinyConfig(), PRESET), tmp_path / "tiny")
     with pytest.raises(ModelError, match="no positions"):
         convert(tmp_path / "tiny", tmp_path / "other", side=128)
@@ -171,7 +196,7 @@ def test_positions_are_interpolated_on_request(tmp_path):
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
-    path = tmp_path / "sam_vit.pth"
+    path = tmp_path / "sam_vit_b_01ec64.pth"
     state = sam().state_dict()
     name = "mask_decoder.iou_token.weight"
     for content, told in [
@@ -181,17 +206,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     ]:
         torch.save(content, path)
         for call in (lambda: load_network(path), lambda: convert(path, tmp_path / "out")):
-            with pytest.raises(ModelError, match=rf"sam_vit\.pth.*{told}"):
+            with pytest.raises(ModelError, match=rf"sam_vit_b_01ec64\.pth.*{told}"):
                 call()
     assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_is_not_replaced(tmp_path):
-    torch.save(sam().state_dict(), tmp_path / "sam_vit.pth")
-    convert(tmp_path / "sam_vit.pth", tmp_path / "out")
+    torch.save(sam().state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
+    convert(tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "out")
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     with pytest.raises(WriteError, match="holds a checkpoint already"):
-        convert(tmp_path / "sam_vit.pth", tmp_path / "out", side=96)
+        convert(tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "out", side=96)
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
 
 
@@ -212,8 +237,8 @@ def test_a_known_digest_tells_preset_source_and_licence(tmp_path, monkeypatch):
 
 def test_a_folder_of_transformers_tells_the_number_of_the_decoders_heads(tmp_path):
     config = CONFIG.model_copy(update={"decoder_heads": 4})
-    transformers_sam(config, sam(config).state_dict()).save_pretrained(tmp_path / "medsam")
-    loaded = load_network(tmp_path / "medsam")
+    transformers_sam(config, sam(config).state_dict()).save_pretrained(tmp_path / "medsam-vit-base")
+    loaded = load_network(tmp_path / "medsam-vit-base")
     assert loaded.config == config
     same(loaded, sam(config))
 

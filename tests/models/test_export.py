@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import vesalius as vs
 from vesalius.models import export as export_module
 from vesalius.models import exported
 from vesalius.models.base import PromptBatch
-from vesalius.models.checkpoint import save_checkpoint
+from vesalius.models.checkpoint import file_digest, save_checkpoint, weights_digest
 from vesalius.models.export import agreement, export_model, halve
 from vesalius.models.exported import EXPORT, ExportedRuntime, load_export, read_export
 from vesalius.models.presets import PRESETS, Preset
@@ -118,7 +119,8 @@ def made(folder: Path) -> dict[tuple[str, str], tuple[TorchRuntime, ExportedRunt
     out = {}
     for name, kind in EXPORTS:
         model = MODELS[name]()
-        export_model(model, folder / f"{name}-{kind}", kind, "fp32", IMAGES)
+        save_checkpoint(model, folder / name)
+        export_model(model, folder / f"{name}-{kind}", kind, "fp32", IMAGES, folder / name)
         out[name, kind] = TorchRuntime(model), load_export(folder / f"{name}-{kind}")
     return out
 
@@ -218,6 +220,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
 @pytest.fixture
 def checkpoint(tmp_path: Path, made: dict, folder: Path) -> Path:
     """A checkpoint with an ONNX and an OpenVINO export in its folder."""
+    # The same network gives the same file, so the exports are of this checkpoint too.
     save_checkpoint(small_sam(), tmp_path / "model")
     for kind in ("onnx", "openvino"):
         shutil.copytree(folder / f"sam-{kind}", tmp_path / "model" / f"{kind}-fp32")
@@ -249,10 +252,54 @@ def test_auto_takes_the_fastest_that_is_exact_enough(
     assert load_model(checkpoint, runtime="torch").runs_by == "torch fp32"
     assert load_model(checkpoint / "openvino-fp32").runs_by == "openvino fp32"
     monkeypatch.setitem(exported.PACKAGES, "onnx", "nothing_of_this_name")
-    with pytest.raises(vs.VesaliusError, match="has no export that onnx can run here"):
+    with pytest.raises(vs.VesaliusError, match=r"model: needs nothing_of_this_name.*vesalius\[onnx\]"):
         load_model(checkpoint, runtime="onnx")
     with pytest.raises(vs.VesaliusError, match=r"needs nothing_of_this_name.*vesalius\[onnx\]"):
         load_model(checkpoint / "onnx-fp32")
+
+
+def test_exports_of_what_is_no_longer_there_are_passed_over(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    rewrite(checkpoint / "onnx-fp32", encode_speedup=2.0)
+    rewrite(checkpoint / "openvino-fp32", encode_speedup=3.0)
+    save_checkpoint(small_sam(fit="stretch"), checkpoint)
+    loaded = load_model(checkpoint)
+    assert (loaded.runs_by, loaded.preset.fit) == ("torch fp32", "stretch")
+    assert "onnx-fp32 is passed over: it was made with another preset" in caplog.text
+
+    other = small_sam()
+    torch.nn.init.normal_(other.mask_decoder.mask_tokens.weight)
+    save_checkpoint(other, checkpoint)
+    loaded = load_model(checkpoint)
+    assert (loaded.runs_by, loaded.digest) == ("torch fp32", weights_digest(other))
+    assert "openvino-fp32 is passed over: it was made from other weights" in caplog.text
+    told = "has no export that onnx can run here (onnx-fp32: it was made from other weights than are here now, "
+    told += f"openvino-fp32: it is for openvino); make one: vesalius models export {checkpoint} --format onnx"
+    with pytest.raises(vs.VesaliusError, match=re.escape(told)):
+        load_model(checkpoint, runtime="onnx")
+
+    save_checkpoint(small_sam(), checkpoint)
+    assert load_model(checkpoint).runs_by == "openvino fp32"
+    # Weights are not needed to know what an export is of.
+    (checkpoint / "model.safetensors").unlink()
+    assert load_model(checkpoint).runs_by == "openvino fp32"
+    (checkpoint / "config.json").write_text("{}")
+    with pytest.raises(vs.VesaliusError, match="not a checkpoint of ours"):
+        load_model(checkpoint, runtime="openvino")
+
+
+def test_an_export_that_does_not_say_what_it_is_of_is_passed_over(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for kind in ("onnx", "openvino"):
+        path = checkpoint / f"{kind}-fp32" / EXPORT
+        content = json.loads(path.read_text())
+        del content["checkpoint"]
+        path.write_text(json.dumps(content))
+    assert load_model(checkpoint).runs_by == "torch fp32"
+    assert "it does not say which checkpoint it was made from" in caplog.text
+    assert load_model(checkpoint / "onnx-fp32").runs_by == "onnx fp32"
 
 
 def test_runtimes_that_make_no_sense_are_refused(checkpoint: Path) -> None:
@@ -263,7 +310,7 @@ def test_runtimes_that_make_no_sense_are_refused(checkpoint: Path) -> None:
     with pytest.raises(vs.VesaliusError, match="is an export for onnx"):
         load_model(checkpoint / "onnx-fp32", runtime="openvino")
     shutil.rmtree(checkpoint / "openvino-fp32")
-    with pytest.raises(vs.VesaliusError, match="models export model --format openvino"):
+    with pytest.raises(vs.VesaliusError, match=f"models export {checkpoint} --format openvino"):
         load_model(checkpoint, runtime="openvino")
 
 
@@ -317,4 +364,6 @@ np.savez(sys.argv[1], **masks)
 
 def test_the_bundled_export_is_of_the_bundled_weights() -> None:
     folder = BUNDLED / "vesalius-tiny"
-    assert read_export(folder / "onnx-fp32").digest == load_model(folder, runtime="torch").digest
+    config = read_export(folder / "onnx-fp32")
+    assert config.digest == load_model(folder, runtime="torch").digest
+    assert config.checkpoint == file_digest(folder / "model.safetensors")

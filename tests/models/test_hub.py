@@ -225,8 +225,8 @@ def test_the_card_is_one_that_the_hub_reads(tmp_path):
     cards = pytest.importorskip("huggingface_hub").ModelCard
     from vesalius.models.convert import convert
 
-    torch.save(sam().state_dict(), tmp_path / "medsam.pth")
-    convert(tmp_path / "medsam.pth", tmp_path / "out")
+    torch.save(sam().state_dict(), tmp_path / "medsam_vit_b.pth")
+    convert(tmp_path / "medsam_vit_b.pth", tmp_path / "out")
     data = cards.load(tmp_path / "out" / "README.md").data
     assert (data.library_name, data.license, data.pipeline_tag) == ("vesalius", "unknown", "mask-generation")
     assert "medical" in data.tags

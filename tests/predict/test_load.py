@@ -10,6 +10,7 @@ from vesalius.models.checkpoint import save_checkpoint
 from vesalius.models.convert import convert
 from vesalius.models.registry import model_folder
 
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 PROMPT = vs.Prompt(box=(10, 12, 40, 50))
 
 
@@ -76,5 +77,29 @@ def test_what_does_not_exist():
 
 def test_loading_does_not_digest_the_file_for_the_registry(tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "by_digest", None)
-    torch.save(sam().state_dict(), tmp_path / "sam_vit_b.pth")
-    assert vs.load_model(tmp_path / "sam_vit_b.pth").name == "sam_vit_b"
+    torch.save(sam().state_dict(), tmp_path / "medsam_vit_b.pth")
+    assert vs.load_model(tmp_path / "medsam_vit_b.pth").name == "medsam_vit_b"
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", None])
+def test_a_precision_that_there_is_not(precision):
+    with pytest.raises(ModelError, match=f"no precision {precision!r}; give one of fp32, bf16"):
+        vs.load_model(precision=precision)
+
+
+@pytest.mark.parametrize(
+    "device", ["gpu", "", pytest.param("cuda", marks=NO_CUDA), pytest.param("cuda:1", marks=NO_CUDA)]
+)
+def test_a_device_that_there_is_not(tmp_path, device):
+    save_checkpoint(sam(), tmp_path / "model")
+    with pytest.raises(ModelError, match=rf"cannot use the device '{device}' \(.*\); give one that is here: cpu"):
+        vs.load_model(tmp_path / "model", device=device)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_file_is_converted_before_it_is_exported(tmp_path, runtime):
+    path = tmp_path / "medsam_vit_b.pth"
+    torch.save(sam().state_dict(), path)
+    told = f"convert it first: vesalius models convert {path} -o FOLDER, then vesalius models export FOLDER"
+    with pytest.raises(ModelError, match=f"{told} --format {runtime}"):
+        vs.load_model(path, runtime=runtime)

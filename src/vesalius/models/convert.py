@@ -34,6 +34,19 @@ from vesalius.models.registry import by_digest
 from vesalius.models.text import tokenizer_files
 from vesalius.models.torch_file import read_torch_file
 
+# Names under which networks are published whose weights do not tell how they want their input: the files, and the
+# folders of transformers on the Hugging Face hub. Others are not guessed from, since derived files begin alike.
+PUBLISHED = {
+    "sam_vit_b_01ec64": "sam",
+    "sam_vit_l_0b3195": "sam",
+    "sam_vit_h_4b8939": "sam",
+    "medsam_vit_b": "medsam",
+    "sam-vit-base": "sam",
+    "sam-vit-large": "sam",
+    "sam-vit-huge": "sam",
+    "medsam-vit-base": "medsam",
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +88,8 @@ def load_network(path: str | Path, preset: str | None = None, adapters: bool = T
     """
     path = Path(path)
     if is_sam2(path):
+        if preset is not None:
+            raise ModelError("is a SAM 2, which tells its own preset", path=path, remedy="leave the preset out")
         return load_sam2(path)
     weights = read_weights(path)
     if weights.dropped:
@@ -141,11 +156,12 @@ def convert(
         preset = known.preset
     if not adapters:
         weights = without_adapters(weights)
+    chosen = choose_preset(weights, preset, source)
     positions = ""
     if side is not None:
         positions = f"interpolated from {weights.config.get('side')} to {side} pixels"
         weights = resized(weights, side, source)
-    chosen = choose_preset(weights, preset, source)
+        chosen = _of_side(chosen, side)
     config = check(weights.architecture, weights.config, chosen, weights.state, source)
     state = {key: _alone(value) for key, value in weights.state.items()}
     content = write_checkpoint(folder, state, weights.architecture, config, chosen)
@@ -201,30 +217,40 @@ def choose_preset(weights: Weights, name: str | None, path: Path) -> Preset:
     """How the network wants its input, in its own size.
 
     SAM-Med2D is known by its adapters. The weights of SAM, MedSAM and FT-SAM look the same inside, although they want
-    their input otherwise: ``name`` tells them apart, or else the name of the file or folder, ``sam_vit*`` or
-    ``medsam*``.
+    their input otherwise: ``name`` tells them apart, or else the name of the file or folder, if it is one of
+    ``PUBLISHED``.
 
     Raises:
-        ModelError: There is no such preset, or nothing tells which it is.
+        ModelError: There is no such preset, it is not that of these weights, or nothing tells which it is.
     """
     if name is not None and name not in PRESETS:
         raise ModelError(f"there is no preset {name!r}", path=path, remedy=f"give one of {', '.join(PRESETS)}")
-    stem = path.name.lower().replace("-", "_")
+    published = PUBLISHED.get(path.name if path.is_dir() else path.stem)
+    side = weights.config.get("side")
+    if name == "ft-sam" and weights.preset is None and side == PRESETS["sam-med2d"].side:
+        raise ModelError(
+            f"is for {side} pixels, so it is the FT-SAM of SAM-Med2D, which takes its input as SAM-Med2D does",
+            path=path,
+            remedy="give the preset sam-med2d",
+        )
     if name is not None:
         preset = PRESETS[name]
     elif weights.preset is not None:
         preset = weights.preset
-    elif stem.startswith("medsam"):
-        preset = PRESETS["medsam"]
-    elif stem.startswith("sam_vit"):
-        preset = PRESETS["sam"]
+    elif published is not None:
+        preset = PRESETS[published]
     else:
         raise ModelError(
             "the weights of SAM, MedSAM and FT-SAM look the same inside, and the name does not tell which these are",
             path=path,
-            remedy=f"name the preset: {', '.join(PRESETS)}",
+            remedy=f"convert it first: vesalius models convert {path} --preset NAME -o FOLDER (in Python, preset=NAME "
+            f"will do), where NAME is one of {', '.join(PRESETS)}",
         )
-    side = int(weights.config.get("side", preset.side))
+    return preset if side is None else _of_side(preset, int(side))
+
+
+def _of_side(preset: Preset, side: int) -> Preset:
+    """The preset for a network of another size."""
     if side == preset.side:
         return preset
     return preset.model_copy(update={"side": side, "mask_side": side * preset.mask_side // preset.side})

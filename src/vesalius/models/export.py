@@ -23,6 +23,7 @@ import vesalius
 from vesalius.core.errors import ModelError, WriteError
 from vesalius.models import exported
 from vesalius.models.base import PromptBatch, SegmentationModel
+from vesalius.models.baseline_sam2 import Sam2
 from vesalius.models.checkpoint import file_digest, weights_digest
 from vesalius.models.exported import Agreement, ExportConfig, ExportedRuntime, Format, Precision
 from vesalius.models.runtime import PromptArrays, Runtime
@@ -91,6 +92,7 @@ def export_model(
     kind: Format,
     precision: Precision,
     images: Sequence[NDArray[np.uint8]],
+    checkpoint: str | Path | None = None,
 ) -> ExportConfig:
     """Writes a network's graphs, runs them beside torch in float32, and records how well they agree.
 
@@ -102,6 +104,8 @@ def export_model(
             matrix products in 8 bits per output channel, their inputs quantised as they come. What places prompts on
             the image stays in fp32; see `vesalius.models.exported.precision_of`.
         images: (H, W) or (H, W, 3) images of any size, best of the kind that the model is for.
+        checkpoint: Folder of the checkpoint that the network was loaded from. Without it the export runs when it is
+            named, but `vesalius.load_model` does not take it for that checkpoint.
 
     Returns:
         What was written to ``export.json``.
@@ -110,8 +114,9 @@ def export_model(
         ModelError: What exports is not installed, or cannot do this.
         WriteError: The folder cannot be written.
     """
-    _check(model, kind, precision)
+    check_exportable(model, kind, precision)
     folder = Path(folder)
+    origin = None if checkpoint is None else exported.read_origin(Path(checkpoint))
     if folder.exists() and not (folder / exported.EXPORT).is_file():
         raise WriteError("is there already and is not an export", path=folder, remedy="name another folder")
     try:
@@ -120,7 +125,7 @@ def export_model(
             place = Path(made) / folder.name
             place.mkdir()
             _write_graphs(model, place, kind, precision)
-            config = _describe(model, place, kind, precision, images)
+            config = _describe(model, place, kind, precision, images, None if origin is None else origin[0])
             (place / exported.EXPORT).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
             if folder.exists():
                 shutil.rmtree(folder)
@@ -130,7 +135,12 @@ def export_model(
     return config
 
 
-def _check(model: SegmentationModel, kind: Format, precision: Precision) -> None:
+def check_exportable(model: SegmentationModel, kind: Format, precision: Precision) -> None:
+    """Checks that a network can be exported here.
+
+    Raises:
+        ModelError: What exports is not installed, or cannot do this.
+    """
     from importlib.util import find_spec
 
     missing = [name for name in _NEEDED[kind] if find_spec(name) is None]
@@ -140,6 +150,8 @@ def _check(model: SegmentationModel, kind: Format, precision: Precision) -> None
         raise ModelError("ONNX Runtime does not compute in bfloat16 on a CPU", remedy="export for openvino, or in int8")
     if model.takes_text:
         raise ModelError(f"{model.architecture} networks, which take words, cannot be exported", remedy="use torch")
+    if isinstance(model, Sam2):
+        raise ModelError("SAM 2, whose network is that of transformers, cannot be exported", remedy="use torch")
 
 
 def _write_graphs(model: SegmentationModel, place: Path, kind: Format, precision: Precision) -> None:
@@ -293,7 +305,12 @@ def _save_openvino(path: Path, precision: Precision) -> None:
 
 
 def _describe(
-    model: SegmentationModel, place: Path, kind: Format, precision: Precision, images: Sequence[NDArray[np.uint8]]
+    model: SegmentationModel,
+    place: Path,
+    kind: Format,
+    precision: Precision,
+    images: Sequence[NDArray[np.uint8]],
+    checkpoint: str | None,
 ) -> ExportConfig:
     import importlib.metadata
 
@@ -305,6 +322,7 @@ def _describe(
         architecture=model.architecture,
         preset=model.preset,
         digest=weights_digest(model),
+        checkpoint=checkpoint,
         features=len(model.encode(torch.zeros(1, 3, model.preset.side, model.preset.side))),
         prompts_at_once=model.prompts_at_once,
         agreement=unmeasured,

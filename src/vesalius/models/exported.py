@@ -70,6 +70,8 @@ class ExportConfig(Config):
         architecture: Kind of network.
         preset: How it wants its input.
         digest: SHA-256 of the network's weights, as its records name it.
+        checkpoint: SHA-256 of the weights file of the checkpoint that it was made from; None if it was made from a
+            network that lay in none.
         features: Number of arrays that the encoder gives.
         prompts_at_once: Prompts that are best decoded together.
         agreement: With torch in float32.
@@ -83,6 +85,7 @@ class ExportConfig(Config):
     architecture: str
     preset: Preset
     digest: str
+    checkpoint: str | None = None
     features: int
     prompts_at_once: int
     agreement: Agreement
@@ -181,12 +184,7 @@ def load_export(folder: str | Path) -> ExportedRuntime:
     """
     folder = Path(folder)
     config = read_export(folder)
-    if not installed(config.format):
-        raise ModelError(
-            f"needs {PACKAGES[config.format]}, which is not installed",
-            path=folder,
-            remedy=f'pip install "vesalius[{config.format}]"',
-        )
+    check_installed(config.format, folder)
     for name, expected in config.files.items():
         path = folder / name
         if not path.is_file():
@@ -233,7 +231,32 @@ def installed(kind: Format) -> bool:
     return find_spec(PACKAGES[kind]) is not None
 
 
-def best_export(folder: Path, kind: Format | None = None) -> Path | None:
+def check_installed(kind: Format, path: Path) -> None:
+    """Checks that what runs this kind of export is installed.
+
+    Raises:
+        ModelError: It is not; the error names ``path``.
+    """
+    if not installed(kind):
+        raise ModelError(
+            f"needs {PACKAGES[kind]}, which is not installed", path=path, remedy=f'pip install "vesalius[{kind}]"'
+        )
+
+
+def read_origin(folder: Path) -> tuple[str, Preset] | None:
+    """What a checkpoint's ``config.json`` says an export of it is made from, without torch.
+
+    Returns:
+        SHA-256 of the weights file, and the preset; None if the path is not a checkpoint of ours.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(content["sha256"]), Preset.from_dict(content["preset"])
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return None
+
+
+def best_export(folder: Path, kind: Format | None = None) -> tuple[Path | None, dict[str, str]]:
     """The fastest export beside a checkpoint that can run here and gives the checkpoint's masks.
 
     Args:
@@ -241,25 +264,36 @@ def best_export(folder: Path, kind: Format | None = None) -> Path | None:
         kind: What shall run it; None for either.
 
     Returns:
-        Its folder, or None if there is none, or if torch is faster and installed and ``kind`` is None. Each that is
-        passed over is named in the log with the reason.
+        Its folder, or None if there is none, or if torch is faster and installed and ``kind`` is None; and the names
+        of those that are passed over, with the reasons, which are in the log too.
     """
     best: tuple[float, Path] | None = None
+    passed: dict[str, str] = {}
+    origin = read_origin(folder)
     for path in sorted(file.parent for file in folder.glob(f"*/{EXPORT}")):
         config = read_export(path)
-        reason = _unfit(config, kind)
+        reason = _unfit(config, kind, origin)
         if reason:
             _log.info("%s is passed over: %s", path, reason)
+            passed[path.name] = reason
         elif best is None or config.agreement.encode_speedup > best[0]:
             best = config.agreement.encode_speedup, path
     if best and kind is None and best[0] < 1 and find_spec("torch") is not None:
-        return None
-    return best[1] if best else None
+        return None, passed
+    return best[1] if best else None, passed
 
 
-def _unfit(config: ExportConfig, kind: Format | None) -> str | None:
+def _unfit(config: ExportConfig, kind: Format | None, origin: tuple[str, Preset] | None) -> str | None:
     if kind not in (None, config.format):
         return f"it is for {config.format}"
+    if origin is None:
+        return "the folder is not a checkpoint of ours"
+    if config.checkpoint is None:
+        return "it does not say which checkpoint it was made from"
+    if config.checkpoint != origin[0]:
+        return "it was made from other weights than are here now"
+    if config.preset != origin[1]:
+        return "it was made with another preset than the checkpoint has now"
     if not installed(config.format):
         return f"{PACKAGES[config.format]} is not installed"
     if config.agreement.dice is None:

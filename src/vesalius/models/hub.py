@@ -41,7 +41,8 @@ def push(
         The commit's address.
 
     Raises:
-        ModelError: The folder is not a checkpoint, or the hub refuses.
+        ModelError: The folder is not a checkpoint, or huggingface_hub is not installed.
+        WriteError: The hub refuses, or cannot be reached.
     """
     hub = _hub()
     if isinstance(source, SegmentationModel):

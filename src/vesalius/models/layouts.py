@@ -88,8 +88,10 @@ def _imis(published: dict[str, Tensor]) -> Weights:
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     config = {**sam_config(shapes), **imis.imis_sizes(shapes)}
     left = imis.unused(published)
-    dropped = (f"the encoder's own neck, which is not in use ({len(left)} parameters)",) if left else ()
-    return Weights("IMIS-Net", "imis", config, state, PRESETS["imis-net"], dropped)
+    neck = [name for name in left if name.startswith(imis.UNUSED)]
+    dropped = [f"the encoder's own neck, which is not in use ({len(neck)} parameters)"] if neck else []
+    dropped += [name for name in left if name not in neck]
+    return Weights("IMIS-Net", "imis", config, state, PRESETS["imis-net"], tuple(dropped))
 
 
 def _unwrapped(content: object, path: Path) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vesalius.core.errors import ModelError
 from vesalius.models.base import PromptBatch, SegmentationModel, normalise
 from vesalius.models.checkpoint import weights_digest
 from vesalius.models.presets import Preset
@@ -22,11 +24,11 @@ class TorchRuntime:
     Args:
         model: The network; it is changed, for inference only.
         device: Where it runs.
-        precision: ``"fp32"``, or ``"bf16"``: its heavy parts in bfloat16.
+        precision: ``"fp32"``, on a GPU too: without TF32; or ``"bf16"``: its heavy parts in bfloat16.
         compile: Compile the image encoder on first use, which takes a minute or so and needs a C++ compiler.
 
     Raises:
-        ModelError: The network is not made for bfloat16.
+        ModelError: The network is not made for bfloat16, or the device cannot be used.
     """
 
     def __init__(
@@ -37,11 +39,20 @@ class TorchRuntime:
         compile: bool = False,
     ) -> None:
         self.digest = weights_digest(model)
-        self.model = model.eval().requires_grad_(False).to(device)
+        try:
+            self.model = model.eval().requires_grad_(False).to(device)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+            here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+            raise ModelError(
+                f"torch cannot use the device {device!r} ({str(error).strip().splitlines()[0]})",
+                remedy=f"give one that is here: {here}",
+            ) from error
         if precision == "bf16":
             model.to_bfloat16()
         self._compiled = torch.compile(model.encode, options={"freezing": True}) if compile else None
         self.device = device
+        self._arithmetic: Callable[[], AbstractContextManager[None]]
+        self._arithmetic = without_tf32 if precision == "fp32" and str(device).startswith("cuda") else nullcontext
         self.preset = model.preset
         self.takes_text = model.takes_text
         where = "" if device == "cpu" else f" on {device}"
@@ -52,7 +63,8 @@ class TorchRuntime:
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images; see `vesalius.models.runtime.Runtime.encode`."""
         pixels = prepare(torch.from_numpy(images).to(self.device), torch.from_numpy(content), self.preset)
-        features = (self._compiled or self.model.encode)(pixels)
+        with self._arithmetic():
+            features = (self._compiled or self.model.encode)(pixels)
         # Copies, so that one kept row does not keep the whole batch.
         return [tuple(level[i : i + 1].clone() for level in features) for i in range(len(images))]
 
@@ -72,7 +84,8 @@ class TorchRuntime:
             None if shared else torch.from_numpy(prompts.rows),
             None if prompts.text is None else self._embed(prompts.text),
         )
-        logits, quality = self.model.decode(levels, batch.to(self.device), multimask)
+        with self._arithmetic():
+            logits, quality = self.model.decode(levels, batch.to(self.device), multimask)
         return logits.float().cpu().numpy(), quality.float().cpu().numpy()
 
     def _embed(self, words: Sequence[str]) -> Tensor:
@@ -80,6 +93,26 @@ class TorchRuntime:
         if new:
             self._words.update(zip(new, self.model.embed_text(new), strict=True))
         return torch.stack([self._words[word] for word in words])
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Float32 in full on a GPU: cuDNN by default, and products if asked to, keep ten of its 23 bits (TF32)."""
+    backends: Any = torch.backends
+    exact: str | bool
+    # The names since torch 2.9, which do not go together with those before.
+    if hasattr(backends.cudnn, "conv"):
+        switches, name, exact = (backends.cuda.matmul, backends.cudnn.conv), "fp32_precision", "ieee"
+    else:
+        switches, name, exact = (backends.cuda.matmul, backends.cudnn), "allow_tf32", False
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, exact)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
 
 
 def prepare(images: Tensor, content: Tensor, preset: Preset) -> Tensor:

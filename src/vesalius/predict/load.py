@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vesalius.core.errors import ModelError
-from vesalius.models.exported import EXPORT, best_export, load_export, read_export
+from vesalius.models.exported import EXPORT, best_export, check_installed, load_export, read_export, read_origin
 from vesalius.predict.predictor import Predictor
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 DEFAULT = "vesalius-tiny"
 
 RuntimeName = Literal["auto", "torch", "onnx", "openvino"]
+PrecisionName = Literal["fp32", "bf16"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def load_model(
     preset: str | None = None,
     adapters: bool = True,
     runtime: RuntimeName = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: PrecisionName = "fp32",
 ) -> Predictor:
     """Loads a model.
 
@@ -39,14 +40,20 @@ def load_model(
         adapters: Whether SAM-Med2D's adapters are used; False gives the network that the paper marks with ``*``.
         runtime: What runs it. ``"onnx"`` and ``"openvino"`` need an export in the checkpoint's folder
             (``vesalius models export``). ``"auto"`` takes the fastest that is installed and gives the same masks: of
-            the exports, as they were measured when they were made (mean Dice with torch of 0.99 or more), and torch.
-            It logs which one it takes, and so do all records.
-        precision: What torch computes in; anything but ``"fp32"`` means torch.
+            the exports of what the checkpoint holds now, as they were measured when they were made (mean Dice with
+            torch of 0.99 or more), and torch. It logs which one it takes, and so do all records.
+        precision: What torch computes in, ``"fp32"`` or ``"bf16"``; anything but ``"fp32"`` means torch.
 
     Raises:
         ModelError: There is no such model, it has not been fetched, its weights are damaged or do not fit, or what
             would run it is missing.
     """
+    for what, value, known in (
+        ("runtime", runtime, get_args(RuntimeName)),
+        ("precision", precision, get_args(PrecisionName)),
+    ):
+        if value not in known:
+            raise ModelError(f"there is no {what} {value!r}", remedy=f"give one of {', '.join(known)}")
     path = find_model(name)
     label = path.name if path.is_dir() else path.stem
     torch_only = preset is not None or not adapters or device != "cpu" or precision != "fp32"
@@ -71,8 +78,6 @@ def load_model(
 
 def _find_export(path: Path, runtime: RuntimeName, torch_only: bool) -> Path | None:
     """The folder of the export to run, or None for torch."""
-    if runtime not in get_args(RuntimeName):
-        raise ModelError(f"there is no runtime {runtime!r}", remedy=f"give one of {', '.join(get_args(RuntimeName))}")
     if (path / EXPORT).is_file():
         if torch_only or runtime not in ("auto", read_export(path).format):
             raise ModelError(
@@ -87,12 +92,23 @@ def _find_export(path: Path, runtime: RuntimeName, torch_only: bool) -> Path | N
         raise ModelError(
             f"runtime {runtime!r} takes no device, precision, preset or adapters", remedy='use runtime="torch"'
         )
-    best = best_export(path, None if runtime == "auto" else runtime) if path.is_dir() else None
-    if best is None and runtime != "auto":
+    if runtime == "auto":
+        return best_export(path)[0] if path.is_dir() else None
+    check_installed(runtime, path)
+    if read_origin(path) is None:
         raise ModelError(
-            f"has no export that {runtime} can run here",
+            "is not a checkpoint of ours, beside which an export could lie",
             path=path,
-            remedy=f"make one: vesalius models export {path.name} --format {runtime}",
+            remedy=f"convert it first: vesalius models convert {path} -o FOLDER, "
+            f"then vesalius models export FOLDER --format {runtime}",
+        )
+    best, passed = best_export(path, runtime)
+    if best is None:
+        told = ", ".join(f"{name}: {reason}" for name, reason in passed.items())
+        raise ModelError(
+            f"has no export that {runtime} can run here{f' ({told})' if told else ''}",
+            path=path,
+            remedy=f"make one: vesalius models export {path} --format {runtime}",
         )
     return best
 

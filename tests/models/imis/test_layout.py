@@ -52,6 +52,9 @@ def test_the_published_file_converts_without_loss(tmp_path, deeper, wrapped, cap
 
     done = convert(path, tmp_path / "out")
     assert done.layout.startswith("IMIS-Net")
+    dropped = ["the encoder's own neck, which is not in use (1 parameters)"]
+    dropped += ["text_model.text_model.embeddings.position_ids"] * deeper + ["optimizer"] * wrapped
+    assert list(done.dropped) == dropped
     again = load_network(tmp_path / "out")
     assert weights_digest(again) == weights_digest(model)
     torch.testing.assert_close(answer(again), answer(loaded), rtol=0, atol=0)

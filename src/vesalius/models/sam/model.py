@@ -121,7 +121,13 @@ class Sam(SegmentationModel):
         self._attach_adapters(name)
 
     def drop_adapters(self) -> None:
-        """Takes the adapters away: what remains is the network without them, unchanged."""
+        """Takes the adapters away: what remains is the network without them, unchanged.
+
+        Raises:
+            ModelError: The network has no adapters.
+        """
+        if not self.config.adapter:
+            raise ModelError("the network has no adapters")
         for block in self.image_encoder.blocks:
             adapters.detach(block)
         self.config = self.config.model_copy(update={"adapter": None})
