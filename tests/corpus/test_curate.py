@@ -204,6 +204,13 @@ def test_blocks_end_by_size_and_number(raw: Path, monkeypatch: pytest.MonkeyPatc
     assert [job for block in blocks for job in block] == jobs
     assert len(blocks[0]) == 3
     assert all(len(block) <= 5 for block in blocks)
+    # They double, but not for ever.
+    monkeypatch.setattr(curate_module, "BLOCK_BYTES", max(sizes))
+    monkeypatch.setattr(curate_module, "GROWTH", 1)
+    monkeypatch.setattr(curate_module, "LARGEST_BLOCK", 4 * max(sizes))
+    lengths = [len(block) for block in split_blocks(jobs)]
+    assert lengths[0] <= 2 <= lengths[1] < 4 <= lengths[2]
+    assert all(len(block) <= 6 for block in split_blocks(jobs))
     assert isinstance(jobs[0].dataset, DatasetRecipe)
 
 

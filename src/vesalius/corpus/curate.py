@@ -31,8 +31,9 @@ from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.store import TABLES, Corpus
 
 Engine = Literal["local", "ray"]
-# A block, and so a shard, ends when its sources reach this many bytes or its entries this number.
-BLOCK_BYTES, BLOCK_ENTRIES = 64 * 2**20, 4096
+# A block, and so a shard, ends when its sources reach some bytes or its entries this number. The first blocks are small,
+# so that little data are shared among workers too; every so many blocks they double, until they are large.
+BLOCK_BYTES, LARGEST_BLOCK, GROWTH, BLOCK_ENTRIES = 4 * 2**20, 64 * 2**20, 8, 4096
 
 _STATE = ".curate"
 
@@ -181,13 +182,13 @@ def _is_labelled(entry: Entry) -> bool:
 def split_blocks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
     """Consecutive entries whose sources together are as large as a block should be."""
     block: list[Job] = []
-    size = 0
+    size = done = 0
     for job in jobs:
         block.append(job)
         size += sum(found[0] for found in _stat(job.entry.image))
-        if size >= BLOCK_BYTES or len(block) >= BLOCK_ENTRIES:
+        if size >= min(BLOCK_BYTES << done // GROWTH, LARGEST_BLOCK) or len(block) >= BLOCK_ENTRIES:
             yield block
-            block, size = [], 0
+            block, size, done = [], 0, done + 1
     if block:
         yield block
 
