@@ -208,9 +208,11 @@ def test_blocks_end_by_size_and_number(raw: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(curate_module, "BLOCK_BYTES", max(sizes))
     monkeypatch.setattr(curate_module, "GROWTH", 1)
     monkeypatch.setattr(curate_module, "LARGEST_BLOCK", 4 * max(sizes))
-    lengths = [len(block) for block in split_blocks(jobs)]
-    assert lengths[0] <= 2 <= lengths[1] < 4 <= lengths[2]
-    assert all(len(block) <= 6 for block in split_blocks(jobs))
+    limits = [max(sizes), 2 * max(sizes), *[4 * max(sizes)] * len(jobs)]
+    grown = [[job.entry.image.stat().st_size for job in block] for block in split_blocks(jobs)]
+    assert len(grown) > 3
+    for own, limit in zip(grown[:-1], limits, strict=False):
+        assert sum(own[:-1]) < limit <= sum(own)
     assert isinstance(jobs[0].dataset, DatasetRecipe)
 
 
