@@ -281,7 +281,7 @@ class Corpus:
     @cached_property
     def _index(self) -> pa.Table:
         """What `_ABOUT` names of every image, in one piece."""
-        return self.images.select(_ABOUT).combine_chunks()
+        return self.table("images", _ABOUT).combine_chunks()
 
     @cached_property
     def _first(self) -> NDArray[np.int64]:
