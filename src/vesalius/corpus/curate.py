@@ -31,8 +31,8 @@ from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.store import TABLES, Corpus
 
 Engine = Literal["local", "ray"]
-# A block, and so a shard, ends when its sources reach some bytes or its entries this number. The first blocks are small,
-# so that little data are shared among workers too; every so many blocks they double, until they are large.
+# A block, and so a shard, ends when its sources reach some bytes or its entries this number. The first blocks are
+# small, so that little data are shared among workers too; every so many blocks they double, until they are large.
 BLOCK_BYTES, LARGEST_BLOCK, GROWTH, BLOCK_ENTRIES = 4 * 2**20, 64 * 2**20, 8, 4096
 
 _STATE = ".curate"
