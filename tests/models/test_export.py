@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,9 @@ def balance(model: Sam) -> None:
         head.layers[-1].bias -= values.mean() * mean / mean.square().sum()
 
 
-def small_tiny() -> Tiny:
+def small_tiny(words: tuple[str, ...] = ()) -> Tiny:
     torch.manual_seed(0)
-    config = TinyConfig(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 8), key=8)
+    config = TinyConfig(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 8), key=8, words=words)
     return Tiny(config, Preset(side=64, fit="stretch", box="half_open", mask_side=32, focus=2.0))
 
 
@@ -105,8 +106,10 @@ MODELS = {
     "sam": small_sam,
     "one mask": lambda: small_sam("sam-med2d", fit="pad", channels="bgr", multimask=False, intensity="min_max"),
     "tiny": small_tiny,
+    "words": lambda: small_tiny(("liver", "right kidney")),
 }
 EXPORTS = [("sam", "onnx"), ("sam", "openvino"), ("one mask", "onnx"), ("tiny", "onnx"), ("tiny", "openvino")]
+EXPORTS += [("words", "onnx"), ("words", "openvino")]
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +160,29 @@ def test_prompts_on_one_image_share_its_work(made: dict, monkeypatch: pytest.Mon
     other.decode(features, KINDS["two images"], True)
     other.decode(features[:1], KINDS["mask"], True)
     assert used[-4:] == ["prompts", "decoder"] * 2
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_words_are_understood_without_torch(made: dict, kind: str) -> None:
+    truth, other = made["words", kind]
+    assert other.takes_text
+    assert not made["tiny", kind][1].takes_text
+    image = np.random.default_rng(3).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    content = np.array([[0, 0, 64, 64]])
+    features, others = truth.encode(image, content), other.encode(image, content)
+    answers = {}
+    for words in (["liver", "kidney_right"], ["liver", "liver"]):
+        prompts = replace(parts(2, points=1), text=words)
+        logits, _ = truth.decode(features, prompts, True)
+        answers[words[1]], _ = other.decode(others, prompts, True)
+        np.testing.assert_allclose(answers[words[1]], logits, atol=1e-4)
+    assert np.abs(answers["liver"][1] - answers["kidney_right"][1]).max() > 1e-3
+    alone = PromptArrays(
+        np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int64), np.zeros(1, np.int64), text=["liver"]
+    )
+    np.testing.assert_allclose(other.decode(others, alone, True)[0], truth.decode(features, alone, True)[0], atol=1e-4)
+    with pytest.raises(vs.VesaliusError, match="not trained on 'spleen'"):
+        other.decode(others, replace(alone, text=["spleen"]), True)
 
 
 def test_another_number_of_masks_is_refused(made: dict) -> None:

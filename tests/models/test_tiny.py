@@ -1,8 +1,13 @@
 import numpy as np
+import pytest
 import torch
 
+import vesalius as vs
 from vesalius.models.base import PromptBatch
-from vesalius.models.tiny import Tiny, prompt_maps
+from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
+from vesalius.models.tiny import Tiny, TinyConfig, prompt_maps
+from vesalius.models.torch_runtime import TorchRuntime
+from vesalius.predict.predictor import Predictor
 
 NAN = torch.nan
 
@@ -86,3 +91,50 @@ def test_a_click_is_drawn_where_it_was_made() -> None:
     assert maps[0, 2].abs().sum() == 0  # no background click
     likeness = maps[0, 12]
     assert int(likeness.argmax()) == peak
+
+
+def with_words() -> Tiny:
+    torch.manual_seed(0)
+    sizes = {"widths": (8, 8, 16, 16, 16), "depths": (1, 1, 1, 1, 1), "decoder": (8, 8, 8, 8, 8), "key": 8}
+    return Tiny(TinyConfig.from_dict({**sizes, "words": ["liver", "right kidney", "cell nucleus"]})).eval()
+
+
+def test_words_are_those_of_its_training_under_all_their_names(tmp_path) -> None:
+    model = with_words()
+    assert model.takes_text
+    assert not network().takes_text
+    vectors = model.embed_text(["liver", "kidney_right", "Right kidney"])
+    assert torch.equal(vectors[1], vectors[2])
+    assert not torch.equal(vectors[0], vectors[1])
+    with pytest.raises(vs.VesaliusError, match=r"not trained on 'left kidney'.*say one of: cell nucleus, liver"):
+        model.embed_text(["left kidney"])
+    with pytest.raises(vs.VesaliusError, match=r"not trained on 'liver tumour'.*say liver$"):
+        model.embed_text(["liver tumour"])
+    with pytest.raises(vs.VesaliusError, match="no text head"):
+        network().embed_text(["liver"])
+    save_checkpoint(model, tmp_path / "folder")
+    again = load_checkpoint(tmp_path / "folder")
+    assert torch.equal(again.embed_text(["liver"]), model.embed_text(["liver"]))
+
+
+def test_a_word_changes_the_answer_of_its_row_alone() -> None:
+    model = with_words()
+    one = PromptBatch(torch.tensor([[[40.0, 60.0]]] * 2), torch.ones(2, 1, dtype=torch.long))
+    text = torch.stack([model.embed_text(["liver"])[0], torch.full((8,), NAN)])
+    with torch.inference_mode():
+        features = model.encode(torch.randn(1, 3, 256, 256))
+        plain, _ = model.decode(features, one)
+        worded, _ = model.decode(features, PromptBatch(one.points, one.labels, text=text))
+        other, _ = model.decode(features, PromptBatch(one.points, one.labels, text=model.embed_text(["liver"] * 2)))
+    assert torch.allclose(worded[1], plain[1], atol=1e-5)
+    assert not torch.allclose(worded[0], plain[0], atol=1e-3)
+    assert torch.allclose(worded[0], other[1], atol=1e-5)
+
+
+def test_a_word_alone_is_a_prompt() -> None:
+    predictor = Predictor(TorchRuntime(with_words()), "tiny")
+    image = predictor.encode(np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8))
+    (found,) = predictor.predict(image, [vs.Prompt(text="Liver")])
+    assert found.mask.shape == (60, 80)
+    with pytest.raises(vs.VesaliusError, match="not trained on 'spleen'"):
+        predictor.predict(image, [vs.Prompt(text="spleen")])

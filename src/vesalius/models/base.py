@@ -63,7 +63,7 @@ class SegmentationModel(nn.Module):
     """
 
     architecture: ClassVar[str]
-    takes_text: ClassVar[bool] = False
+    takes_text: bool = False
     config: Config
     preset: Preset
 

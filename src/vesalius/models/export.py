@@ -28,6 +28,7 @@ from vesalius.models.checkpoint import file_digest, weights_digest
 from vesalius.models.exported import Agreement, ExportConfig, ExportedRuntime, Format, Precision
 from vesalius.models.runtime import PromptArrays, Runtime
 from vesalius.models.sam.model import Sam
+from vesalius.models.tiny import Tiny
 from vesalius.models.torch_runtime import TorchRuntime, prepare
 
 _NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino", "nncf")}
@@ -53,11 +54,24 @@ class Decoder(nn.Module):
         self.model = model
 
     def forward(
-        self, features: tuple[Tensor, ...], points: Tensor, labels: Tensor, boxes: Tensor, masks: Tensor | None = None
+        self,
+        features: tuple[Tensor, ...],
+        points: Tensor,
+        labels: Tensor,
+        boxes: Tensor,
+        masks: Tensor,
+        word: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Features of one row, or of one for each of N prompts; see `PromptBatch` -> logits and predicted IoU."""
-        rows = None if masks is None else torch.arange(points.shape[0])
-        return self.model.decode(features, PromptBatch(points, labels, boxes, masks, rows), self.model.preset.multimask)
+        """Features of N prompts; see `PromptBatch` -> logits and predicted IoU.
+
+        ``word`` is (N,) int64, which of the network's words each prompt has; -1 for none.
+        """
+        text = None
+        if word is not None:
+            assert isinstance(self.model, Tiny)
+            text = torch.where(word[:, None] >= 0, self.model.words(word.clamp_min(0)), torch.nan)
+        prompts = PromptBatch(points, labels, boxes, masks, torch.arange(points.shape[0]), text)
+        return self.model.decode(features, prompts, self.model.preset.multimask)
 
 
 class Tokens(nn.Module):
@@ -148,7 +162,7 @@ def check_exportable(model: SegmentationModel, kind: Format, precision: Precisio
         raise ModelError(f"to export, {', '.join(missing)} must be installed", remedy='pip install "vesalius[export]"')
     if kind == "onnx" and precision == "bf16":
         raise ModelError("ONNX Runtime does not compute in bfloat16 on a CPU", remedy="export for openvino, or in int8")
-    if model.takes_text:
+    if model.takes_text and not isinstance(model, Tiny):
         raise ModelError(f"{model.architecture} networks, which take words, cannot be exported", remedy="use torch")
     if isinstance(model, Sam2):
         raise ModelError("SAM 2, whose network is that of transformers, cannot be exported", remedy="use torch")
@@ -185,17 +199,20 @@ def _graphs(model: SegmentationModel) -> dict[str, Any]:
     with _quietly():
         graphs = {"encoder": _export(Encoder(model), (images, content), ["images", "content"], names, None)}
         if not isinstance(model, Sam):
-            shapes = (each, *free, {0: count})
-            inputs = [*names, *parts, "masks"]
-            return graphs | {"decoder": _export(Decoder(model), (many, *prompts, masks), inputs, outputs, shapes)}
+            word = (torch.zeros(3, dtype=torch.long),) if model.takes_text else ()
+            shapes = (each, *free, {0: count}, *({0: count} for _ in word))
+            inputs = [*names, *parts, "masks", *("word" for _ in word)]
+            arguments = (many, *prompts, masks, *word)
+            return graphs | {"decoder": _export(Decoder(model), arguments, inputs, outputs, shapes)}
         tokens = (torch.zeros(3, 5, model.config.prompt_dim), torch.ones(3, 5, dtype=torch.bool))
         length = torch.export.Dim("tokens", min=2)
         told = ({0: count, 1: length}, {0: count, 1: length})
         inputs = [*names, *exported.TOKENS]
         graphs[exported.PROMPTS] = _export(Tokens(model), prompts, parts, list(exported.TOKENS), free)
         decoder = TokenDecoder(model)
-        arguments = (many, *tokens, masks)
-        graphs["decoder"] = _export(decoder, arguments, [*inputs, "masks"], outputs, (each, *told, {0: count}))
+        graphs["decoder"] = _export(
+            decoder, (many, *tokens, masks), [*inputs, "masks"], outputs, (each, *told, {0: count})
+        )
         graphs[exported.SHARED] = _export(decoder, (features, *tokens), inputs, outputs, (one, *told))
     return graphs
 
@@ -323,6 +340,7 @@ def _describe(
         preset=model.preset,
         digest=weights_digest(model),
         checkpoint=checkpoint,
+        words=model.config.words if isinstance(model, Tiny) else (),
         features=len(model.encode(torch.zeros(1, 3, model.preset.side, model.preset.side))),
         prompts_at_once=model.prompts_at_once,
         agreement=unmeasured,

@@ -21,6 +21,7 @@ from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError
 from vesalius.models.presets import Preset
 from vesalius.models.runtime import ImageFeatures, PromptArrays
+from vesalius.models.words import rows_of
 
 Format = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -72,6 +73,7 @@ class ExportConfig(Config):
         digest: SHA-256 of the network's weights, as its records name it.
         checkpoint: SHA-256 of the weights file of the checkpoint that it was made from; None if it was made from a
             network that lay in none.
+        words: Names of targets that it understands.
         features: Number of arrays that the encoder gives.
         prompts_at_once: Prompts that are best decoded together.
         agreement: With torch in float32.
@@ -86,6 +88,7 @@ class ExportConfig(Config):
     preset: Preset
     digest: str
     checkpoint: str | None = None
+    words: tuple[str, ...] = ()
     features: int
     prompts_at_once: int
     agreement: Agreement
@@ -101,13 +104,12 @@ class ExportedRuntime:
         graphs: The graphs, ready to run, by name.
     """
 
-    takes_text = False
-
     def __init__(self, config: ExportConfig, graphs: dict[str, Run]) -> None:
         self.config = config
         self.preset = config.preset
         self.digest = config.digest
         self.label = f"{config.format} {config.precision}"
+        self.takes_text = bool(config.words)
         self._graphs = graphs
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
@@ -154,6 +156,9 @@ class ExportedRuntime:
             side = self.preset.mask_side
             empty = np.full((count, 1, side, side), np.nan, np.float32)
             arrays["masks"] = empty if prompts.masks is None else prompts.masks[part]
+        if self.takes_text:
+            rows_of_words = [-1] * count if prompts.text is None else rows_of(prompts.text[part], self.config.words)
+            arrays["word"] = np.array(rows_of_words, np.int64)
         if PROMPTS in self._graphs:
             arrays |= zip(TOKENS, self._graphs[PROMPTS](arrays), strict=True)
         arrays |= {f"features_{i}": level for i, level in enumerate(levels)}

@@ -6,6 +6,7 @@ The decoder starts from a prior, the ellipse inscribed in the box plus the previ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from vesalius.core.config import Config
 from vesalius.models.base import Features, PromptBatch, SegmentationModel
 from vesalius.models.presets import Preset
+from vesalius.models.words import rows_of
 
 PRESET = Preset(side=256, fit="stretch", box="half_open", mask_side=128, focus=2.0)
 
-PROMPT_MAPS = 15
+PROMPT_MAPS, WORD_MAPS = 15, 2
 
 
 class TinyConfig(Config):
@@ -28,13 +30,15 @@ class TinyConfig(Config):
         widths: Channels of the encoder at strides 2, 4, 8, 16 and 32.
         depths: Residual blocks of the encoder at the same strides.
         decoder: Channels of the decoder at strides 2, 4, 8, 16 and 32.
-        key: Length of the vectors by which pixels are compared with clicked ones.
+        key: Length of the vectors by which pixels are compared with clicked ones, and with words.
+        words: Names of the targets that it understands, as the vocabulary has them.
     """
 
     widths: tuple[int, int, int, int, int] = (24, 48, 96, 128, 192)
     depths: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
     decoder: tuple[int, int, int, int, int] = (16, 32, 64, 96, 128)
     key: int = 32
+    words: tuple[str, ...] = ()
 
 
 def _conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -103,7 +107,7 @@ class _Decoder(nn.Module):
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
         widths = config.decoder
-        self.prompt = nn.Conv2d(PROMPT_MAPS, widths[1], 3, padding=1)
+        self.prompt = nn.Conv2d(PROMPT_MAPS + (WORD_MAPS if config.words else 0), widths[1], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, 2, 1) for i in (1, 2, 3))
         self.blocks = nn.ModuleList(_DecoderBlock(w) for w in widths[1:])
         self.up = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(4))
@@ -156,6 +160,7 @@ class Tiny(SegmentationModel):
     """The network of vesalius-tiny; see the module's docstring."""
 
     architecture: ClassVar[str] = "tiny"
+    config: TinyConfig
 
     def __init__(self, config: TinyConfig | None = None, preset: Preset = PRESET) -> None:
         super().__init__()
@@ -163,17 +168,35 @@ class Tiny(SegmentationModel):
         self.preset = preset
         self.encoder = _Encoder(self.config)
         self.decoder = _Decoder(self.config)
+        self.takes_text = bool(self.config.words)
+        if self.config.words:
+            self.words = nn.Embedding(len(self.config.words), self.config.key)
 
     def encode(self, images: Tensor) -> Features:
         """Pyramid features at strides 2, 4, 8, 16, 32 and the comparison keys at stride 4; see the base class."""
         features: Features = self.encoder(images.contiguous(memory_format=torch.channels_last))
         return features
 
+    def embed_text(self, words: Sequence[str]) -> Tensor:
+        """(N, key) vectors of N names of targets; synonyms have the same one.
+
+        Raises:
+            PromptError: One is none of the words that it was trained on.
+            ModelError: It was trained on none.
+        """
+        if not self.config.words:
+            return super().embed_text(words)
+        rows = torch.tensor(rows_of(words, self.config.words), device=self.words.weight.device)
+        vectors: Tensor = self.words(rows)
+        return vectors
+
     def decode(self, features: Features, prompts: PromptBatch, multimask: bool = True) -> tuple[Tensor, Tensor]:
         """Three masks of side ``mask_side`` and their predicted IoU, or the one of highest predicted IoU."""
         if prompts.rows is not None:
             features = tuple(level.index_select(0, prompts.rows) for level in features)
         maps, prior = prompt_maps(prompts, features[5], self.preset.side)
+        if self.config.words:
+            maps = torch.cat([maps, word_maps(prompts.text, features[5], prompts.points.shape[0])], dim=1)
         maps = maps.contiguous(memory_format=torch.channels_last)
         logits, quality = self.decoder(features, maps, prior)
         if multimask:
@@ -181,6 +204,22 @@ class Tiny(SegmentationModel):
         best = quality.argmax(1, keepdim=True)
         chosen = logits.gather(1, best[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
         return chosen, quality.gather(1, best)
+
+
+def word_maps(text: Tensor | None, key: Tensor, count: int) -> Tensor:
+    """(count, 2, side/4, side/4): likeness of the pixels to each prompt's word, and whether it has one.
+
+    Args:
+        text: (count, C), NaN where a prompt has no word, or None.
+        key: (count or 1, C, side/4, side/4) unit vectors of the pixels.
+        count: Number of prompts.
+    """
+    if text is None:
+        return key.new_zeros(count, WORD_MAPS, *key.shape[2:])
+    given = text.isfinite().all(1)
+    vectors = F.normalize(torch.where(given[:, None], text, 0.0).float(), dim=1)
+    like = torch.einsum("nc,nchw->nhw", vectors, key.expand(count, -1, -1, -1))
+    return torch.stack([like, given.float()[:, None, None].expand_as(like)], dim=1)
 
 
 def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, Tensor]:

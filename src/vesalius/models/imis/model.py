@@ -47,7 +47,7 @@ class Imis(Sam):
     """
 
     architecture: ClassVar[str] = "imis"
-    takes_text: ClassVar[bool] = True
+    takes_text: bool = True
     config: ImisConfig
     mask_decoder: ImisMaskDecoder
 
