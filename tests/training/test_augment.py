@@ -116,3 +116,13 @@ def test_only_what_is_ever_shown_inverted_is_inverted() -> None:
 
     assert turned(0) == 0
     assert turned(1) == 60
+
+
+@pytest.mark.parametrize("scale", [4.0, 1.3])
+def test_what_is_warped_lies_where_the_matrix_says(scale: float) -> None:
+    image = np.zeros((30, 40), np.uint8)
+    image[7:12, 10:13] = 200  # its middle is at (11.5, 9.5), measured at edges
+    shown = warp(image, np.array([[scale, 0, 5], [0, -scale, 60]]), 64).astype(float)
+    y, x = np.mgrid[0:64, 0:64] + 0.5
+    middle = np.array([(shown * x).sum(), (shown * y).sum()]) / shown.sum()
+    assert np.abs(middle - [11.5 * scale + 5, 60 - 9.5 * scale]).max() < 0.05
