@@ -41,6 +41,12 @@ def test_two_processes_end_as_one_with_the_summed_batch(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / "two" / f"rank{i}.pt", weights_only=True) for i in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert_close(first, one, 1e-6)
+    # The running means of the gradients, which Adam does not enlarge, agree everywhere.
+    states = [torch.load(tmp_path / folder / "state.pt", weights_only=True) for folder in ("one", "two")]
+    kept = [state["optimiser"]["state"] for state in states]
+    assert kept[0].keys() == kept[1].keys()
+    for i, value in kept[0].items():
+        torch.testing.assert_close(kept[1][i]["exp_avg"], value["exp_avg"], rtol=1e-4, atol=1e-6)
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
     tables = [rows(tmp_path / folder / "log.csv") for folder in ("one", "two")]
     assert len(tables[1]) == len(tables[0])

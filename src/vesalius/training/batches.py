@@ -34,10 +34,9 @@ def collate(
         for mask in sample.masks:
             full = mask.astype(np.float32)
             shares.append(full if side == len(full) else cv2.resize(full, (side, side), interpolation=cv2.INTER_AREA))
-    whole = (0, 0, preset.side, preset.side)
     return Batch(
         images=torch.from_numpy(np.stack([sample.image for sample in samples])),
-        content=torch.tensor([getattr(sample, "content", whole) for sample in samples]),
+        content=torch.tensor([sample.content for sample in samples]),
         truth=torch.from_numpy(np.stack(shares))[:, None],
         rows=torch.tensor([i for i, sample in enumerate(samples) for _ in sample.masks]),
         targets=tuple(name for sample in samples for name in sample.targets),
