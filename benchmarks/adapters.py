@@ -50,9 +50,11 @@ from vesalius.models.torch_runtime import TorchRuntime
 from vesalius.models.tuning import TUNINGS, apply_tuning
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
-from vesalius.training.dataset import AugmentConfig
-from vesalius.training.interaction import InteractionConfig
-from vesalius.training.loop import TrainConfig, train
+from vesalius.training.config import TrainConfig
+from vesalius.training.interaction import FirstPrompt, InteractionConfig
+from vesalius.training.loop import Task, train
+from vesalius.training.losses import LossConfig
+from vesalius.training.samples import SampleConfig, SampleSource
 
 HELD_OUT = ("busi", "ddti_thyroid", "oct_bscan_lesions", "ph2")
 WAYS = ("decoder", "sam-med2d", "light", "lora", "full")
@@ -100,8 +102,14 @@ class Score:
 
 def plan(quick: bool) -> Plan:
     both = {
-        "augment": AugmentConfig(focus=0.3),
-        "interaction": InteractionConfig(rounds=2, first=(0.3, 0.6, 0.1), spread=0.4),
+        "samples": SampleConfig(focus=0.3),
+        "interaction": InteractionConfig(rounds=2, first=FirstPrompt(point=0.3, box=0.6, mask=0.1), spread=0.4),
+        "loss": LossConfig(sized_entropy=1),
+        "schedule": "cosine",
+        "betas": (0.9, 0.98),
+        "decay": 0.05,
+        "clip": 1.0,
+        "bf16": True,
     }
     return Plan(
         pretraining=TrainConfig(
@@ -189,10 +197,15 @@ def of_split(images: Sequence[LabelledImage], split: str) -> list[LabelledImage]
     return [image for image in images if split_of(image.case) == split]
 
 
+def task_of(model: Sam, images: Sequence[LabelledImage], config: TrainConfig) -> Task:
+    return Task(SampleSource(of_split(images, "train"), model.preset, config.samples, config.seed))
+
+
 def pretrained(images: Sequence[LabelledImage], config: TrainConfig, out: Path) -> Path:
     folder = out / "pretrained" / "checkpoint"
     if not (folder / "config.json").exists():
-        trained = train(new_sam(SMALL, SMALL_PRESET), of_split(images, "train"), config, out / "pretrained")
+        model = new_sam(SMALL, SMALL_PRESET)
+        trained = train(model, task_of(model, images, config), config, out / "pretrained")
         save_checkpoint(trained, folder)
     return folder
 
@@ -203,7 +216,7 @@ def tuned(start: Path, way: str, images: Sequence[LabelledImage], config: TrainC
     torch.manual_seed(config.seed)
     for part, count in apply_tuning(model, TUNINGS[way]).items():
         print(f"  {part}: {count.trained} of {count.total} parameters train")
-    trained = train(model, of_split(images, "train"), config, out)
+    trained = train(model, task_of(model, images, config), config, out)
     if TUNINGS[way].lora:
         merge_lora(trained)
     return trained

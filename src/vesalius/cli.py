@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vesalius import __version__, cli_corpus, cli_models, cli_vocabulary
+from vesalius import __version__, cli_corpus, cli_models, cli_training, cli_vocabulary
 from vesalius.core.errors import PromptError, VesaliusError, WriteError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ app = typer.Typer(
 app.add_typer(cli_models.app)
 app.command()(cli_corpus.curate)
 app.add_typer(cli_corpus.app)
+app.command()(cli_training.train)
 app.command()(cli_vocabulary.vocabulary)
 app.command()(cli_vocabulary.datasets)
 
@@ -276,22 +277,3 @@ def evaluate(
     )
     score(config, load_model(model, runtime=runtime), output)  # type: ignore[arg-type]
     print(write_report(output))
-
-
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="TOML file, or the name of a bundled recipe.")],
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of sets of image and label pairs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the run; made if absent.")],
-    init: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Checkpoint to start from.", show_default="from nothing")
-    ] = None,
-) -> None:
-    """Train a network of the bundled model's kind by simulated interaction, on the training cases of the data.
-
-    Writes log.csv, run.json and, at the end, the folder checkpoint. Started again on the same folder, it goes on where
-    it was stopped.
-    """
-    from vesalius.training.run import train_tiny
-
-    train_tiny(recipe, data, output, init)

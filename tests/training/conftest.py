@@ -7,12 +7,19 @@ import torch
 from vesalius.core.types import Slice
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.models.tiny import PRESET, Tiny, TinyConfig
+from vesalius.training.config import TrainConfig
+from vesalius.training.loop import Task
+from vesalius.training.samples import SampleSource
 
 SMALL = TinyConfig(widths=(8, 8, 16, 16, 16), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 16, 16), key=8)
 
 
 @pytest.fixture
 def small_model() -> Tiny:
+    return tiny()
+
+
+def tiny() -> Tiny:
     torch.manual_seed(0)
     return Tiny(SMALL, PRESET.model_copy(update={"side": 64, "mask_side": 32}))
 
@@ -38,3 +45,8 @@ def disc_images(count: int, seed: int = 0) -> list[LabelledImage]:
             )
         )
     return images
+
+
+def discs(model, config: TrainConfig, count: int = 4, **other) -> Task:
+    """A task of ``count`` images of discs."""
+    return Task(SampleSource(disc_images(count), model.preset, config.samples, config.seed), **other)

@@ -1,8 +1,33 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
+from golden.networks import sam
+from vesalius.core.errors import ConfigError
+from vesalius.models.base import PromptBatch
+from vesalius.models.presets import Preset
 from vesalius.models.tiny import Tiny
-from vesalius.training.interaction import InteractionConfig, first_prompts, interactive_loss
+from vesalius.training.interaction import (
+    Batch,
+    FirstPrompt,
+    InteractionConfig,
+    InteractiveStep,
+    draw,
+    draw_turns,
+    first_kinds,
+    first_prompts,
+)
+from vesalius.training.losses import LossConfig
+from words import CONFIG, imis, write_tokenizer
+
+PRESET = Preset(side=64, mask_side=32, fit="stretch", box="half_open")
+LOSS = LossConfig(dice=1, sized_entropy=1)
+
+
+def only(kind: str) -> FirstPrompt:
+    return FirstPrompt(**{name: float(name == kind) for name in ("point", "box", "mask", "text")})
 
 
 def two_masks() -> torch.Tensor:
@@ -13,49 +38,311 @@ def two_masks() -> torch.Tensor:
     return real
 
 
+def batch_of(real: torch.Tensor, targets: tuple[str, ...] = (), **other: object) -> Batch:
+    count = len(real)
+    content = torch.tensor([[0, 0, 64, 64]]).repeat(count, 1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (count, 64, 64, 3), dtype=torch.uint8, generator=generator)
+    batch = Batch(
+        images,
+        content,
+        real[:, None].float(),
+        torch.arange(count),
+        targets or ("",) * count,
+        (False,) * count,
+        tuple(range(count)),
+        step=3,
+    )
+    return replace(batch, **other)
+
+
+def prompts_of(real: torch.Tensor, config: InteractionConfig, preset: Preset = PRESET, seed: int = 0) -> PromptBatch:
+    draws = draw(batch_of(real), seed, config)
+    kinds = first_kinds(config.first, draws, [False] * len(real))
+    return first_prompts(real, kinds, draws, config, preset, step=2.0)
+
+
 def test_boxes_hold_the_whole_mask_and_each_coordinate_moves_by_itself() -> None:
-    config = InteractionConfig(first=(0, 1, 0), jitter=3)
-    rng = np.random.default_rng(0)
-    real = two_masks()[:1].repeat(400, 1, 1)
-    _, labels, boxes, masks = first_prompts(real, config, rng, step=2.0)
-    assert masks is None
-    assert (labels == -1).all()
-    moved = boxes - torch.tensor([4.0, 6.0, 40.0, 56.0])
+    config = InteractionConfig(first=only("box"), jitter=3)
+    prompts = prompts_of(two_masks()[:1].repeat(400, 1, 1), config)
+    assert prompts.masks is None
+    assert (prompts.labels == -1).all()
+    moved = prompts.boxes - torch.tensor([4.0, 6.0, 40.0, 56.0])
     assert moved.abs().max() <= 3
     assert moved.std(0).min() > 1
     correlation = torch.corrcoef(moved.T).fill_diagonal_(0)
     assert correlation.abs().max() < 0.2
 
 
+def test_jitter_is_limited_as_the_recipe_says() -> None:
+    real = two_masks()[:1].repeat(200, 1, 1)
+    wide = InteractionConfig(first=only("box"), jitter=8, jitter_share=None, jitter_outward=True)
+    moved = prompts_of(real, wide).boxes - torch.tensor([4.0, 6.0, 40.0, 56.0])
+    assert (moved[:, :2] <= 0).all()
+    assert (moved[:, 2:] >= 0).all()
+    assert moved[:, 2].max() > 6
+    narrow = InteractionConfig(first=only("box"), jitter=100, jitter_share=0.05)
+    moved = prompts_of(real, narrow).boxes - torch.tensor([4.0, 6.0, 40.0, 56.0])
+    assert moved[:, ::2].abs().max() <= 0.05 * 36 + 1e-6
+    assert moved[:, 1::2].abs().max() <= 0.05 * 50 + 1e-6
+
+
+def test_boxes_and_masks_are_as_the_preset_wants_them() -> None:
+    real = two_masks()[:1]
+    still = InteractionConfig(first=only("box"), jitter=0)
+    inclusive = PRESET.model_copy(update={"box": "inclusive"})
+    assert prompts_of(real, still).boxes.tolist() == [[4, 6, 40, 56]]
+    assert prompts_of(real, still, inclusive).boxes.tolist() == [[4, 6, 39, 55]]
+    drawn = InteractionConfig(first=only("mask"))
+    logits = prompts_of(real, drawn).masks
+    odds = prompts_of(real, drawn, PRESET.model_copy(update={"mask_prompt": "probability"})).masks
+    assert set(logits.unique().tolist()) == {-4.0, 4.0}
+    assert torch.equal(odds, logits.sigmoid())
+
+
 def test_points_lie_in_their_object() -> None:
-    points, labels, boxes, _ = first_prompts(
-        two_masks(), InteractionConfig(first=(1, 0, 0)), np.random.default_rng(1), step=2.0
-    )
-    assert boxes.isnan().all()
-    assert (labels == 1).all()
-    cells = ((points[:, 0] + 0.5) / 2).long()
+    prompts = prompts_of(two_masks(), InteractionConfig(first=only("point")), seed=1)
+    assert prompts.boxes is None
+    assert (prompts.labels == 1).all()
+    cells = ((prompts.points[:, 0] + 0.5) / 2).long()
     for real, (x, y) in zip(two_masks(), cells.tolist(), strict=True):
         assert real[y, x]
 
 
 def test_rough_masks_are_near_the_truth_and_others_are_absent() -> None:
     real = two_masks()[:1].repeat(40, 1, 1)
-    _, _, _, masks = first_prompts(real, InteractionConfig(first=(0.5, 0, 0.5)), np.random.default_rng(2), step=2.0)
-    assert masks is not None
+    masks = prompts_of(real, InteractionConfig(first=FirstPrompt(point=0.5, box=0, mask=0.5))).masks
     given = ~masks.isnan().flatten(1).any(1)
     assert 5 < given.sum() < 35
-    assert set(masks[given].unique().tolist()) == {-4.0, 4.0}
     agree = ((masks[given, 0] > 0) & real[given]).sum() / real[given].sum()
     assert agree > 0.5
 
 
+def test_kinds_come_as_often_as_told_and_words_only_where_there_are_some() -> None:
+    real = two_masks()[:1].repeat(3000, 1, 1)
+    first = FirstPrompt(point=0.3, box=0.4, mask=0, text=0.3)
+    draws = draw(batch_of(real), 0, InteractionConfig(first=first, rounds=1))
+    shares = np.bincount(first_kinds(first, draws, [True] * 3000), minlength=4) / 3000
+    assert shares == pytest.approx([0.3, 0.4, 0, 0.3], abs=0.04)
+    shares = np.bincount(first_kinds(first, draws, [False] * 3000), minlength=4) / 3000
+    assert shares == pytest.approx([3 / 7, 4 / 7, 0, 0], abs=0.04)
+
+
+def test_mask_only_rounds_are_the_last_and_one_in_between() -> None:
+    config = InteractionConfig(rounds=9, points=(1, 3, 5, 9), mask_only="last and middle", mask_text=True)
+    middles = set()
+    for seed in range(60):
+        turns = draw_turns(config, np.random.default_rng(seed))
+        alone = [i for i, turn in enumerate(turns) if not turn.points]
+        assert len(turns) == 8
+        assert len(alone) == 2
+        assert alone[1] == 7
+        assert {turn.points for turn in turns} <= {0, 1, 3, 5, 9}
+        assert all(turn.mask for turn in turns)
+        assert [turn.text for turn in turns] == [i in alone for i in range(8)]
+        middles.add(alone[0])
+    assert middles == set(range(7))
+
+
+def test_an_object_s_random_numbers_do_not_depend_on_its_neighbours() -> None:
+    config = InteractionConfig()
+    whole = draw(batch_of(two_masks()), 0, config)
+    part = draw(batch_of(two_masks()[1:], numbers=(1,)), 0, config)
+    for name in ("kind", "point", "jitter", "errors"):
+        assert np.array_equal(getattr(whole, name)[1:], getattr(part, name))
+    other = draw(batch_of(two_masks()), 1, config)
+    assert not np.array_equal(whole.point, other.point)
+    # Two objects of one image have streams of their own.
+    shared = draw(batch_of(two_masks(), rows=torch.tensor([0, 0]), numbers=(0,)), 0, config)
+    assert not np.array_equal(shared.point[0], shared.point[1])
+
+
 def test_every_part_of_the_network_gets_a_gradient(small_model: Tiny) -> None:
-    features = small_model.encode(torch.randn(2, 3, 64, 64))
-    truth = torch.zeros(3, 1, 32, 32)
-    truth[:, :, 8:20, 8:24] = 1
-    loss, ious = interactive_loss(
-        small_model, features, truth, torch.tensor([0, 0, 1]), InteractionConfig(mask_only=0), np.random.default_rng(0)
-    )
-    assert len(ious) == 3
+    truth = torch.zeros(3, 32, 32, dtype=torch.bool)
+    truth[:, 8:20, 8:24] = True
+    step = InteractiveStep(small_model, InteractionConfig(mask_only=0), LOSS)
+    loss, stats = step(batch_of(truth))
+    assert stats.shape == (5,)
+    assert stats[-1] == 3
     loss.backward()
     assert [name for name, p in small_model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+SAM_MED2D = InteractionConfig(
+    rounds=4,
+    first=FirstPrompt(point=0.5, box=0.5, mask=0),
+    points=(1, 3, 5, 9),
+    keep=False,
+    mask_only="last and middle",
+    select="iou",
+    spread=0,
+    later=("mask_decoder.*",),
+    grid="input",
+)
+
+
+def big_masks(count: int = 3) -> torch.Tensor:
+    real = torch.zeros(count, 64, 64, dtype=torch.bool)
+    for i in range(count):
+        real[i, 10 + i : 40, 5:30] = True
+    return real
+
+
+def test_later_rounds_train_the_decoder_alone() -> None:
+    loss = LossConfig(focal=20, dice=1)
+    gradients = {}
+    for rounds in (1, 4):
+        model = sam().train()
+        config = SAM_MED2D.model_copy(update={"rounds": rounds, "mask_only": 0.0})
+        value, _ = InteractiveStep(model, config, loss)(batch_of(big_masks()))
+        (value * rounds).backward()
+        gradients[rounds] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert all(p.requires_grad for p in model.parameters())
+    for name, gradient in gradients[1].items():
+        if name.startswith("mask_decoder."):
+            continue
+        # The encoder and the prompts' encoder learn from the first round alone.
+        torch.testing.assert_close(gradients[4][name], gradient, rtol=1e-4, atol=1e-7)
+    decoder = "mask_decoder.transformer.layers.0.self_attn.q_proj.weight"
+    assert not torch.allclose(gradients[4][decoder], gradients[1][decoder])
+    assert {name for name in gradients[4] if "mask_downscaling" in name} == set()
+    assert any(name.startswith("image_encoder.") for name in gradients[1])
+
+
+class Recorder(InteractiveStep):
+    """Keeps what it plays."""
+
+    def play(self, batch):
+        self.seen = []
+        for turn in super().play(batch):
+            self.seen.append(turn)
+            yield turn
+
+
+def test_later_rounds_give_new_points_in_the_error_and_the_previous_mask() -> None:
+    preset = Preset(side=64, mask_side=16, fit="stretch", mask_prompt="probability", box="half_open")
+    model = sam(preset=preset)
+    step = Recorder(model, SAM_MED2D, LossConfig(focal=20, dice=1))
+    real = big_masks()
+    step(batch_of(real))
+    assert len(step.seen) == 4
+    for before, after in zip(step.seen, step.seen[1:], strict=False):
+        prompts = after.prompts
+        chosen = before.quality.argmax(1)
+        previous = before.logits[torch.arange(3), chosen]
+        assert torch.allclose(prompts.masks[:, 0], previous.sigmoid())
+        assert prompts.boxes is None
+        large = torch.nn.functional.interpolate(previous[:, None], (64, 64), mode="bilinear")[:, 0] > 0
+        for i in range(3):
+            for (x, y), label in zip(prompts.points[i].long().tolist(), prompts.labels[i].tolist(), strict=True):
+                assert label == int(real[i, y, x])
+                assert bool(large[i, y, x]) != bool(real[i, y, x])
+    assert step.seen[-1].prompts.points.shape[1] == 0
+    assert {turn.prompts.points.shape[1] for turn in step.seen[1:]} <= {0, 1, 3, 5, 9}
+
+
+def test_earlier_prompts_stay_where_the_recipe_keeps_them(small_model: Tiny) -> None:
+    config = InteractionConfig(first=only("box"), points=(3,), mask_only=0)
+    step = Recorder(small_model, config, LOSS)
+    step(batch_of(two_masks()))
+    assert [turn.prompts.points.shape[1] for turn in step.seen] == [1, 4, 7]
+    assert all(torch.equal(turn.prompts.boxes, step.seen[0].prompts.boxes) for turn in step.seen)
+    assert step.seen[0].prompts.masks is None
+
+
+@pytest.mark.parametrize("select", ["iou", "quality"])
+def test_the_loss_is_on_the_mask_that_the_recipe_selects(select: str) -> None:
+    model = sam()
+    config = InteractionConfig(rounds=1, first=only("box"), select=select, spread=0)
+    step = Recorder(model, config, LossConfig(focal=20, dice=1, quality=0))
+    real = torch.zeros(2, 16, 16, dtype=torch.bool)
+    real[0, 2:9, 2:9], real[1, 5:15, 3:14] = True, True
+    loss, _ = step(batch_of(real))
+    from vesalius.training.losses import mask_loss, true_iou
+
+    (turn,) = step.seen
+    truth = real[:, None].float()
+    best = (true_iou(turn.logits, truth) if select == "iou" else turn.quality).argmax(1)
+    losses = mask_loss(turn.logits, truth, step.loss)
+    assert loss.item() == pytest.approx(losses[torch.arange(2), best].mean().item(), rel=1e-5)
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_objects() -> None:
+    step = InteractiveStep(sam(), SAM_MED2D, LossConfig(focal=20, dice=1))
+    whole = batch_of(big_masks(4))
+    parts = []
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = replace(
+            whole,
+            images=whole.images[rows],
+            content=whole.content[rows],
+            truth=whole.truth[rows],
+            rows=torch.arange(len(whole.rows[rows])),
+            targets=whole.targets[rows],
+            pseudo=whole.pseudo[rows],
+            numbers=whole.numbers[rows],
+        )
+        parts.append(step(part, 4.0)[0])
+    assert sum(part.item() for part in parts) == pytest.approx(step(whole)[0].item(), rel=1e-5)
+
+
+@pytest.fixture
+def worded(tmp_path):
+    write_tokenizer(tmp_path)
+    model = imis(CONFIG.model_copy(update={"semantic_dim": 16}))
+    model.read_extras(tmp_path)
+    return model
+
+
+IMIS = InteractionConfig(
+    rounds=4,
+    first=FirstPrompt(point=0.3, box=0.4, mask=0, text=0.3),
+    keep=False,
+    mask_only="last and middle",
+    mask_text=True,
+    text_for_mask=0.4,
+    select="quality",
+    spread=0,
+    later=("mask_decoder.*", "prompt_encoder.*"),
+)
+
+
+def small_masks(count: int) -> torch.Tensor:
+    real = torch.zeros(count, 16, 16, dtype=torch.bool)
+    real[:, 3:12, 4:11] = True
+    return real
+
+
+def test_words_are_first_prompts_and_come_beside_masks(worded) -> None:
+    loss = LossConfig(focal=20, dice=1, category=1)
+    names = ("kidney", "liver", "spleen")
+    config = IMIS.model_copy(update={"first": only("text")})
+    step = Recorder(worded, config, loss, names=names)
+    batch = batch_of(small_masks(4), ("liver", "kidney", "", "liver"), pseudo=(False, False, False, True))
+    value, _ = step(batch)
+    value.backward()
+    first = step.seen[0].prompts
+    assert torch.allclose(first.text[:2], worded.embed_text(["liver", "kidney"]), atol=1e-4)
+    assert first.text[2:].isnan().all()
+    assert first.boxes[:2].isnan().all()
+    assert first.boxes[2:].isfinite().all()  # who has no name gets a box
+    last = step.seen[-1].prompts
+    assert torch.allclose(last.text[:2], first.text[:2])
+    assert last.masks is not None
+    assert last.points.shape[1] == 0
+    gradients = {name for name, p in worded.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert "text_out_dim.weight" in gradients
+    assert "mask_decoder.semantic_prediction_head.layers.2.weight" in gradients
+    without = Recorder(worded, config, loss.model_copy(update={"category": 0.0}), names=names)
+    assert without(batch)[0] < value
+
+
+def test_networks_without_words_refuse_recipes_with_words(small_model: Tiny, worded) -> None:
+    with pytest.raises(ConfigError, match="do not take words"):
+        InteractiveStep(small_model, IMIS, LOSS)
+    with pytest.raises(ConfigError, match="names of categories"):
+        InteractiveStep(worded, IMIS, LossConfig(category=1))(batch_of(small_masks(2), ("liver", "liver")))
+    with pytest.raises(ConfigError, match="add up to 1"):
+        FirstPrompt.from_dict({"point": 1, "box": 1})
+    with pytest.raises(ConfigError, match=r"'decoder\.x' matches no parameter"):
+        InteractiveStep(small_model, InteractionConfig(later=("decoder.x",)), LOSS)

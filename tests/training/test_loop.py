@@ -1,3 +1,5 @@
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -6,42 +8,85 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tests.training.conftest import disc_images
+from tests.training.conftest import discs, tiny
 
+from golden.networks import sam
 from vesalius.core.errors import ConfigError, VesaliusError
-from vesalius.models.presets import Preset
-from vesalius.models.sam.config import SamConfig
-from vesalius.models.sam.model import Sam
+from vesalius.models.base import SegmentationModel
+from vesalius.models.checkpoint import load_checkpoint
 from vesalius.models.tiny import Tiny
 from vesalius.models.tuning import TUNINGS, apply_tuning
-from vesalius.training.loop import TrainConfig, train
+from vesalius.training.config import TrainConfig
+from vesalius.training.interaction import FirstPrompt, InteractionConfig
+from vesalius.training.loop import train
+from vesalius.training.losses import LossConfig
+from vesalius.training.samples import SampleConfig
 
-RUN = TrainConfig(steps=12, images=2, warmup=2, save_every=3, bf16=False)
+RUN = TrainConfig(steps=12, images=2, rate=2e-3, warmup=2, ema=0.9, clip=1.0, save_every=3, validate_every=6)
+# What the networks of the papers are trained by, in small.
+SAM_RUN = TrainConfig(
+    steps=3,
+    images=2,
+    rate=1e-3,
+    samples=SampleConfig(augment=False),
+    interaction=InteractionConfig(
+        rounds=3, first=FirstPrompt(point=0.5, box=0.5, mask=0), keep=False, select="iou", spread=0, grid="input"
+    ),
+    loss=LossConfig(focal=20, dice=1),
+)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def changed(model: SegmentationModel, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def copied(model: SegmentationModel) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def test_it_learns(small_model: Tiny, tmp_path: Path) -> None:
-    config = RUN.model_copy(update={"steps": 60, "images": 4, "rate": 3e-3, "save_every": 20})
-    train(small_model, disc_images(6), config, tmp_path)
-    rows = (tmp_path / "log.csv").read_text().splitlines()
-    losses = [float(row.split(",")[1]) for row in rows[1:]]
-    assert len(losses) == 3
-    assert losses[-1] < 0.8 * losses[0]
+    config = RUN.model_copy(update={"steps": 40, "images": 4, "rate": 3e-3, "save_every": 10, "validate_every": 20})
+    train(small_model, discs(small_model, config, 6), config, tmp_path)
+    table = rows(tmp_path / "log.csv")
+    assert [int(row["step"]) for row in table] == [10, 20, 30, 40]
+    assert float(table[-1]["loss"]) < 0.8 * float(table[0]["loss"])
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["0000020.png", "0000040.png"]
 
 
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from tests.training.conftest import SMALL, disc_images
+from tests.training.conftest import discs, tiny
 from tests.training.test_loop import RUN
-from vesalius.models.tiny import PRESET, Tiny
-from vesalius.training.loop import train
+from vesalius.training import loop
 torch.set_num_threads(1)
-torch.manual_seed(0)
-model = Tiny(SMALL, PRESET.model_copy(update={"side": 64, "mask_side": 32}))
-torch.save(train(model, disc_images(4), RUN, Path(sys.argv[1])).state_dict(), sys.argv[1] + "/done.pt")
+model = tiny()
+if len(sys.argv) > 2:
+    save, left = loop._Run._save, [int(sys.argv[2])]
+    def die_between_log_and_checkpoint(run):
+        left[0] -= 1
+        if not left[0]:
+            import os, signal
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(run)
+    loop._Run._save = die_between_log_and_checkpoint
+task = discs(model, RUN, validate=lambda model: {"dice": float(next(model.parameters()).sum())})
+torch.save(loop.train(model, task, RUN, Path(sys.argv[1])).state_dict(), sys.argv[1] + "/done.pt")
 """
+
+
+def numbers(folder: Path) -> list[dict[str, str]]:
+    timed = {"seconds", "images_per_second"}
+    table = rows(folder / "log.csv") + rows(folder / "validation.csv")
+    return [{key: value for key, value in row.items() if key not in timed} for row in table]
 
 
 @pytest.mark.slow
@@ -49,12 +94,13 @@ torch.save(train(model, disc_images(4), RUN, Path(sys.argv[1])).state_dict(), sy
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
 
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, stdout=subprocess.DEVNULL)
+    def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), str(folder), *more]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed, between = tmp_path / "whole", tmp_path / "killed", tmp_path / "between"
     assert start(whole).wait() == 0
     process = start(killed)
     deadline = time.monotonic() + 120
@@ -64,23 +110,61 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "done.pt").exists()
-    assert start(killed).wait() == 0
-    expected, resumed = (torch.load(folder / "done.pt", weights_only=True) for folder in (whole, killed))
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    # The third row of the log is there, and its checkpoint is not.
+    assert start(between, "3").wait() == -signal.SIGKILL
+    assert [row["step"] for row in rows(between / "log.csv")] == ["3", "6", "9"]
+    expected = torch.load(whole / "done.pt", weights_only=True)
+    for folder in (killed, between):
+        assert start(folder).wait() == 0
+        resumed = torch.load(folder / "done.pt", weights_only=True)
+        assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+        assert numbers(folder) == numbers(whole)
 
 
-def test_a_folder_of_another_run_is_refused(small_model: Tiny, tmp_path: Path) -> None:
-    train(small_model, disc_images(2), RUN.model_copy(update={"steps": 3}), tmp_path)
-    with pytest.raises(ConfigError, match="another configuration"):
-        train(small_model, disc_images(2), RUN, tmp_path)
+def test_a_run_is_continued_only_if_asked_and_only_as_the_same(small_model: Tiny, tmp_path: Path) -> None:
+    start = copied(small_model)
+    first = RUN.model_copy(update={"stop": 3})
+    train(small_model, discs(small_model, RUN), first, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["step"] == 3
+    small_model.load_state_dict(start)
+    with pytest.raises(ConfigError, match="--resume"):
+        train(small_model, discs(small_model, RUN), RUN, tmp_path, resume=False)
+    with pytest.raises(ConfigError, match=r"another configuration: config.rate was 0.002, and is 0.1"):
+        train(small_model, discs(small_model, RUN), RUN.model_copy(update={"rate": 0.1}), tmp_path)
+    # Where it stops is no part of what it is.
+    train(small_model, discs(small_model, RUN), RUN, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["step"] == 12
 
 
-def test_a_loss_that_is_no_number_stops_the_run(small_model: Tiny, tmp_path: Path) -> None:
+def test_a_run_from_another_network_is_not_continued(tmp_path: Path) -> None:
+    model = sam()
+    apply_tuning(model, TUNINGS["decoder"])
+    train(model, discs(model, SAM_RUN), SAM_RUN.model_copy(update={"stop": 1}), tmp_path)
+    with torch.no_grad():
+        model.image_encoder.pos_embed += 1
+    with pytest.raises(ConfigError, match="frozen was"):
+        train(model, discs(model, SAM_RUN), SAM_RUN, tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(small_model: Tiny, tmp_path: Path) -> None:
     with torch.no_grad():
         small_model.decoder.masks.bias.fill_(torch.nan)
     with pytest.raises(VesaliusError, match="nan at step 0"):
-        train(small_model, disc_images(2), RUN, tmp_path)
+        train(small_model, discs(small_model, RUN), RUN, tmp_path)
     assert not (tmp_path / "state.pt").exists()
+    kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    task = discs(small_model, RUN)
+    assert kept["step"] == 0
+    assert np.array_equal(kept["batches"][0]["images"][1].numpy(), task.source[1].image)
+
+
+def test_a_network_that_marks_nothing_stops_the_run(small_model: Tiny, tmp_path: Path) -> None:
+    with torch.no_grad():
+        small_model.decoder.masks.bias.fill_(-100)
+    config = RUN.model_copy(update={"collapse": 2, "rate": 1e-9})
+    with pytest.raises(VesaliusError, match="no mask had a pixel in 2 steps up to step 1"):
+        train(small_model, discs(small_model, RUN), config, tmp_path)
+    assert (tmp_path / "bad_batch.pt").exists()
 
 
 @pytest.mark.parametrize("way", ["light", "lora"])
@@ -88,14 +172,114 @@ def test_what_is_frozen_stays_as_it_is(way: str, tmp_path: Path) -> None:
     if TUNINGS[way].lora:
         pytest.importorskip("peft")
     torch.manual_seed(0)
-    sizes = SamConfig(side=64, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), prompt_dim=32)
-    model = Sam(sizes, Preset(side=64, mask_side=16))
+    model = sam()
     apply_tuning(model, TUNINGS[way])
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    averaged = train(model, disc_images(4), RUN.model_copy(update={"steps": 3, "rate": 1e-2}), tmp_path)
+    before = copied(model)
+    config = SAM_RUN.model_copy(update={"rate": 1e-2, "ema": 0.5})
+    averaged = train(model, discs(model, config), config, tmp_path)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for state in (model.state_dict(), averaged.state_dict()):
-        changed = {name for name, value in state.items() if not torch.equal(value, before[name])}
-        assert changed <= trained
-        assert any(".Adapter." in name or ".lora_" in name for name in changed)
-        assert any(name.startswith("mask_decoder.") for name in changed)
+    found = changed(averaged, before)
+    assert found <= trained
+    assert any(".Adapter." in name or ".lora_" in name for name in found)
+    assert any(name.startswith("mask_decoder.") for name in found)
+
+
+def trained_by(config: TrainConfig, folder: Path, tuning: str = "full") -> dict[str, torch.Tensor]:
+    model = sam()
+    apply_tuning(model, TUNINGS[tuning])
+    return copied(train(model, discs(model, config), config, folder))
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float) -> None:
+    """The same weights, but for a few whose gradient is nothing but rounding, which Adam makes as large as any."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        # The softmax does not feel what is added to all keys.
+        if not name.endswith(("k_proj.bias", "qkv.bias")):
+            apart = (found[name] - value).abs() > atol
+            assert apart.float().mean() < 5e-3, name
+
+
+def test_parts_of_a_step_add_up_to_the_step(tmp_path: Path) -> None:
+    config = SAM_RUN.model_copy(update={"images": 4})
+    whole = trained_by(config, tmp_path / "a")
+    parts = trained_by(config.model_copy(update={"accumulate": 4}), tmp_path / "b")
+    assert_close(parts, whole, 2e-5)
+
+
+def test_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
+    plain = trained_by(SAM_RUN, tmp_path / "a")
+    twice = trained_by(SAM_RUN.model_copy(update={"checkpointing": True}), tmp_path / "b")
+    assert_close(twice, plain, 1e-5)
+    model = tiny()
+    with pytest.raises(ConfigError, match="no blocks"):
+        train(model, discs(model, RUN), RUN.model_copy(update={"checkpointing": True}), tmp_path / "c")
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_each_image_is_encoded_once_with_equal_results(where: str, tmp_path: Path, monkeypatch) -> None:
+    config = SAM_RUN.model_copy(update={"steps": 6, "samples": SampleConfig(augment=False, order="epochs")})
+    plain = trained_by(config, tmp_path / "a", "decoder")
+    encoded = []
+    encode = type(sam()).encode
+
+    def counted(self, images):
+        encoded.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(type(sam()), "encode", counted)
+    config = config.model_copy(update={"cache": where})
+    kept = trained_by(config, tmp_path / "b", "decoder")
+    assert sum(encoded) - 8 * 2 <= 4 + 8  # once per image; the contact sheets encode eight samples each
+    assert_close(kept, plain, 1e-5)
+    with pytest.raises(ConfigError, match="image encoder trains"):
+        trained_by(config, tmp_path / "c", "full")
+
+
+def test_bf16_is_near(tmp_path: Path) -> None:
+    for name, config in (("a", SAM_RUN), ("b", SAM_RUN.model_copy(update={"bf16": True}))):
+        trained_by(config, tmp_path / name)
+    exact, rough = (float(rows(tmp_path / name / "log.csv")[-1]["loss"]) for name in "ab")
+    assert exact != rough
+    assert rough == pytest.approx(exact, rel=0.1)
+
+
+def test_the_best_network_by_validation_is_kept(tmp_path: Path) -> None:
+    model = tiny()
+    seen = []
+
+    def validate(network: SegmentationModel) -> dict[str, float]:
+        seen.append(copied(network))
+        return {"dice": [0.5, 0.8, 0.7, 0.6][len(seen) - 1], "box": 1.0}
+
+    config = RUN.model_copy(update={"validate_every": 3})
+    train(model, discs(model, config, validate=validate), config, tmp_path)
+    assert [row["dice"] for row in rows(tmp_path / "validation.csv")] == ["0.5", "0.8", "0.7", "0.6"]
+    best = load_checkpoint(tmp_path / "best").state_dict()
+    assert all(torch.equal(best[name], value) for name, value in seen[1].items())
+    assert json.loads((tmp_path / "run.json").read_text())["best_dice"] == 0.8
+
+
+def test_rates_follow_the_schedule() -> None:
+    halved = TrainConfig(epochs=12, images=50, rate=1e-4, schedule="halved", halve=(7, 10))
+    assert halved.total_steps(1000) == 240
+    epochs = [halved.rate_at(20 * epoch, 1000) for epoch in range(12)]
+    assert epochs == pytest.approx([1e-4] * 7 + [5e-5] * 3 + [2.5e-5] * 2)
+    cosine = TrainConfig(steps=100, rate=1.0, schedule="cosine", warmup=10)
+    rates = [cosine.rate_at(step, 1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[99] < 0.001
+
+
+def test_configurations_that_make_no_sense_are_refused() -> None:
+    for wrong, told in (
+        ({}, "either steps or epochs"),
+        ({"steps": 1, "epochs": 1}, "either steps or epochs"),
+        ({"steps": 1, "halve": [7]}, "belong together"),
+        ({"steps": 1, "images": 4, "accumulate": 3}, "multiple"),
+        ({"steps": 1, "speed": 9}, "speed"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            TrainConfig.from_dict(wrong)

@@ -1,21 +1,22 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import made_corpus
 import vesalius as vs
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ModelError, ReadError
-from vesalius.training.run import find_recipe, train_tiny, training_images
+from vesalius.training.run import find_recipe, open_images, run_training
 
 RECIPE = """
 steps = {steps}
 images = 1
 warmup = 1
-bf16 = false
-[model]
+[network.sizes]
 widths = [8, 8, 8, 8, 8]
 depths = [1, 1, 1, 1, 1]
 decoder = [8, 8, 8, 8, 8]
@@ -46,27 +47,51 @@ def write_recipe(folder: Path, steps: int = 2, key: int = 8) -> Path:
     return path
 
 
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as done:
+        main([str(argument) for argument in arguments])
+    return int(done.value.code or 0)
+
+
 def test_validation_cases_are_not_trained_on(data: Path) -> None:
-    assert sorted(image.case for image in training_images(data)) == ["p100", "s007"]
+    assert sorted(image.case for image in open_images(data, "train")) == ["p100", "s007"]
+    assert sorted(image.case for image in open_images(data, "val")) == ["128"]
 
 
-def test_the_command_leaves_a_checkpoint_that_answers(data: Path, tmp_path: Path) -> None:
+def test_the_command_leaves_a_checkpoint_that_answers(data: Path, tmp_path: Path, capsys) -> None:
     recipe, output = write_recipe(tmp_path), tmp_path / "run"
-    main_exits = pytest.raises(SystemExit)
-    with main_exits as done:
-        main(["train", str(recipe), "--data", str(data), "-o", str(output)])
-    assert done.value.code in (0, None)
+    line = ("train", recipe, "--corpus", data, "-o", output, "--device", "cpu")
+    assert command(*line) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"^encoder: ([\d,]+) of \1 parameters train$", told, re.MULTILINE)
     model = vs.load_model(output / "checkpoint")
     (prediction,) = model.predict(model.encode(np.zeros((60, 80), np.uint8)), [vs.Prompt(box=(10, 10, 50, 50))])
     assert prediction.mask.shape == (60, 80)
-    assert json.loads((output / "run.json").read_text())["config"]["steps"] == 2
+    run = json.loads((output / "run.json").read_text())
+    assert run["config"]["steps"] == 2
+    assert run["corpus"] == str(data)
+    assert len(run["start_weights"]) == 64
+    header, row = (output / "validation.csv").read_text().splitlines()
+    assert header == "step,dice,box,1_point,3_points,5_points"
+    assert float(row.split(",")[1]) == pytest.approx(np.mean([float(v) for v in row.split(",")[2:]]), abs=1e-4)
+    assert (output / "best" / "config.json").exists()
+    assert command(*line) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert command(*line, "--resume") == 0
 
 
-def test_a_run_can_start_from_a_checkpoint_of_its_own_kind(data: Path, tmp_path: Path) -> None:
-    train_tiny(write_recipe(tmp_path), data, tmp_path / "a")
-    train_tiny(write_recipe(tmp_path, steps=1), data, tmp_path / "b", init=tmp_path / "a" / "checkpoint")
-    with pytest.raises(ModelError, match="recipe's kind"):
-        train_tiny(write_recipe(tmp_path, key=16), data, tmp_path / "c", init=tmp_path / "a" / "checkpoint")
+def test_a_run_can_start_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    run_training(write_recipe(tmp_path), data, tmp_path / "a")
+    run_training(write_recipe(tmp_path, steps=1), data, tmp_path / "b", init=tmp_path / "a" / "checkpoint")
+    with pytest.raises(ModelError, match="no model"):
+        run_training(write_recipe(tmp_path), data, tmp_path / "c", init="nothing")
+
+
+def test_a_curated_corpus_is_trained_on(tmp_path: Path) -> None:
+    corpus = made_corpus.write(tmp_path / "corpus", [[0, 1, 2, 3], [4, 5]])
+    trained = run_training(write_recipe(tmp_path), corpus.folder, tmp_path / "run")
+    assert trained.architecture == "tiny"
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["corpus_digest"]) == 64
 
 
 def test_bundled_recipes_are_found_and_others_named(tmp_path: Path) -> None:
@@ -74,4 +99,4 @@ def test_bundled_recipes_are_found_and_others_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="vesalius-tiny-1"):
         find_recipe("sam-med3d")
     with pytest.raises(ReadError, match="no set"):
-        training_images(tmp_path)
+        open_images(tmp_path, "train")

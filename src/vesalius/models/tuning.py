@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError
+from vesalius.models.base import SegmentationModel
 from vesalius.models.lora import Lora, attach_lora
 from vesalius.models.sam.config import AdapterName
 from vesalius.models.sam.model import Sam
@@ -71,7 +72,7 @@ def find_tuning(name: str | Path) -> Tuning:
     return Tuning.from_toml(name)
 
 
-def apply_tuning(model: Sam, tuning: Tuning) -> dict[str, Count]:
+def apply_tuning(model: SegmentationModel, tuning: Tuning) -> dict[str, Count]:
     """Attaches what the tuning names, and decides which parameters train.
 
     New adapters and low-rank updates are drawn from torch's own generator.
@@ -88,8 +89,11 @@ def apply_tuning(model: Sam, tuning: Tuning) -> dict[str, Count]:
         ConfigError: A pattern matches nothing, or the adapter does not fit the network's sizes.
         ModelError: The network has another adapter or low-rank updates already, or PEFT is not installed.
     """
-    if tuning.adapter and tuning.adapter != model.config.adapter:
-        model.add_adapters(tuning.adapter)
+    if tuning.adapter:
+        if not isinstance(model, Sam):
+            raise ConfigError(f"adapters are for SAM networks, and this is of architecture {model.architecture!r}")
+        if tuning.adapter != model.config.adapter:
+            model.add_adapters(tuning.adapter)
     if tuning.lora:
         attach_lora(model, tuning.lora)
     parameters = dict(model.named_parameters())

@@ -3,227 +3,396 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-import vesalius
-from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, VesaliusError
-from vesalius.core.files import replacing
-from vesalius.corpus.objects import LabelledImage
-from vesalius.models.base import SegmentationModel, normalise
-from vesalius.models.presets import Preset
-from vesalius.training.dataset import AugmentConfig, Sample, SampleSource
-from vesalius.training.interaction import InteractionConfig, interactive_loss
+from vesalius.core.files import remove_stand_ins, replacing
+from vesalius.models.base import SegmentationModel
+from vesalius.models.checkpoint import save_checkpoint
+from vesalius.models.lora import has_lora, merge_lora
+from vesalius.models.sam.model import Sam
+from vesalius.training.batches import collate, steps
+from vesalius.training.config import TrainConfig
+from vesalius.training.distributed import World
+from vesalius.training.embeddings import FeatureCache, frozen_digest
+from vesalius.training.interaction import Batch, InteractiveStep
+from vesalius.training.monitor import LOG, VALIDATION, Monitor, contact_sheet, write_run
+from vesalius.training.samples import SampleSource
+
+STATE, BEST = "state.pt", "best"
+
+# Settings that a run may be continued with other values of.
+_FREE = {"stop", "workers", "cache"}
+# Samples on a contact sheet.
+_SHOWN = 8
+
+# Measures a network: names of figures and their values, of which "dice" decides which network is the best.
+Validation = Callable[[SegmentationModel], Mapping[str, float]]
 
 
-class TrainConfig(Config):
-    """Everything that decides a training run.
+@dataclass(frozen=True)
+class Task:
+    """What a run works on, besides its configuration.
 
     Attributes:
-        model: Architecture configuration of the network, as the network itself documents it.
-        steps: Optimiser steps of the whole schedule.
-        stop: Step to stop at, before the schedule ends; None to go through with it.
-        images: Images per step.
-        rate: Peak learning rate; it rises over ``warmup`` steps and falls as a cosine to zero.
-        warmup: Steps to the peak.
-        decay: Weight decay (AdamW).
-        ema: Decay of the running average of the weights, which is what is kept.
-        clip: Largest gradient norm.
-        bf16: Whether the forward pass runs under bfloat16 autocast.
-        balance: A data set of n images is drawn with a weight of n to this power.
-        seed: Seed of everything random.
-        save_every: Steps between checkpoints.
-        augment: How samples are drawn.
-        interaction: The rounds of prompts.
+        source: Samples to train on.
+        names: Names of all categories, for networks that tell what a mask shows.
+        validate: Measures the network now and then.
+        shown: Samples for the contact sheets; those trained on if None.
+        about: What else ``run.json`` shall tell, such as the corpus; a resumed run must tell the same.
     """
 
-    steps: int
-    stop: int | None = None
-    model: dict[str, Any] = Field(default_factory=dict)
-    images: int = 8
-    rate: float = 2e-3
-    warmup: int = 200
-    decay: float = 0.05
-    ema: float = 0.999
-    clip: float = 1.0
-    bf16: bool = True
-    balance: float = 0.5
-    seed: int = 0
-    save_every: int = 250
-    augment: AugmentConfig = AugmentConfig()
-    interaction: InteractionConfig = InteractionConfig()
+    source: SampleSource
+    names: Sequence[str] = ()
+    validate: Validation | None = None
+    shown: SampleSource | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Images in an epoch."""
+        return len(self.source)
 
 
 def train(
-    model: SegmentationModel, images: Sequence[LabelledImage], config: TrainConfig, output: Path, device: str = "cpu"
+    model: SegmentationModel,
+    task: Task,
+    config: TrainConfig,
+    output: Path,
+    world: World | None = None,
+    resume: bool = True,
 ) -> SegmentationModel:
-    """Trains a network and returns the running average of its weights.
+    """Trains those parameters of a network that ask for a gradient, and leaves the others as they are.
 
-    A folder that holds an unfinished run of the same configuration is taken up where it stopped; the result is the
-    one that an undisturbed run gives.
+    A folder that holds an unfinished run of the same configuration, network and task is taken up where it stopped; the
+    result is the one that an undisturbed run gives.
 
     Args:
-        model: The network, changed in place.
-        images: Training images.
+        model: The network as it was at the start, changed in place.
+        task: What is trained on.
         config: The run.
-        output: Folder for ``state.pt`` (to resume), ``log.csv`` and ``run.json``.
-        device: Where to train.
+        output: Folder for ``state.pt`` (to resume), ``log.csv``, ``validation.csv``, ``run.json``, contact sheets and
+            the checkpoint ``best``.
+        world: The processes; this one alone on the CPU if None.
+        resume: Whether a run that is there already is continued.
+
+    Returns:
+        The network, with the running average of its weights if the configuration has one.
 
     Raises:
-        ConfigError: The folder holds a run of another configuration.
-        VesaliusError: The loss is no longer a finite number; the last good state is kept.
+        ConfigError: The folder holds a run, or that of another configuration; or the configuration does not fit.
+        VesaliusError: The loss is no longer a finite number, or all masks are empty; the last good state is kept, and
+            the batch is in ``bad_batch.pt``.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    preset = model.preset
-    source = SampleSource(images, preset.side, config.augment, config.seed, config.balance)
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(_parameter_groups(model, config.decay), lr=config.rate, betas=(0.9, 0.98))
-    start = _resume(output, config, model, average, optimiser, device)
-    end = config.stop or config.steps
-
-    def batch(step: int) -> list[Sample]:
-        return [source[step * config.images + i] for i in range(config.images)]
-
-    model.train()
-    recent: list[tuple[float, list[float]]] = []
-    clock = time.perf_counter()
-    with ThreadPoolExecutor(1) as pool, _progress() as progress:
-        task = progress.add_task("train", total=end, completed=start)
-        ahead = pool.submit(batch, start)
-        for step in range(start, end):
-            samples = ahead.result()
-            if step + 1 < end:
-                ahead = pool.submit(batch, step + 1)
-            for group in optimiser.param_groups:
-                group["lr"] = config.rate * _schedule(step, config)
-            rng = np.random.default_rng((config.seed, step, 1))
-            pixels, truth, rows = _tensors(samples, preset)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
-                features = model.encode(pixels.to(device))
-                loss, ious = interactive_loss(
-                    model, features, truth.to(device), rows.to(device), config.interaction, rng
-                )
-            if not math.isfinite(loss.item()):
-                raise VesaliusError(
-                    f"the loss became {loss.item()} at step {step}", path=output, remedy="lower the learning rate"
-                )
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimiser.step()
-            _average(average, model, min(config.ema, (step + 1) / (step + 10)))
-            recent.append((loss.item(), ious))
-            progress.update(task, completed=step + 1, description=f"loss {loss.item():.3f}")
-            if (step + 1) % config.save_every == 0 or step + 1 == end:
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                _log(output / "log.csv", step + 1, recent, seconds)
-                recent = []
-                _save(output, config, step + 1, model, average, optimiser)
-    return average
+    return _Run(model, task, config, output, world or World()).go(resume)
 
 
-def _tensors(samples: list[Sample], preset: Preset) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised images (B, 3, S, S), low-resolution truth (N, 1, h, h), and the image of each object (N,)."""
-    pixels = normalise(torch.from_numpy(np.stack([sample.image for sample in samples])), preset)
-    side = (preset.mask_side, preset.mask_side)
-    low = [
-        cv2.resize(mask.astype(np.float32), side, interpolation=cv2.INTER_AREA)
-        for sample in samples
-        for mask in sample.masks
-    ]
-    rows = [i for i, sample in enumerate(samples) for _ in sample.masks]
-    return pixels, torch.from_numpy(np.stack(low))[:, None], torch.tensor(rows)
+class Average:
+    """The running average of what trains, and of the network's buffers.
+
+    Args:
+        model: The network.
+    """
+
+    def __init__(self, model: SegmentationModel) -> None:
+        self.values = {name: value.clone() for name, value in moving(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: SegmentationModel, decay: float) -> None:
+        """Moves towards the network as it is now."""
+        for name, now in moving(model).items():
+            if now.is_floating_point():
+                self.values[name].lerp_(now, 1 - decay)
+            else:
+                self.values[name].copy_(now)
+
+    @contextmanager
+    def applied(self, model: SegmentationModel) -> Iterator[None]:
+        """A block in which the network has the average's values."""
+        now = {name: value.clone() for name, value in moving(model).items()}
+        load(model, self.values)
+        try:
+            yield
+        finally:
+            load(model, now)
 
 
-def _schedule(step: int, config: TrainConfig) -> float:
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup)))
-
-
-def _parameter_groups(model: SegmentationModel, decay: float) -> list[dict[str, Any]]:
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+def moving(model: SegmentationModel) -> dict[str, Tensor]:
+    """The parameters that train, and the buffers: all that a step may change."""
+    trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    return {**trained, **dict(model.named_buffers())}
 
 
 @torch.no_grad()
-def _average(average: SegmentationModel, model: SegmentationModel, decay: float) -> None:
-    for kept, now in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(now, 1 - decay)
+def load(model: SegmentationModel, values: Mapping[str, Tensor]) -> None:
+    """Gives what `moving` names these values.
+
+    Raises:
+        ConfigError: They are of other parameters.
+    """
+    now = moving(model)
+    if {k: v.shape for k, v in now.items()} != {k: v.shape for k, v in values.items()}:
+        raise ConfigError("the parameters that train are not those of the run")
+    for name, value in now.items():
+        value.copy_(values[name])
+
+
+def checkpoint(model: SegmentationModel, folder: Path, half: bool = False) -> None:
+    """Saves a network as a checkpoint, low-rank updates merged; see `save_checkpoint`."""
+    if has_lora(model):
+        model = copy.deepcopy(model)
+        merge_lora(model)
+    save_checkpoint(model, folder, half=half)
+
+
+class _Run:
+    """One run: what its steps share."""
+
+    def __init__(self, model: SegmentationModel, task: Task, config: TrainConfig, output: Path, world: World) -> None:
+        self.task, self.config, self.output, self.world = task, config, output, world
+        if config.images % (config.accumulate * world.size):
+            raise ConfigError(
+                f"{config.images} images are not a multiple of {config.accumulate} parts on {world.size} processes"
+            )
+        self.device = torch.device(world.device)
+        self.steps = config.total_steps(task.count)
+        self.end = min(config.stop or self.steps, self.steps)
+        self.epoch = max(1, math.ceil(task.count / config.images))
+        if config.checkpointing:
+            if not isinstance(model, Sam):
+                raise ConfigError(f"{model.architecture} networks have no blocks to compute twice")
+            model.image_encoder.checkpointing = True
+        self.model: SegmentationModel = model.to(self.device)
+        self.trained = [value for value in model.parameters() if value.requires_grad]
+        if not self.trained:
+            raise ConfigError("no parameter of the network trains", remedy="choose another network.tuning")
+        # Before anything changes: a resumed run starts from the same network.
+        self.identity = json.dumps(
+            {
+                "config": config.model_dump(mode="json", exclude=_FREE),
+                "count": task.count,
+                "names": list(task.names),
+                "frozen": frozen_digest(model),
+                "about": dict(task.about),
+            },
+            sort_keys=True,
+        )
+        self.step = InteractiveStep(model, config.interaction, config.loss, config.seed, task.names)
+        self.wrapped = world.wrap(self.step)
+        self.average = Average(model)
+        self.optimiser = _optimiser(model, config)
+        self.cache = None
+        if config.cache != "none":
+            folder = output / "features" if config.cache == "disk" else None
+            self.cache = FeatureCache(model, str(config.bf16), folder)
+        self.done, self.best, self.empty = 0, -math.inf, 0
+
+    def go(self, resume: bool) -> SegmentationModel:
+        """Takes all steps."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._resume(resume)
+        if self.world.is_first:
+            remove_stand_ins(self.output)
+            self._record()
+            # Before the source is at work for the steps.
+            self.sheet = self._sheet()
+            with Monitor(self.output, self.done, self.end) as monitor:
+                self._take(monitor)
         else:
-            kept.copy_(now)
+            self._take(None)
+        load(self.model, self.average.values)
+        return self.model
+
+    def _take(self, monitor: Monitor | None) -> None:
+        config = self.config
+        coming = steps(self.task.source, self.model.preset, config, self.done, self.end, self.world)
+        recent: list[Tensor] = []
+        clock, since = time.perf_counter(), self.done
+        for step, batches in coming:
+            self._mode()
+            told = self._one(step, batches)
+            recent.append(told)
+            self.done = step + 1
+            if monitor is not None:
+                monitor.step(self.done, float(told[0]))
+            last = self.done == self.end
+            due = self.done % (config.validate_every or self.epoch) == 0 or last
+            if self.done % config.save_every == 0 or due:
+                seconds = time.perf_counter() - clock
+                if monitor is not None:
+                    rate = config.images * (self.done - since) / max(seconds, 1e-9)
+                    self._log(monitor, torch.stack(recent).mean(0), seconds, rate)
+                    if due:
+                        self._validate(monitor)
+                    self._save()
+                self.world.wait()
+                recent, clock, since = [], time.perf_counter(), self.done
+
+    def _one(self, step: int, batches: Sequence[Batch]) -> Tensor:
+        """One optimiser step; (2 + rounds,) loss, norm of the gradient, and mean IoU of each round."""
+        config, world = self.config, self.world
+        rate = config.rate_at(step, self.task.count)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        count = world.total(torch.tensor(float(sum(map(len, batches))), device=self.device))
+        # DDP takes the mean over the processes, the loss is the mean over all objects of the step.
+        total = float(count) / world.size
+        losses = torch.zeros((), device=self.device)
+        sums = torch.zeros(config.interaction.rounds + 2, device=self.device)
+        self.optimiser.zero_grad(set_to_none=True)
+        for part, batch in enumerate(batches, start=1):
+            batch = batch.to(self.device)
+            with world.unsynchronised(self.wrapped, part < len(batches)):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+                    if self.cache is not None:
+                        batch = self.cache.fill(batch)
+                    loss, stats = self.wrapped(batch, total)
+                torch.autograd.backward(loss)
+            losses += loss.detach()
+            sums += stats
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.clip or math.inf)
+        losses = world.total(losses) / world.size
+        sums = world.total(sums)
+        self._check(step, batches, losses, norm, sums)
+        self.optimiser.step()
+        self.average.update(self.model, min(config.ema, (step + 1) / (step + 10)))
+        return torch.stack([losses, norm, *(sums[:-2] / sums[-1])]).cpu()
+
+    def _check(self, step: int, batches: Sequence[Batch], loss: Tensor, norm: Tensor, sums: Tensor) -> None:
+        # All processes see the same sums, so all of them stop.
+        self.empty = 0 if sums[-2] > 0 else self.empty + 1
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            raise VesaliusError(
+                f"the {what} became {float(loss if what == 'loss' else norm)} at step {step}",
+                path=self._keep(step, batches),
+                remedy="lower the learning rate; the batch is in the file, the state before it in the folder",
+            )
+        if self.empty >= self.config.collapse:
+            raise VesaliusError(
+                f"the training collapsed: no mask had a pixel in {self.empty} steps up to step {step}",
+                path=self._keep(step, batches),
+                remedy="lower the learning rate, or look at the batch in the file",
+            )
+
+    def _keep(self, step: int, batches: Sequence[Batch]) -> Path:
+        path = self.output / ("bad_batch.pt" if self.world.is_first else f"bad_batch_{self.world.rank}.pt")
+        kept = [{**vars(batch), "features": None} for batch in batches]
+        with replacing(path) as part:
+            torch.save({"step": step, "batches": kept}, part)
+        return path
+
+    def _mode(self) -> None:
+        """Parts that do not train stay as in use, so that their running statistics do not change either."""
+        self.model.train()
+        for part in self.model.children():
+            if not any(value.requires_grad for value in part.parameters()):
+                part.eval()
+
+    def _log(self, monitor: Monitor, told: Tensor, seconds: float, rate: float) -> None:
+        loss, norm, *ious = told.tolist()
+        values = {"loss": loss, **{f"iou_round_{i}": iou for i, iou in enumerate(ious, start=1)}}
+        values |= {"gradient": norm, "rate": self.config.rate_at(self.done - 1, self.task.count)}
+        monitor.row(LOG, self.done, {**values, "images_per_second": rate, "seconds": seconds})
+
+    def _validate(self, monitor: Monitor) -> None:
+        with self.average.applied(self.model):
+            self.model.eval()
+            monitor.picture(self.done, contact_sheet(self.step, self.sheet.to(self.device)))
+            if self.task.validate is None:
+                return
+            figures = self.task.validate(self.model)
+            monitor.row(VALIDATION, self.done, figures)
+            monitor.tell(f"step {self.done}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+            if figures["dice"] > self.best:
+                self.best = figures["dice"]
+                checkpoint(self.model, self.output / BEST, self.config.half)
+
+    def _sheet(self) -> Batch:
+        source = self.task.shown or self.task.source
+        numbers = list(range(_SHOWN))
+        samples = [source[number] for number in numbers]
+        return collate(samples, numbers, 0, self.model.preset, self.config.interaction.grid)
+
+    def _save(self) -> None:
+        state = {
+            "identity": self.identity,
+            "step": self.done,
+            "best": self.best,
+            "empty": self.empty,
+            "model": moving(self.model),
+            "average": self.average.values,
+            "optimiser": self.optimiser.state_dict(),
+        }
+        with replacing(self.output / STATE) as part:
+            torch.save(state, part)
+        self._record()
+
+    def _record(self) -> None:
+        parts: dict[str, list[int]] = {}
+        for name, value in self.model.named_parameters():
+            counts = parts.setdefault(name.split(".")[0], [0, 0])
+            counts[0] += value.numel() * value.requires_grad
+            counts[1] += value.numel()
+        record = {
+            "step": self.done,
+            "steps": self.steps,
+            "images": self.task.count,
+            "processes": self.world.size,
+            "device": str(self.device),
+            "best_dice": None if math.isinf(self.best) else self.best,
+            "parameters": {name: {"trained": a, "total": b} for name, (a, b) in parts.items()},
+            "frozen_weights": json.loads(self.identity)["frozen"],
+            **self.task.about,
+            "config": self.config.model_dump(mode="json"),
+        }
+        write_run(self.output, record)
+
+    def _resume(self, wanted: bool) -> None:
+        path = self.output / STATE
+        self.world.wait()
+        if not path.exists():
+            return
+        if not wanted:
+            raise ConfigError("holds a run", path=self.output, remedy="give --resume to go on, or another folder")
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["identity"] != self.identity:
+            told = _difference(json.loads(state["identity"]), json.loads(self.identity))
+            raise ConfigError(
+                f"holds a run of another configuration: {told}", path=self.output, remedy="choose another folder"
+            )
+        load(self.model, state["model"])
+        self.average.values = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done, self.best, self.empty = int(state["step"]), float(state["best"]), int(state["empty"])
 
 
-def _save(
-    output: Path,
-    config: TrainConfig,
-    step: int,
-    model: SegmentationModel,
-    average: SegmentationModel,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    state = {
-        "step": step,
-        "config": config.model_dump_json(),
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    with replacing(output / "state.pt") as partial:
-        torch.save(state, partial)
-    run = {"version": vesalius.__version__, "torch": torch.__version__, "step": step, "config": config.model_dump()}
-    with replacing(output / "run.json") as partial:
-        partial.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if a != b:
+            if isinstance(a, dict) and isinstance(b, dict):
+                return _difference(a, b, f"{path}{key}.")
+            return f"{path}{key} was {a}, and is {b}"
+    return ""
 
 
-def _resume(
-    output: Path,
-    config: TrainConfig,
-    model: SegmentationModel,
-    average: SegmentationModel,
-    optimiser: torch.optim.Optimizer,
-    device: str,
-) -> int:
-    path = output / "state.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    if state["config"] != config.model_dump_json():
-        raise ConfigError("holds a run of another configuration", path=output, remedy="choose another folder")
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
-
-
-def _log(path: Path, step: int, recent: list[tuple[float, list[float]]], seconds: float) -> None:
-    rounds = np.mean([ious for _, ious in recent], axis=0)
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(["step", "loss", *(f"iou_round_{i + 1}" for i in range(len(rounds))), "seconds"])
-        loss = np.mean([value for value, _ in recent])
-        writer.writerow([step, f"{loss:.4f}", *(f"{value:.4f}" for value in rounds), f"{seconds:.1f}"])
-
-
-def _progress() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _optimiser(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
+    trained = [value for value in model.parameters() if value.requires_grad]
+    if config.optimiser == "adam":
+        return torch.optim.Adam(trained, lr=config.rate, betas=config.betas)
+    groups = [
+        {"params": [value for value in trained if value.ndim > 1], "weight_decay": config.decay},
+        {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.rate, betas=config.betas)

@@ -1,21 +1,33 @@
-"""From a recipe and a folder of sets to a checkpoint."""
+"""From a recipe and a corpus to a checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from vesalius.core.errors import ConfigError, ModelError, ReadError
+from vesalius.core.config import Config
+from vesalius.core.errors import ConfigError, ReadError
 from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage
+from vesalius.corpus.schema import DESCRIPTION
 from vesalius.corpus.split import split_of
+from vesalius.corpus.store import Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
-from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
-from vesalius.models.tiny import Tiny, TinyConfig
-from vesalius.training.loop import TrainConfig, train
+from vesalius.models.checkpoint import ARCHITECTURES, file_digest, weights_digest
+from vesalius.models.convert import load_network
+from vesalius.models.presets import PRESETS
+from vesalius.models.tuning import Count, Tuning, apply_tuning, find_tuning
+from vesalius.predict.load import find_model
+from vesalius.training.config import NetworkConfig, TrainConfig
+from vesalius.training.distributed import World
+from vesalius.training.loop import Task, Validation, checkpoint, train
+from vesalius.training.samples import SampleSource
 
 RECIPES = Path(__file__).parent / "recipes"
+CHECKPOINT = "checkpoint"
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -33,44 +45,102 @@ def find_recipe(name: str | Path) -> Path:
     raise ConfigError("there is no such recipe", path=name, remedy=f"give a TOML file or one of: {known}")
 
 
-def training_images(data: str | Path) -> list[LabelledImage]:
-    """Images of the training split of the paired sets in ``data`` (see `find_sets`).
+def open_images(corpus: str | Path, split: str) -> Corpus | list[LabelledImage]:
+    """A corpus, or the images of one split of a folder of paired sets (see `find_sets`).
 
     Raises:
-        ReadError: There is no set, or none of its cases is for training.
+        ReadError: The folder is neither, or none of its cases belongs to the split.
     """
-    sets = find_sets(Path(data))
-    images = [image for folder in sets for image in read_pairs(folder) if split_of(image.case) == "train"]
+    folder = Path(corpus)
+    if is_corpus(folder):
+        return Corpus(folder)
+    images = [image for path in find_sets(folder) for image in read_pairs(path) if split_of(image.case) == split]
     if not images:
-        raise ReadError("none of its cases belongs to the training split", path=data, remedy="give more cases")
+        raise ReadError(f"none of its cases belongs to the split {split!r}", path=folder, remedy="give more cases")
     return images
 
 
-def train_tiny(
-    recipe: str | Path, data: str | Path, output: str | Path, init: str | Path | None = None
+def make_network(config: NetworkConfig, seed: int, start: str | Path | None = None) -> SegmentationModel:
+    """The network of a recipe as it is before tuning.
+
+    Args:
+        config: The network.
+        seed: Seed of new weights.
+        start: Model, checkpoint or published file to start from, in place of the recipe's own.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be read.
+        ConfigError: There is no such architecture or preset.
+    """
+    start = start or config.start
+    if config.preset is not None and config.preset not in PRESETS:
+        raise ConfigError(f"there is no preset {config.preset!r}", remedy=f"give one of {', '.join(PRESETS)}")
+    if start is not None:
+        return load_network(find_model(start), config.preset)
+    if config.architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"there is no architecture {config.architecture!r}", remedy=f"give one of {', '.join(ARCHITECTURES)}"
+        )
+    module, config_name, model_name = ARCHITECTURES[config.architecture]
+    loaded = import_module(module)
+    sizes: Config = getattr(loaded, config_name).from_dict(config.sizes)
+    torch.manual_seed(seed)
+    if config.preset is None:
+        return getattr(loaded, model_name)(sizes)  # type: ignore[no-any-return]
+    return getattr(loaded, model_name)(sizes, PRESETS[config.preset])  # type: ignore[no-any-return]
+
+
+def tune(model: SegmentationModel, config: NetworkConfig, seed: int) -> dict[str, Count]:
+    """Attaches what a recipe attaches, and leaves a gradient to what it trains; see `apply_tuning`."""
+    tuning = config.tuning if isinstance(config.tuning, Tuning) else find_tuning(config.tuning)
+    torch.manual_seed(seed)
+    return apply_tuning(model, tuning)
+
+
+def run_training(
+    recipe: str | Path,
+    corpus: str | Path,
+    output: str | Path,
+    init: str | Path | None = None,
+    resume: bool = True,
+    world: World | None = None,
+    validate: Validation | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> SegmentationModel:
-    """Trains a network of vesalius-tiny's kind, or takes an interrupted run up again.
+    """Trains a network by a recipe, or takes an interrupted run up again.
 
     Args:
         recipe: See `find_recipe`.
-        data: See `training_images`.
-        output: Folder for the run; the trained network is kept in its ``checkpoint`` folder.
-        init: Checkpoint folder to start from; None to start from nothing.
+        corpus: See `open_images`; its training split is trained on.
+        output: Folder for the run; the trained network is kept in its ``checkpoint`` folder, besides what `train` says.
+        init: What to start from, in place of the recipe's own.
+        resume: Whether a run that is there already is continued.
+        world: The processes; this one alone on the CPU if None.
+        validate: Measures the network now and then.
+        tell: Is told which parameters train.
 
     Returns:
-        The running average of the network's weights.
+        The trained network.
 
     Raises:
-        ModelError: ``init`` is not a checkpoint of this kind of network.
+        VesaliusError: Something does not fit; see `find_recipe`, `open_images`, `make_network` and `train`.
     """
-    config = TrainConfig.from_toml(find_recipe(recipe))
-    torch.manual_seed(config.seed)
-    model: SegmentationModel = Tiny(TinyConfig.from_dict(config.model))
-    if init is not None:
-        start = load_checkpoint(init)
-        if not isinstance(start, Tiny) or start.config != model.config:
-            raise ModelError("is not a network of the recipe's kind and sizes", path=init)
-        model = start
-    trained = train(model, training_images(data), config, Path(output))
-    save_checkpoint(trained, Path(output) / "checkpoint", half=True)
+    path = find_recipe(recipe)
+    config, world, output = TrainConfig.from_toml(path), world or World(), Path(output)
+    images = open_images(corpus, "train")
+    model = make_network(config.network, config.seed, init)
+    start = weights_digest(model)
+    for part, count in tune(model, config.network, config.seed).items():
+        tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
+    source = SampleSource(images, model.preset, config.samples, config.seed)
+    about = {
+        "corpus": str(corpus),
+        "corpus_digest": file_digest(images.folder / DESCRIPTION) if isinstance(images, Corpus) else None,
+        "start_weights": start,
+    }
+    names = source.targets if config.loss.category else ()
+    trained = train(model, Task(source, names, validate, about=about), config, output, world, resume)
+    if world.is_first:
+        checkpoint(trained, output / CHECKPOINT, config.half)
+    world.wait()
     return trained

@@ -69,13 +69,7 @@ class Imis(Sam):
             ModelError: No tokenizer was beside the weights.
             PromptError: A name is too long.
         """
-        if self.tokenizer is None:
-            raise ModelError(
-                f"no tokenizer lay beside the weights, so {', '.join(words)} cannot be read",
-                remedy="keep the weights as a checkpoint folder (vesalius models convert FILE -o FOLDER) and "
-                + remedy("FOLDER"),
-            )
-        return self.embed_tokens(self.tokenizer([sentence(word) for word in words]))
+        return self.embed_tokens(self._tokens(words))
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(N, prompt_dim) embeddings of sentences as (N, T) int64 tokens, each closed by the end token."""
@@ -101,6 +95,19 @@ class Imis(Sam):
         rows = (self._look(embedding, prompts[i : i + 1])[0] for i in range(len(prompts)))
         return torch.cat([self.mask_decoder.semantic(tokens, multimask) for tokens in rows])
 
+    def decode_named(
+        self, features: Features, prompts: PromptBatch, multimask: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks, predicted IoU and what the masks show in one go: `decode` and `decode_semantic`."""
+        tokens, image = self._look(features[0], prompts)
+        logits, iou = self._drawn(tokens, image, prompts, multimask)
+        return logits, iou, self.mask_decoder.semantic(tokens, multimask)
+
+    def embed_names(self, words: Sequence[str]) -> Tensor:
+        """(N, text width) embeddings of N names, which what a mask shows is compared with; see `embed_text`."""
+        pooled: Tensor = self.text_model(input_ids=self._tokens(words)).pooler_output
+        return pooled
+
     def read_extras(self, folder: Path) -> None:
         """Takes the tokenizer from a checkpoint's folder if it is there; see the base class."""
         if has_tokenizer(folder):
@@ -111,12 +118,24 @@ class Imis(Sam):
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
 
+    def _tokens(self, words: Sequence[str]) -> Tensor:
+        if self.tokenizer is None:
+            raise ModelError(
+                f"no tokenizer lay beside the weights, so {', '.join(words)} cannot be read",
+                remedy="keep the weights as a checkpoint folder (vesalius models convert FILE -o FOLDER) and "
+                + remedy("FOLDER"),
+            )
+        return self.tokenizer([sentence(word) for word in words]).to(self.text_out_dim.weight.device)
+
     def _decode(self, embedding: Tensor, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
-        tokens, image = self._look(embedding, prompts)
+        return self._drawn(*self._look(embedding, prompts), prompts, multimask)
+
+    def _drawn(self, tokens: Tensor, image: Tensor, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
+        """Logits and predicted IoU of what `_look` gives."""
         upscaled = self.mask_decoder.output_upscaling(image)
         logits, iou = self.mask_decoder.draw(tokens, upscaled, multimask)
         if prompts.text is not None:
-            logits = logits + self.mask_decoder.similarity(prompts.text.to(embedding.dtype), upscaled)
+            logits = logits + self.mask_decoder.similarity(prompts.text.to(image.dtype), upscaled)
         return logits, iou
 
     def _look(self, embedding: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:

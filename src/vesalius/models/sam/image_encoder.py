@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.layers import LayerNorm2d, Linear, Mlp
@@ -182,7 +183,13 @@ class PatchEmbed(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Images to embeddings."""
+    """Images to embeddings.
+
+    Attributes:
+        checkpointing: Whether training keeps only each block's input and computes the rest twice, to save memory.
+    """
+
+    checkpointing: bool = False
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -203,7 +210,8 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, side, side) normalised images -> (B, prompt_dim, grid, grid) embeddings."""
         x = self.patch_embed(images) + self.pos_embed
+        twice = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if twice else block(x)
         out: Tensor = self.neck(x.permute(0, 3, 1, 2))
         return out

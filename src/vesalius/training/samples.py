@@ -1,0 +1,406 @@
+"""Training samples: what a network is shown, drawn by number.
+
+Sample ``i`` of a run is drawn from its own generator, seeded with (seed, i): the order of work, the number of
+processes and a resumed run change nothing.
+
+How the object that a sample is about is drawn (``order = "balanced"``): every image weighs 1, and its k objects weigh
+1/k each. Objects are gathered by modality, each of these by data set, each of these by target. A group of weight n is
+drawn among its siblings with a chance that goes with n to the power of its level's exponent, and in the last group an
+object with a chance that goes with its own weight. So an exponent of 1 leaves a level as the images have it, 0 draws
+all its groups equally often, and None does not tell them apart, which for the last level is the same as 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.frame import Frame
+from vesalius.corpus.objects import LabelledImage
+from vesalius.corpus.store import Corpus
+from vesalius.models.presets import Preset
+from vesalius.predict.predictor import whole_frame
+from vesalius.training.augment import (
+    AugmentConfig,
+    Rng,
+    drawn_view,
+    grown_region,
+    inversion,
+    paint_shape,
+    random_shape,
+    vary_intensity,
+    warp,
+    warp_crop,
+)
+from vesalius.training.pool import Crop, pool_of
+from vesalius.vocabulary.targets import target_of
+
+# Objects of one image that are tried, at most: of a field of cells most lie outside a window.
+_TRIED = 12
+# An object covers at least this share of a varied sample, and this share of it is seen, unless it is the one drawn.
+_LEAST, _SEEN = 0.001, 0.7
+
+
+class SampleConfig(AugmentConfig):
+    """How samples are drawn.
+
+    Attributes:
+        augment: Whether they are varied at all. If not, each is the whole image, placed as the network's preset says.
+        order: ``balanced`` draws as this module says; ``epochs`` takes every image once, in random order, before it
+            takes one again, and every object of an image equally often.
+        by_modality: Exponent of modalities; None draws data sets without regard to it.
+        by_dataset: Exponent of data sets; None as above.
+        by_target: Exponent of targets; None as above.
+        objects: Most objects taken from one image.
+        repeat: Whether an image of fewer objects shows some of them again, chosen at random.
+        pseudo_share: Probability that a place after the first goes to one of the image's pseudo masks, if it has some.
+        memory: GB (10^9 bytes) of a corpus that stay decoded, in all worker processes of one run together.
+    """
+
+    augment: bool = True
+    order: Literal["balanced", "epochs"] = "balanced"
+    by_modality: float | None = None
+    by_dataset: float | None = 0.5
+    by_target: float | None = None
+    objects: int = Field(3, ge=1)
+    repeat: bool = False
+    pseudo_share: float = Field(0.0, ge=0, le=1)
+    memory: float = Field(2.0, ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One training sample: an image as the network sees it, and objects in it.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        masks: (M, S, S) bool, at least one; none is empty.
+        targets: What they are; empty where that is unknown or they are drawn.
+        pseudo: Whether a model or an algorithm drew them.
+        index: Number of the image in its corpus or list.
+        content: (x0, y0, x1, y1), half-open: where the image lies in the square; the rest is padding.
+    """
+
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    targets: tuple[str, ...]
+    pseudo: tuple[bool, ...]
+    index: int
+    content: tuple[int, int, int, int]
+
+
+class _Object(NamedTuple):
+    """An object in a sample."""
+
+    mask: NDArray[np.bool_]
+    target: str = ""
+    pseudo: bool = False
+
+
+class SampleSource:
+    """Draws training samples; it can be sent to other processes, and is used by one thread at a time.
+
+    Args:
+        images: A corpus, or labelled images in memory. Images without objects are left out.
+        preset: The network's input.
+        config: How samples are drawn.
+        seed: Seed of the run.
+        split: The split that is drawn from.
+
+    Raises:
+        ReadError: The split has no object.
+    """
+
+    def __init__(
+        self,
+        images: Corpus | Sequence[LabelledImage],
+        preset: Preset,
+        config: SampleConfig,
+        seed: int,
+        split: str = "train",
+    ) -> None:
+        self.preset, self.config, self.seed = preset, config, seed
+        self.pool = pool_of(images, split, int(config.memory * 1e9))
+        objects = self.pool.objects
+        counts = np.diff(objects.first)
+        # Numbers of the images that are drawn, in order.
+        self.indices: NDArray[np.int64] = np.flatnonzero(objects.wanted & (counts > 0))
+        if not self.indices.size:
+            raise ReadError(
+                f"no image of the split {split!r} has an object",
+                path=images.folder if isinstance(images, Corpus) else None,
+                remedy="give more images, or another split",
+            )
+        weight = np.repeat(np.where(objects.wanted, 1 / np.maximum(counts, 1), 0.0), counts)
+        levels = [
+            (np.repeat(objects.modality, counts), config.by_modality),
+            (np.repeat(objects.dataset, counts), config.by_dataset),
+            (objects.target, config.by_target),
+        ]
+        self._until = np.cumsum(balanced(weight, levels))
+        self._until /= self._until[-1]
+        self._epoch = (-1, self.indices)
+
+    def __len__(self) -> int:
+        """Images in an epoch."""
+        return len(self.indices)
+
+    @property
+    def chances(self) -> NDArray[np.float64]:
+        """(N,) probability with which each of ``pool.objects`` is drawn, if the order is balanced."""
+        return np.diff(self._until, prepend=0.0)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets that are drawn."""
+        objects = self.pool.objects
+        drawn = np.repeat(objects.wanted, np.diff(objects.first))
+        return tuple(name for i in np.unique(objects.target[drawn]) if (name := objects.targets[i]))
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """(S, S, 3) uint8 RGB: image ``index``, whole, as samples show it that are not varied."""
+        pixels = self.pool.item(index, []).pixels
+        return _rgb(whole_frame((pixels.shape[0], pixels.shape[1]), self.preset).image(pixels))
+
+    def __getitem__(self, number: int) -> Sample:
+        rng = np.random.default_rng((self.seed, number))
+        index, anchor = self._drawn(number, rng)
+        first = self.pool.objects.first
+        count = int(first[index + 1] - first[index])
+        order = [anchor, *(int(i) for i in rng.permutation(count) if i != anchor)]
+        pseudo: list[Crop] = []
+        if (places := int(rng.binomial(self.config.objects - 1, self.config.pseudo_share))) > 0:
+            found = self.pool.pseudo(index)
+            pseudo = [found[i] for i in rng.permutation(len(found))[:places]]
+        order = order[: _TRIED if self.config.augment else self.config.objects - len(pseudo)]
+        item = self.pool.item(index, order)
+        crops = [item.crops[i] for i in order if i in item.crops]
+        pixels = item.pixels
+        frame = whole_frame((pixels.shape[0], pixels.shape[1]), self.preset)
+        if self.config.augment:
+            modality = self.pool.objects.modalities[self.pool.objects.modality[index]]
+            image, objects = self._varied(pixels, frame, crops, pseudo, modality, rng)
+        else:
+            image, objects = _rgb(frame.image(pixels)), [_placed(crop, frame) for crop in [*crops, *pseudo]]
+        if self.config.repeat:
+            missing = self.config.objects - len(objects)
+            objects = objects + [objects[i] for i in rng.integers(len(objects), size=missing)]
+        return Sample(
+            image=image,
+            masks=np.stack([entry.mask for entry in objects]),
+            targets=tuple(entry.target for entry in objects),
+            pseudo=tuple(entry.pseudo for entry in objects),
+            index=index,
+            content=(0, 0, self.preset.side, self.preset.side) if self.config.augment else frame.content,
+        )
+
+    def _drawn(self, number: int, rng: Rng) -> tuple[int, int]:
+        """Number of an image, and of the object in it that the sample is about."""
+        first = self.pool.objects.first
+        if self.config.order == "balanced":
+            row = int(np.searchsorted(self._until, rng.random(), side="right"))
+            index = int(np.searchsorted(first, row, side="right")) - 1
+            return index, row - int(first[index])
+        epoch, place = divmod(number, len(self))
+        if self._epoch[0] != epoch:
+            # Numbers of samples seed with two integers, epochs with three.
+            self._epoch = epoch, np.random.default_rng((self.seed, epoch, 0)).permutation(self.indices)
+        index = int(self._epoch[1][place])
+        return index, int(rng.integers(first[index + 1] - first[index]))
+
+    def _varied(
+        self,
+        pixels: NDArray[np.uint8],
+        frame: Frame,
+        crops: list[Crop],
+        pseudo: list[Crop],
+        modality: str,
+        rng: Rng,
+    ) -> tuple[NDArray[np.uint8], list[_Object]]:
+        """The image and its objects from a drawn view, with shapes and regions of our own now and then."""
+        config, side = self.config, self.preset.side
+        box = crops[0].box if crops else (0, 0, pixels.shape[1], pixels.shape[0])
+        view = drawn_view(frame, box, config, rng)
+        image = _rgb(warp(pixels, view.matrix, side))
+        least = _LEAST * side**2
+        growth = abs(float(np.linalg.det(view.matrix[:, :2])))
+
+        def seen(candidates: list[Crop], most: int) -> list[_Object]:
+            shown: list[_Object] = []
+            for crop in candidates:
+                if len(shown) == most:
+                    break
+                mask = warp_crop(crop.mask, crop.top, crop.left, view.matrix, side)
+                whole = crop is crops[0] or mask.sum() >= _SEEN * growth * crop.mask.sum()
+                if mask.sum() >= least and whole:
+                    shown.append(_Object(mask, _unsided(crop.target) if view.flipped else crop.target, crop.pseudo))
+            return shown
+
+        machine = seen(pseudo, len(pseudo))
+        objects = [*seen(crops, config.objects - len(machine)), *machine]
+        if rng.random() < config.shapes or not objects:
+            shape = _shape(side, least, rng)
+            image = paint_shape(image, shape, rng)
+            rest = [entry._replace(mask=entry.mask & ~shape) for entry in objects]
+            objects = [_Object(shape), *(entry for entry in rest if entry.mask.sum() >= least)][: config.objects]
+        if rng.random() < config.grown and (region := grown_region(image, rng)) is not None:
+            objects = [_Object(region, pseudo=True), *objects][: config.objects]
+        return vary_intensity(image, rng, config.intensity, inversion(modality, config)), objects
+
+
+def balanced(
+    weight: NDArray[np.float64], levels: Sequence[tuple[NDArray[np.integer], float | None]]
+) -> NDArray[np.float64]:
+    """(N,) chances, which sum to 1, of objects that are drawn level by level.
+
+    Args:
+        weight: (N,) each object's own weight; at least one is above 0.
+        levels: From the top: (N,) group of each object, and the exponent of the groups' weights; None leaves the
+            level out.
+    """
+    chance = np.ones(len(weight))
+    group = np.zeros(len(weight), np.int64)
+    total = np.array([weight.sum()])
+    for codes, exponent in levels:
+        if exponent is None or not len(codes):
+            continue
+        joint = group * (int(codes.max()) + 1) + codes
+        _, first, inner = np.unique(joint, return_index=True, return_inverse=True)
+        total = np.bincount(inner, weight)
+        power = np.where(total > 0, total, 1.0) ** exponent * (total > 0)
+        above = group[first]
+        siblings = np.bincount(above, power)[above]
+        share = np.divide(power, siblings, out=np.zeros_like(power), where=siblings > 0)
+        chance *= share[inner]
+        group = inner
+    whole = total[group]
+    within: NDArray[np.float64] = np.divide(weight, whole, out=np.zeros_like(weight), where=whole > 0)
+    return chance * within
+
+
+def batches(
+    source: SampleSource,
+    first: int,
+    last: int,
+    images: int,
+    workers: int = 0,
+    part: tuple[int, int] = (0, 1),
+) -> Iterator[list[Sample]]:
+    """Yields batches ``first`` to ``last - 1``, in order, drawn ahead of their use.
+
+    Batch b holds the samples b * images to (b + 1) * images - 1, however it is drawn.
+
+    Args:
+        source: What draws them; nobody else may use it meanwhile.
+        first: Number of the first batch.
+        last: Number after the last.
+        images: Images in a batch.
+        workers: Processes that draw; with 0 a thread does.
+        part: (r, n) yields each n-th sample of a batch from its r-th on, for one of n processes that train together.
+
+    Raises:
+        ConfigError: A batch has fewer images than processes train.
+    """
+    rank, world = part
+    if not 0 <= rank < world <= images:
+        raise ConfigError(f"{images} images cannot be shared out among {world} processes", remedy="take larger batches")
+    drawn = _Batches(source, images, rank, world)
+    if workers:
+        yield from _by_processes(drawn, range(first, last), workers)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        # Two ahead: one slow image does not hold up the network.
+        waiting = [pool.submit(drawn.__getitem__, number) for number in range(first, min(first + 2, last))]
+        try:
+            for number in range(first + 2, last + 2):
+                if not waiting:
+                    return
+                batch = waiting.pop(0).result()
+                if number < last:
+                    waiting.append(pool.submit(drawn.__getitem__, number))
+                yield batch
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """A run's batches by number."""
+
+    source: SampleSource
+    images: int
+    rank: int
+    world: int
+
+    def __getitem__(self, number: int) -> list[Sample]:
+        start = number * self.images
+        return [self.source[start + i] for i in range(self.rank, self.images, self.world)]
+
+
+def _by_processes(drawn: _Batches, numbers: range, workers: int) -> Iterator[list[Sample]]:
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Any] = DataLoader(
+        drawn,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=_as_is,
+        worker_init_fn=_start_worker,
+        # A fresh interpreter: forking after numpy and OpenCV have started threads can hang.
+        multiprocessing_context="spawn",
+    )
+    yield from loader
+
+
+def _as_is(batch: list[Sample]) -> list[Sample]:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    from torch.utils.data import get_worker_info
+
+    cv2.setNumThreads(1)
+    info = get_worker_info()
+    if info is not None:
+        drawn: Any = info.dataset
+        drawn.source.pool.limit(info.num_workers)
+
+
+def _placed(crop: Crop, frame: Frame) -> _Object:
+    """An object where a frame places it: the pixels of which it covers more than half.
+
+    If it covers half of none, being thin, those it covers more than half as much of as of any.
+    """
+    full = np.zeros(frame.size, np.uint8)
+    x0, y0, x1, y1 = crop.box
+    full[y0:y1, x0:x1] = crop.mask.view(np.uint8) * np.uint8(255)
+    share = frame.image(full)
+    return _Object(share > min(127, int(share.max()) // 2), crop.target, crop.pseudo)
+
+
+def _shape(side: int, least: float, rng: Rng) -> NDArray[np.bool_]:
+    """A drawn shape that is not too small; the smallest may lie mostly outside."""
+    shape = random_shape(side, rng)
+    while shape.sum() < least:
+        shape = random_shape(side, rng)
+    return shape
+
+
+def _unsided(target: str) -> str:
+    """A target's name without its side: in a mirror, the left kidney looks like the right one."""
+    side = target_of(target).laterality
+    return target if side is None else target.replace(side, "", 1).strip()
+
+
+def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)

@@ -1,0 +1,53 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.test_loop import assert_close, rows
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from golden.networks import sam
+from tests.training.conftest import discs
+from tests.training.test_loop import SAM_RUN
+from vesalius.models.tuning import TUNINGS, apply_tuning
+from vesalius.training.distributed import world
+from vesalius.training.loop import train
+torch.set_num_threads(1)
+with world("cpu") as here:
+    model = sam()
+    apply_tuning(model, TUNINGS["medsam"])
+    config = SAM_RUN.model_copy(update={"images": 4, "accumulate": 2, "steps": 2, "ema": 0.5})
+    trained = train(model, discs(model, config), config, Path(sys.argv[1]), here)
+    torch.save(trained.state_dict(), f"{sys.argv[1]}/rank{here.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="torchrun's rendezvous is tried on POSIX alone")
+def test_two_processes_end_as_one_with_the_summed_batch(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for folder, command in (("one", [sys.executable]), ("two", launched)):
+        done = subprocess.run([*command, str(script), str(tmp_path / folder)], env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+    one = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
+    first, second = (torch.load(tmp_path / "two" / f"rank{i}.pt", weights_only=True) for i in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_close(first, one, 1e-6)
+    # The running means of the gradients, which Adam does not enlarge, agree everywhere.
+    states = [torch.load(tmp_path / folder / "state.pt", weights_only=True) for folder in ("one", "two")]
+    kept = [state["optimiser"]["state"] for state in states]
+    assert kept[0].keys() == kept[1].keys()
+    for i, value in kept[0].items():
+        torch.testing.assert_close(kept[1][i]["exp_avg"], value["exp_avg"], rtol=1e-4, atol=1e-6)
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+    tables = [rows(tmp_path / folder / "log.csv") for folder in ("one", "two")]
+    assert len(tables[1]) == len(tables[0])
+    assert float(tables[1][-1]["loss"]) == pytest.approx(float(tables[0][-1]["loss"]), rel=1e-5)

@@ -1,0 +1,307 @@
+import pickle
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.training.conftest import disc_images
+
+from made_corpus import write
+from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.types import Slice
+from vesalius.corpus.interactive_masks import add_interactive_masks
+from vesalius.corpus.objects import LabelledImage, ObjectMask
+from vesalius.corpus.store import Corpus
+from vesalius.models.presets import PRESETS, Preset
+from vesalius.predict.predictor import whole_frame
+from vesalius.training.samples import Sample, SampleConfig, SampleSource, batches
+
+SMALL = Preset(side=64, mask_side=32, fit="stretch")
+PLAIN = SampleConfig(augment=False)
+
+
+def same(a: Sample, b: Sample) -> bool:
+    arrays = np.array_equal(a.image, b.image) and np.array_equal(a.masks, b.masks)
+    return arrays and (a.targets, a.pseudo, a.index, a.content) == (b.targets, b.pseudo, b.index, b.content)
+
+
+def labelled(modality: str, dataset: str, targets: str, split: str | None = None) -> LabelledImage:
+    """A small image with a square for each letter."""
+    masks = []
+    for i, target in enumerate(targets):
+        mask = np.zeros((16, 16), bool)
+        mask[2 * i : 2 * i + 2, :3] = True
+        masks.append(ObjectMask(mask, target, i + 1))
+    pixels = np.zeros((16, 16), np.uint8)
+    return LabelledImage(Slice(pixels), modality, dataset, "case", Path("x.png"), masks, split=split)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return write(tmp_path_factory.mktemp("corpus") / "made", [list(range(12)), list(range(12, 20))])
+
+
+def test_a_sample_depends_on_seed_and_number_alone() -> None:
+    first = SampleSource(disc_images(3), SMALL, SampleConfig(), seed=5)
+    second = SampleSource(disc_images(3), SMALL, SampleConfig(), seed=5)
+    second[9]
+    for number in (0, 7):
+        assert same(first[number], second[number])
+    assert not np.array_equal(first[0].image, first[1].image)
+    other = SampleSource(disc_images(3), SMALL, SampleConfig(), seed=6)
+    assert not np.array_equal(first[0].image, other[0].image)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "longest_side", "pad"])
+def test_masks_move_with_their_image(fit: str) -> None:
+    config = SampleConfig(intensity=0, grown=0, shapes=0)
+    source = SampleSource(disc_images(4), Preset(side=128, mask_side=32, fit=fit), config, seed=0)
+    for number in range(30):
+        sample = source[number]
+        grey = sample.image[:, :, 0].astype(float)
+        seen = grey > 0  # the warp leaves black where the image ends
+        for mask in sample.masks:
+            ring = seen & ~np.any(sample.masks, axis=0)
+            assert grey[mask & seen].mean() > grey[ring].mean() + 30
+
+
+def test_own_shapes_and_regions_have_no_name() -> None:
+    drawn = SampleSource(disc_images(4), SMALL, SampleConfig(shapes=1, grown=0), seed=0)
+    assert all((drawn[i].targets[0], drawn[i].pseudo[0]) == ("", False) for i in range(8))
+    grown = SampleSource(disc_images(4), SMALL, SampleConfig(shapes=0, grown=1), seed=0)
+    assert any((grown[i].targets[0], grown[i].pseudo[0]) == ("", True) for i in range(8))
+    plain = SampleSource(disc_images(4), SMALL, SampleConfig(shapes=0, grown=0), seed=0)
+    assert {name for i in range(8) for name in plain[i].targets} == {"disc", "corner"}
+
+
+IMAGES = [
+    *[labelled("ct", "a", "l")] * 9,
+    *[labelled("ct", "b", "lk"), labelled("ct", "b", "l"), labelled("ct", "b", "l"), labelled("ct", "b", "l")],
+    labelled("mr", "c", "l"),
+    *[labelled("mr", "none", "")] * 5,
+]
+
+
+@pytest.mark.parametrize(
+    ("exponents", "expected"),
+    [
+        # 14 images: each as often as any other, half of the first of b for each of its objects.
+        ((None, 1, None), {"al": 9 / 14, "bl": 3.5 / 14, "bk": 0.5 / 14, "cl": 1 / 14}),
+        ((1, 1, 1), {"al": 9 / 14, "bl": 3.5 / 14, "bk": 0.5 / 14, "cl": 1 / 14}),
+        # Sets of 9, 4 and 1 images: 3 to 2 to 1.
+        ((None, 0.5, None), {"al": 3 / 6, "bl": 2 / 6 * 3.5 / 4, "bk": 2 / 6 * 0.5 / 4, "cl": 1 / 6}),
+        # Either modality as often, in CT 3 to 2.
+        ((0, 0.5, None), {"al": 0.3, "bl": 0.2 * 3.5 / 4, "bk": 0.2 * 0.5 / 4, "cl": 0.5}),
+        # Sets alike, and targets alike in each.
+        ((None, 0, 0), {"al": 1 / 3, "bl": 1 / 6, "bk": 1 / 6, "cl": 1 / 3}),
+        # Targets of all sets together: l weighs 13.5, k 0.5.
+        ((None, None, 0), {"al": 9 / 27, "bl": 3.5 / 27, "bk": 0.5, "cl": 1 / 27}),
+    ],
+)
+def test_objects_are_drawn_by_modality_data_set_and_target(exponents, expected) -> None:
+    modality, dataset, target = exponents
+    config = PLAIN.model_copy(
+        update={"by_modality": modality, "by_dataset": dataset, "by_target": target, "objects": 1}
+    )
+    source = SampleSource(IMAGES, SMALL, config, seed=0)
+    chances: Counter[str] = Counter()
+    objects = source.pool.objects
+    for row, chance in enumerate(source.chances):
+        image = int(np.searchsorted(objects.first, row, side="right")) - 1
+        chances[IMAGES[image].dataset + objects.targets[objects.target[row]]] += chance
+    assert {name: pytest.approx(chance) for name, chance in chances.items()} == expected
+    drawn = Counter(IMAGES[s.index].dataset + s.targets[0] for s in (source[i] for i in range(2000)))
+    for name, chance in expected.items():
+        assert abs(drawn[name] / 2000 - chance) < 4 * np.sqrt(chance * (1 - chance) / 2000)
+
+
+def test_images_of_one_group_are_drawn_alike() -> None:
+    source = SampleSource(IMAGES, SMALL, PLAIN, seed=1)
+    drawn = Counter(source[i].index for i in range(3000))
+    assert set(drawn) == set(range(14))
+    assert all(abs(drawn[i] - 3000 / 2 / 9) < 4 * np.sqrt(3000 / 18) for i in range(9))
+
+
+def test_an_epoch_takes_every_image_once() -> None:
+    source = SampleSource(IMAGES, SMALL, PLAIN.model_copy(update={"order": "epochs"}), seed=0)
+    assert len(source) == 14
+    epochs = [[source[i].index for i in range(14 * e, 14 * (e + 1))] for e in range(3)]
+    assert all(sorted(epoch) == list(range(14)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert source[20].index == epochs[1][6]
+
+
+def test_a_split_is_drawn_from_and_no_other() -> None:
+    images = [labelled("ct", "a", "l", split) for split in ("train", "val", "test", None)]
+    source = SampleSource(images, SMALL, PLAIN, seed=0, split="val")
+    assert {source[i].index for i in range(40)} == {1, 3}
+    with pytest.raises(ReadError, match=r"'train' has an object"):
+        SampleSource(images[1:3], SMALL, PLAIN, seed=0)
+
+
+def test_a_corpus_is_drawn_from_as_its_split_says(corpus: Corpus) -> None:
+    source = SampleSource(corpus, SMALL, PLAIN, seed=0)
+    splits, counts = corpus.images["split"].to_pylist(), corpus.images["masks"].to_pylist()
+    wanted = [i for i in range(20) if splits[i] == "train" and counts[i]]
+    assert list(source.indices) == wanted
+    assert {source[i].index for i in range(300)} == set(wanted)
+    assert source.targets == tuple(sorted({f"target {i % 3}" for i in wanted}))
+    test = SampleSource(corpus, SMALL, PLAIN, seed=0, split="test")
+    assert {source.pool.objects.modalities[c] for c in source.pool.objects.modality} == {"ct", "unknown"}
+    assert {test[i].index for i in range(100)} == {5, 10, 15}
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_what_is_kept_in_memory_and_what_is_read_are_one(corpus: Corpus, augment: bool) -> None:
+    settings = {"augment": augment, "objects": 2, "shapes": 0.0, "grown": 0.0}
+    kept, read = (SampleSource(corpus, SMALL, SampleConfig(**settings, memory=memory), seed=0) for memory in (1.0, 0.0))
+    listed = SampleSource(list(corpus.stream()), SMALL, SampleConfig(**settings), seed=0)
+    for number in range(30):
+        assert same(kept[number], read[number])
+        assert same(kept[number], listed[number])
+
+
+def test_plain_samples_are_the_image_as_the_preset_places_it(corpus: Corpus) -> None:
+    for name in ("sam-med2d", "sam-256", "imis-net"):
+        preset = PRESETS[name]
+        source = SampleSource(corpus, preset, PLAIN.model_copy(update={"objects": 9}), seed=0)
+        for number in range(5):
+            sample = source[number]
+            true = corpus.read(sample.index)
+            frame = whole_frame(true.image.size, preset)
+            assert np.array_equal(sample.image, frame.image(true.image.rgb()))
+            assert np.array_equal(sample.image, source.image(sample.index))
+            assert sample.content == frame.content
+            assert len(sample.masks) == len(true.masks)
+            expected = [frame.image(entry.mask.astype(np.float32)) > 0.501 for entry in true.masks]
+            for mask in sample.masks:
+                assert min((mask ^ other).sum() / mask.sum() for other in expected) < 0.01
+
+
+def test_masks_are_chosen_without_repeat_and_repeated_only_if_there_are_too_few() -> None:
+    config = PLAIN.model_copy(update={"objects": 5, "repeat": True})
+    few = SampleSource([labelled("ct", "a", "lk")], SMALL, config, seed=0)
+    seen = Counter()
+    for number in range(40):
+        sample = few[number]
+        assert len(sample.masks) == 5
+        assert set(sample.targets[:2]) == {"l", "k"}
+        seen[sample.targets[2:].count("k")] += 1
+    assert set(seen) == {0, 1, 2, 3}
+    many = SampleSource([labelled("ct", "a", "abcdefg")], SMALL, config, seed=0)
+    chosen = [many[number].targets for number in range(40)]
+    assert all(len(set(names)) == 5 for names in chosen)
+    assert len(set(chosen)) > 30
+    assert set(Counter(name for names in chosen for name in names)) == set("abcdefg")
+
+
+def test_what_is_thin_does_not_vanish() -> None:
+    image = labelled("ct", "a", "l")
+    mask = np.zeros((512, 512), bool)
+    mask[100, 20:400] = True
+    image = LabelledImage(
+        Slice(np.zeros((512, 512), np.uint8)), "ct", "a", "case", Path("x"), [ObjectMask(mask, "vessel", 1)]
+    )
+    mask = SampleSource([image], SMALL, PLAIN, seed=0)[0].masks[0]
+    assert set(np.flatnonzero(mask.any(1))) == {100 // 8}
+    assert mask.sum() in (47, 48)
+
+
+def test_in_a_mirror_sides_have_no_name() -> None:
+    image = labelled("ct", "a", "x")
+    images = [
+        replace(image, masks=[ObjectMask(image.masks[0].mask, name, 1)]) for name in ("left kidney", "left ventricle")
+    ]
+    config = SampleConfig(focus=0, shapes=0, grown=0, rotate=0, zoom=(1, 1), aspect=1)
+    mirrored, straight = (
+        SampleSource(images, SMALL, config.model_copy(update={"flip": flip}), seed=0) for flip in (1, 0)
+    )
+    assert {mirrored[i].targets[0] for i in range(20)} == {"kidney", "left ventricle"}
+    assert {straight[i].targets[0] for i in range(20)} == {"left kidney", "left ventricle"}
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_pseudo_masks_stand_beside_true_ones(tmp_path: Path, augment: bool) -> None:
+    corpus = write(tmp_path / "made", [[1, 3, 7]])
+
+    def halves(image: Slice):
+        half = np.zeros(image.size, bool)
+        half[: image.size[0] // 2] = True
+        return [half, ~half]
+
+    add_interactive_masks(corpus, halves, "digest")
+    config = SampleConfig(augment=augment, objects=3, pseudo_share=0.4, shapes=0, grown=0, focus=0)
+    source = SampleSource(corpus, SMALL, config, seed=0)
+    samples = [source[i] for i in range(400)]
+    for sample in samples:
+        assert not sample.pseudo[0]
+        for mask, target, pseudo in zip(sample.masks, sample.targets, sample.pseudo, strict=True):
+            assert (target == "") == pseudo
+            assert not pseudo or mask.mean() > 0.3
+    # Two places after the first, each with a chance of 0.4.
+    assert abs(np.mean([sum(sample.pseudo) for sample in samples]) - 0.8) < 0.15
+    none = SampleSource(corpus, SMALL, config.model_copy(update={"pseudo_share": 0.0}), seed=0)
+    assert not any(any(none[i].pseudo) for i in range(20))
+
+
+def flat(found: list[list[Sample]]) -> list[Sample]:
+    return [sample for batch in found for sample in batch]
+
+
+def test_batches_are_the_same_however_they_are_drawn(corpus: Corpus) -> None:
+    def source() -> SampleSource:
+        return SampleSource(corpus, SMALL, SampleConfig(), seed=3)
+
+    alone = source()
+    by_number = [alone[i] for i in range(12)]
+    threaded = list(batches(source(), 0, 4, 3))
+    resumed = list(batches(source(), 2, 4, 3))
+    shared = [list(batches(source(), 0, 4, 3, part=(rank, 2))) for rank in (0, 1)]
+    assert [len(batch) for batch in threaded] == [3] * 4
+    assert [[len(batch) for batch in part] for part in shared] == [[2] * 4, [1] * 4]
+    for found in (threaded, resumed):
+        expected = by_number[6:] if found is resumed else by_number
+        assert len(flat(found)) == len(expected)
+        assert all(same(a, b) for a, b in zip(flat(found), expected, strict=True))
+    assert all(same(a, by_number[i]) for i, a in zip([0, 2, 3, 5, 6, 8, 9, 11], flat(shared[0]), strict=True))
+    assert all(same(a, by_number[i]) for i, a in zip([1, 4, 7, 10], flat(shared[1]), strict=True))
+    assert list(batches(source(), 4, 4, 3)) == []
+    with pytest.raises(ConfigError, match="cannot be shared out"):
+        list(batches(source(), 0, 1, 1, part=(0, 2)))
+
+
+@pytest.mark.slow
+def test_batches_are_the_same_from_any_number_of_processes(corpus: Corpus) -> None:
+    def source() -> SampleSource:
+        return SampleSource(corpus, SMALL, SampleConfig(), seed=3)
+
+    none, two = (list(batches(source(), 1, 6, 3, workers)) for workers in (0, 2))
+    assert [len(batch) for batch in two] == [3] * 5
+    assert all(same(a, b) for a, b in zip(flat(none), flat(two), strict=True))
+
+
+def test_batches_can_be_left_early(corpus: Corpus) -> None:
+    drawn = batches(SampleSource(corpus, SMALL, SampleConfig(), seed=3), 0, 1000, 2)
+    next(drawn)
+    drawn.close()
+
+
+def test_a_source_travels_without_what_it_keeps(corpus: Corpus) -> None:
+    source = SampleSource(corpus, SMALL, SampleConfig(), seed=0)
+    before = len(pickle.dumps(source))
+    first = source[0]
+    for number in range(50):
+        source[number]
+    content = pickle.dumps(source)
+    assert len(content) < before + 2000
+    assert same(pickle.loads(content)[0], first)
+
+
+def test_room_is_limited_and_shared_out(corpus: Corpus) -> None:
+    source = SampleSource(corpus, SMALL, SampleConfig(memory=4e-6), seed=0)
+    for number in range(200):
+        source[number]
+    assert 0 < len(source.pool._items) < len(source)
+    source.pool.limit(4)
+    assert source.pool._room == 1000
