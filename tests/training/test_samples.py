@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -271,12 +273,27 @@ def test_batches_are_the_same_however_they_are_drawn(corpus: Corpus) -> None:
         list(batches(source(), 0, 1, 1, part=(0, 2)))
 
 
-@pytest.mark.slow
-def test_batches_are_the_same_from_any_number_of_processes(corpus: Corpus) -> None:
-    def source() -> SampleSource:
-        return SampleSource(corpus, SMALL, SampleConfig(), seed=3)
+SCRIPT = """
+import pickle, sys
+from vesalius.corpus.store import Corpus
+from vesalius.models.presets import Preset
+from vesalius.training.samples import SampleConfig, SampleSource, batches
 
-    none, two = (list(batches(source(), 1, 6, 3, workers)) for workers in (0, 2))
+if __name__ == "__main__":
+    source = SampleSource(Corpus(sys.argv[1]), Preset(side=64, mask_side=32, fit="stretch"), SampleConfig(), seed=3)
+    with open(sys.argv[2], "wb") as file:
+        pickle.dump(list(batches(source, 1, 6, 3, workers=2)), file)
+"""
+
+
+@pytest.mark.slow
+def test_batches_are_the_same_from_any_number_of_processes(corpus: Corpus, tmp_path: Path) -> None:
+    none = list(batches(SampleSource(corpus, SMALL, SampleConfig(), seed=3), 1, 6, 3))
+    # As a run does it: in an interpreter of its own, which other tests' libraries have not been loaded into.
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(corpus.folder), str(tmp_path / "two")]
+    subprocess.run(command, check=True, timeout=300)
+    two = pickle.loads((tmp_path / "two").read_bytes())
     assert [len(batch) for batch in two] == [3] * 5
     assert all(same(a, b) for a, b in zip(flat(none), flat(two), strict=True))
 
