@@ -164,6 +164,8 @@ def check_exportable(model: SegmentationModel, kind: Format, precision: Precisio
         raise ModelError("ONNX Runtime does not compute in bfloat16 on a CPU", remedy="export for openvino, or in int8")
     if model.takes_text and not isinstance(model, Tiny):
         raise ModelError(f"{model.architecture} networks, which take words, cannot be exported", remedy="use torch")
+    if model.takes_text and kind == "openvino":
+        raise ModelError("OpenVINO does not run the graphs of networks that take words", remedy="export for onnx")
     if isinstance(model, Sam2):
         raise ModelError("SAM 2, whose network is that of transformers, cannot be exported", remedy="use torch")
 

@@ -217,7 +217,8 @@ def word_maps(text: Tensor | None, key: Tensor, count: int) -> Tensor:
     if text is None:
         return key.new_zeros(count, WORD_MAPS, *key.shape[2:])
     given = text.isfinite().all(1)
-    vectors = F.normalize(torch.where(given[:, None], text, 0.0).float(), dim=1)
+    filled = torch.where(given[:, None], text, 0.0).float()
+    vectors = F.normalize(filled, dim=1)
     like = torch.einsum("nc,nchw->nhw", vectors, key.expand(count, -1, -1, -1))
     return torch.stack([like, given.float()[:, None, None].expand_as(like)], dim=1)
 
