@@ -146,18 +146,8 @@ def count_times(path: Path) -> int:
     Raises:
         ReadError: The file is missing or damaged.
     """
-    suffix = suffix_of(path)
-    if suffix in _NIFTI:
-        from vesalius.io.scans import nifti_shape
-
-        shape = nifti_shape(path)
-    elif suffix in _ITK:
-        from vesalius.io.scans import itk_shape
-
-        shape = itk_shape(path)
-    else:
-        return 1
-    return int(shape[3]) if len(shape) > 3 else 1
+    shape = _stated_shape(path) or ()
+    return shape[3] if len(shape) > 3 else 1
 
 
 def count_slices(path: Path) -> int | None:
@@ -166,18 +156,24 @@ def count_slices(path: Path) -> int | None:
     Raises:
         ReadError: The file is missing or damaged.
     """
+    shape = _stated_shape(path)
+    if shape is None:
+        return None
+    return shape[2] if len(shape) > 2 else 1
+
+
+def _stated_shape(path: Path) -> tuple[int, ...] | None:
+    """(X, Y, Z, ...) of a NIfTI, NRRD or MetaImage file, from its header; None for all else."""
     suffix = suffix_of(path)
     if suffix in _NIFTI:
         from vesalius.io.scans import nifti_shape
 
-        shape = nifti_shape(path)
-    elif suffix in _ITK:
+        return nifti_shape(path)
+    if suffix in _ITK:
         from vesalius.io.scans import itk_shape
 
-        shape = itk_shape(path)
-    else:
-        return None
-    return int(shape[2]) if len(shape) > 2 else 1
+        return itk_shape(path)
+    return None
 
 
 def _without_alpha(values: NDArray[Any]) -> NDArray[Any]:

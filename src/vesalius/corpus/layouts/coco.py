@@ -49,7 +49,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     """Lists the images that the JSON files list.
 
     Raises:
-        ReadError: There is no JSON file of instances; one is damaged or contradicts itself; two images have one name.
+        ReadError: There is no JSON file of instances; one is damaged or contradicts itself.
     """
     patterns = (dataset.labels,) if dataset.labels else _PATTERNS
     indexes = next((found for found in (sorted(root.glob(pattern)) for pattern in patterns) if found), [])

@@ -48,7 +48,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     """Lists the pictures in all folders ``images`` that have ``labels`` beside them.
 
     Raises:
-        ReadError: There are none; a JSON file of colours is damaged; two images have one name.
+        ReadError: There are none; a JSON file of colours is damaged.
     """
     folders = [path for path in sorted([*root.rglob("images")]) if (path.parent / "labels").is_dir()]
     if not folders:

@@ -30,7 +30,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     """Lists the images of a datalist.
 
     Raises:
-        ReadError: There is none, or more than one; it is damaged; two images have one name.
+        ReadError: There is none, or more than one; it is damaged.
     """
     if dataset.labels:
         return checked(entries(root / dataset.labels, dataset, root), root)

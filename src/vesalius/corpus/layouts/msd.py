@@ -28,7 +28,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     """Lists the images that ``dataset.json`` (or the file that the recipe's ``labels`` names) lists.
 
     Raises:
-        ReadError: It is missing or damaged; two images have one name.
+        ReadError: It is missing or damaged.
     """
     return checked(entries(root / (dataset.labels or _INDEX), dataset, root), root)
 

@@ -54,7 +54,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     """Lists the cases in ``imagesTr`` and ``imagesTs``, or those that the JSON file's ``dataset`` lists for training.
 
     Raises:
-        ReadError: The JSON file is missing or damaged; two images have one name.
+        ReadError: The JSON file is missing or damaged.
     """
     index = root / _INDEX
     content = _read_index(index)

@@ -52,7 +52,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
 
     Raises:
         ConfigError: The recipe has no pattern of images, or none of labels.
-        ReadError: Two images have one name, or a case cannot be found.
+        ReadError: A case cannot be found.
     """
     if dataset.images is None or not (dataset.labels or dataset.instances):
         raise ConfigError(

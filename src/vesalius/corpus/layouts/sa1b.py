@@ -39,7 +39,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     """Lists the images below ``root`` with the JSON beside them, and JSONs whose image is not there.
 
     Raises:
-        ReadError: Two images have one name.
+        ReadError: A case cannot be found.
     """
     pictures = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in PICTURES and path.is_file()]
     notes = {path.with_suffix(""): path for path in sorted(root.rglob("*.json"))}

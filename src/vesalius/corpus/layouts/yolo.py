@@ -51,7 +51,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     """Lists the images of the folders, and of the lists of files, that the YAML file names.
 
     Raises:
-        ReadError: The YAML file is missing, damaged or names folders that are not there; two images have one name.
+        ReadError: The YAML file is missing, damaged or names folders that are not there.
     """
     path = root / (dataset.labels or _INDEX)
     content = _index(path)
