@@ -50,6 +50,7 @@ def batch_of(real: torch.Tensor, targets: tuple[str, ...] = (), **other: object)
         torch.arange(count),
         targets or ("",) * count,
         (False,) * count,
+        (False,) * count,
         tuple(range(count)),
         step=3,
     )
@@ -280,6 +281,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_objects() -> None:
             rows=torch.arange(len(whole.rows[rows])),
             targets=whole.targets[rows],
             pseudo=whole.pseudo[rows],
+            joined=whole.joined[rows],
             numbers=whole.numbers[rows],
         )
         parts.append(step(part, 4.0)[0])
@@ -346,3 +348,18 @@ def test_networks_without_words_refuse_recipes_with_words(small_model: Tiny, wor
         FirstPrompt.from_dict({"point": 1, "box": 1})
     with pytest.raises(ConfigError, match=r"'decoder\.x' matches no parameter"):
         InteractiveStep(small_model, InteractionConfig(later=("decoder.x",)), LOSS)
+
+
+def test_joined_objects_are_asked_for_by_name(worded) -> None:
+    step = InteractiveStep(
+        worded, IMIS.model_copy(update={"first": FirstPrompt(point=0.5, box=0.4, mask=0, text=0.1)}), LossConfig(dice=1)
+    )
+    targets = ("liver", "kidney", "liver", "")
+    batch = batch_of(small_masks(4), targets, joined=(True, True, False, True))
+    with torch.no_grad():
+        asked = [next(iter(step.play(replace(batch, numbers=tuple(range(i, i + 4)))))).prompts for i in range(0, 80, 4)]
+    named = torch.stack([first.text.isfinite().all(1) for first in asked if first.text is not None]).float().mean(0)
+    assert len(asked) == 20
+    assert named[:2].tolist() == [1, 1]
+    assert named[2] < 0.5
+    assert named[3] == 0

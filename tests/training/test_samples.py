@@ -17,6 +17,7 @@ from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.store import Corpus
 from vesalius.models.presets import PRESETS, Preset
 from vesalius.predict.predictor import whole_frame
+from vesalius.training.pool import Crop, joined
 from vesalius.training.samples import Sample, SampleConfig, SampleSource, batches
 
 SMALL = Preset(side=64, mask_side=32, fit="stretch")
@@ -25,7 +26,8 @@ PLAIN = SampleConfig(augment=False)
 
 def same(a: Sample, b: Sample) -> bool:
     arrays = np.array_equal(a.image, b.image) and np.array_equal(a.masks, b.masks)
-    return arrays and (a.targets, a.pseudo, a.index, a.content) == (b.targets, b.pseudo, b.index, b.content)
+    named = (a.targets, a.pseudo, a.joined) == (b.targets, b.pseudo, b.joined)
+    return arrays and named and (a.index, a.content) == (b.index, b.content)
 
 
 def labelled(modality: str, dataset: str, targets: str, split: str | None = None) -> LabelledImage:
@@ -322,3 +324,35 @@ def test_room_is_limited_and_shared_out(corpus: Corpus) -> None:
     assert 0 < len(source.pool._items) < len(source)
     source.pool.limit(4)
     assert source.pool._room == 1000
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_name_means_all_objects_of_its_target(augment: bool) -> None:
+    config = SampleConfig(augment=augment, joined=0.5, objects=3, shapes=0, grown=0, rotate=0, flip=0)
+    preset = Preset(side=16, mask_side=16, fit="stretch")
+    source = SampleSource([labelled("ct", "a", "kkl")], preset, config, seed=0)
+    found = 0
+    for number in range(60):
+        sample = source[number]
+        for mask, target, whole in zip(sample.masks, sample.targets, sample.joined, strict=True):
+            if whole:
+                found += target == "k"
+                assert target in ("k", "l")
+                if not augment and target == "k":
+                    assert np.array_equal(np.flatnonzero(mask.any(1)), range(4))
+            else:
+                assert target in ("", "l")
+        assert sample.joined.count(True) <= 1
+    assert 5 < found < 40
+
+
+def test_joined_objects_keep_their_shapes() -> None:
+    first = Crop(np.array([[True, False], [True, True]]), 4, 7, "k", False)
+    second = Crop(np.array([[False, True]]), 2, 9, "k", False)
+    whole = joined([first, second])
+    expected = np.zeros((8, 12), bool)
+    expected[4:6, 7] = expected[5, 8] = expected[2, 10] = True
+    x0, y0, x1, y1 = whole.box
+    assert np.array_equal(whole.mask, expected[y0:y1, x0:x1])
+    assert whole.mask.sum() == expected.sum()
+    assert (whole.target, whole.joined) == ("k", True)

@@ -41,6 +41,7 @@ def collate(
         rows=torch.tensor([i for i, sample in enumerate(samples) for _ in sample.masks]),
         targets=tuple(name for sample in samples for name in sample.targets),
         pseudo=tuple(drawn for sample in samples for drawn in sample.pseudo),
+        joined=tuple(whole for sample in samples for whole in sample.joined),
         numbers=tuple(numbers),
         step=step,
     )

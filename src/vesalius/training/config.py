@@ -100,6 +100,8 @@ class TrainConfig(Config):
             raise ValueError("give either steps or epochs")
         if (self.schedule == "halved") != bool(self.halve):
             raise ValueError('schedule = "halved" and halve belong together')
+        if self.samples.joined and not self.interaction.first.text:
+            raise ValueError("samples.joined asks by name, which needs interaction.first.text")
         if self.images % self.accumulate:
             raise ValueError("images is not a multiple of accumulate")
         return self

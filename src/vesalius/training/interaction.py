@@ -42,7 +42,8 @@ class FirstPrompt(Config):
         point: A random pixel of the object.
         box: The box around it, jittered.
         mask: A rough mask of it.
-        text: Its name; where that is not known, one of the others.
+        text: Its name; where that is not known, one of the others. What is joined of all objects of a target is always
+            asked for by name first.
     """
 
     point: Probability = 0.45
@@ -117,6 +118,7 @@ class Batch:
         rows: (N,) int64, the image of each object.
         targets: N names, ``""`` where they are not known.
         pseudo: N times whether a model or an algorithm drew the mask.
+        joined: N times whether it is all objects of its target.
         numbers: B numbers of the samples, from which all that is random about them is drawn.
         step: Number of the optimiser's step, from which all that is random about the batch is drawn.
         features: Of the images, where they are known.
@@ -128,6 +130,7 @@ class Batch:
     rows: Tensor
     targets: tuple[str, ...]
     pseudo: tuple[bool, ...]
+    joined: tuple[bool, ...]
     numbers: tuple[int, ...]
     step: int
     features: Features | None = None
@@ -285,7 +288,9 @@ class InteractiveStep(nn.Module):
         if features is None:
             features = self.model.encode(prepare(batch.images, batch.content, preset))
         words = self._words(batch, turns)
-        kinds = first_kinds(config.first, draws, [words is not None and _is_named(batch, i) for i in range(len(batch))])
+        named = np.array([words is not None and _is_named(batch, i) for i in range(len(batch))])
+        kinds = first_kinds(config.first, draws, named)
+        kinds[named & np.array(batch.joined)] = 3
         first = first_prompts(real, kinds, draws, config, preset, step)
         is_text = torch.from_numpy(kinds == 3).to(truth.device)
         if words is not None and is_text.any():
@@ -399,7 +404,7 @@ def draw_turns(config: InteractionConfig, rng: np.random.Generator) -> list[Turn
     ]
 
 
-def first_kinds(first: FirstPrompt, draws: Draws, named: Sequence[bool]) -> NDArray[np.int64]:
+def first_kinds(first: FirstPrompt, draws: Draws, named: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.int64]:
     """(N,) kinds of the first prompts: 0 point, 1 box, 2 mask, 3 text."""
     kinds = []
     for uniform, is_named in zip(draws.kind, named, strict=True):

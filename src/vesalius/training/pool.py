@@ -54,6 +54,7 @@ class Crop:
         left: Its first column in the image.
         target: What it is; empty where that is unknown.
         pseudo: Whether a model or an algorithm drew it.
+        joined: Whether it is all objects of its target.
     """
 
     mask: NDArray[np.bool_]
@@ -61,6 +62,7 @@ class Crop:
     left: int
     target: str
     pseudo: bool
+    joined: bool = False
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -226,6 +228,17 @@ def pool_of(images: Corpus | Sequence[LabelledImage], split: str, room: int) -> 
         room: Bytes of a corpus to keep decoded.
     """
     return CorpusPool(images, split, room) if isinstance(images, Corpus) else ListPool(images, split)
+
+
+def joined(crops: Sequence[Crop]) -> Crop:
+    """All objects of one target as one."""
+    boxes = np.array([crop.box for crop in crops])
+    (left, top), (right, bottom) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
+    mask = np.zeros((bottom - top, right - left), bool)
+    for crop in crops:
+        x0, y0, x1, y1 = crop.box
+        mask[y0 - top : y1 - top, x0 - left : x1 - left] |= crop.mask
+    return Crop(mask, top, left, crops[0].target, crops[0].pseudo, joined=True)
 
 
 def _crops(masks: Iterable[ObjectMask]) -> list[Crop]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -40,7 +40,7 @@ from vesalius.training.augment import (
     warp,
     warp_crop,
 )
-from vesalius.training.pool import Crop, pool_of
+from vesalius.training.pool import Crop, joined, pool_of
 from vesalius.vocabulary.targets import target_of
 
 # Objects of one image that are tried, at most: of a field of cells most lie outside a window.
@@ -62,6 +62,8 @@ class SampleConfig(AugmentConfig):
         objects: Most objects taken from one image.
         repeat: Whether an image of fewer objects shows some of them again, chosen at random.
         pseudo_share: Probability that a place after the first goes to one of the image's pseudo masks, if it has some.
+        joined: Probability that the drawn object is joined with all others of its target, to be asked for by name.
+            Unless it is 0, a name means all objects of a target, and one of several goes without.
         memory: GB (10^9 bytes) of a corpus that stay decoded, in all worker processes of one run together.
     """
 
@@ -73,6 +75,7 @@ class SampleConfig(AugmentConfig):
     objects: int = Field(3, ge=1)
     repeat: bool = False
     pseudo_share: float = Field(0.0, ge=0, le=1)
+    joined: float = Field(0.0, ge=0, le=1)
     memory: float = Field(2.0, ge=0)
 
 
@@ -83,8 +86,9 @@ class Sample:
     Attributes:
         image: (S, S, 3) uint8 RGB.
         masks: (M, S, S) bool, at least one; none is empty.
-        targets: What they are; empty where that is unknown or they are drawn.
+        targets: What they are; empty where that is unknown, they are drawn, or the name would mean others too.
         pseudo: Whether a model or an algorithm drew them.
+        joined: Whether they are all objects of a target, to be asked for by name.
         index: Number of the image in its corpus or list.
         content: (x0, y0, x1, y1), half-open: where the image lies in the square; the rest is padding.
     """
@@ -93,6 +97,7 @@ class Sample:
     masks: NDArray[np.bool_]
     targets: tuple[str, ...]
     pseudo: tuple[bool, ...]
+    joined: tuple[bool, ...]
     index: int
     content: tuple[int, int, int, int]
 
@@ -103,6 +108,7 @@ class _Object(NamedTuple):
     mask: NDArray[np.bool_]
     target: str = ""
     pseudo: bool = False
+    joined: bool = False
 
 
 class SampleSource:
@@ -181,8 +187,17 @@ class SampleSource:
             found = self.pool.pseudo(index)
             pseudo = [found[i] for i in rng.permutation(len(found))[:places]]
         order = order[: _TRIED if self.config.augment else self.config.objects - len(pseudo)]
-        item = self.pool.item(index, order)
-        crops = [item.crops[i] for i in order if i in item.crops]
+        codes = self.pool.objects.target[first[index] : first[index + 1]]
+        alike: list[int] = []
+        if self.config.joined and rng.random() < self.config.joined and self.pool.objects.targets[codes[anchor]]:
+            alike = np.flatnonzero(codes == codes[anchor]).tolist()
+        item = self.pool.item(index, list(dict.fromkeys([*order, *alike])))
+        crops = [item.crops[i] for i in order if i in item.crops and i not in alike]
+        if self.config.joined:
+            several = {self.pool.objects.targets[i] for i in np.flatnonzero(np.bincount(codes) > 1)}
+            crops = [replace(crop, target="") if crop.target in several else crop for crop in crops]
+        if parts := [item.crops[i] for i in alike if i in item.crops]:
+            crops.insert(0, joined(parts))
         pixels = item.pixels
         frame = whole_frame((pixels.shape[0], pixels.shape[1]), self.preset)
         if self.config.augment:
@@ -198,6 +213,7 @@ class SampleSource:
             masks=np.stack([entry.mask for entry in objects]),
             targets=tuple(entry.target for entry in objects),
             pseudo=tuple(entry.pseudo for entry in objects),
+            joined=tuple(entry.joined for entry in objects),
             index=index,
             content=(0, 0, self.preset.side, self.preset.side) if self.config.augment else frame.content,
         )
@@ -241,7 +257,8 @@ class SampleSource:
                 mask = warp_crop(crop.mask, crop.top, crop.left, view.matrix, side)
                 whole = crop is crops[0] or mask.sum() >= _SEEN * growth * crop.mask.sum()
                 if mask.sum() >= least and whole:
-                    shown.append(_Object(mask, _unsided(crop.target) if view.flipped else crop.target, crop.pseudo))
+                    target = _unsided(crop.target) if view.flipped else crop.target
+                    shown.append(_Object(mask, target, crop.pseudo, crop.joined))
             return shown
 
         machine = seen(pseudo, len(pseudo))
@@ -385,7 +402,7 @@ def _placed(crop: Crop, frame: Frame) -> _Object:
     x0, y0, x1, y1 = crop.box
     full[y0:y1, x0:x1] = crop.mask.view(np.uint8) * np.uint8(255)
     share = frame.image(full)
-    return _Object(share > min(127, int(share.max()) // 2), crop.target, crop.pseudo)
+    return _Object(share > min(127, int(share.max()) // 2), crop.target, crop.pseudo, crop.joined)
 
 
 def _shape(side: int, least: float, rng: Rng) -> NDArray[np.bool_]:
