@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import vesalius as vs
-from golden.networks import ADAPTED, sam
+from golden.networks import ADAPTED, CONFIG, sam
 from vesalius.core.errors import ModelError
 from vesalius.models import convert as conversion
 from vesalius.models.checkpoint import save_checkpoint
@@ -103,3 +103,27 @@ def test_a_file_is_converted_before_it_is_exported(tmp_path, runtime):
     told = f"convert it first: vesalius models convert {path} -o FOLDER, then vesalius models export FOLDER"
     with pytest.raises(ModelError, match=f"{told} --format {runtime}"):
         vs.load_model(path, runtime=runtime)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiled_networks_give_the_same_masks(tmp_path, image, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    save_checkpoint(sam(CONFIG.model_copy(update={"encoder_depth": 1, "global_blocks": ()})), tmp_path / "model")
+    compiled = vs.load_model(tmp_path / "model", compile=True)
+    assert compiled.runtime.label == "torch fp32, compiled"
+    assert not list((tmp_path / "compiled").rglob("*.so"))
+    np.testing.assert_allclose(
+        logits(compiled, image), logits(vs.load_model(tmp_path / "model", runtime="torch"), image), atol=1e-4
+    )
+    assert list((tmp_path / "compiled").rglob("*.so"))
+
+
+def test_compiling_needs_a_compiler_and_torch(tmp_path, monkeypatch):
+    save_checkpoint(sam(), tmp_path / "model")
+    with pytest.raises(ModelError, match="takes no device, precision, preset, adapters or compile"):
+        vs.load_model(tmp_path / "model", runtime="onnx", compile=True)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ModelError, match=r"install g\+\+ or clang\+\+"):
+        vs.load_model(tmp_path / "model", compile=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from shutil import which
 from typing import Any, Literal
 
 import numpy as np
@@ -25,10 +27,10 @@ class TorchRuntime:
         model: The network; it is changed, for inference only.
         device: Where it runs.
         precision: ``"fp32"``, on a GPU too: without TF32; or ``"bf16"``: its heavy parts in bfloat16.
-        compile: Compile the image encoder on first use, which takes a minute or so and needs a C++ compiler.
+        compile: Compile the image encoder on first use, which takes a minute or so and on a CPU needs a C++ compiler.
 
     Raises:
-        ModelError: The network is not made for bfloat16, or the device cannot be used.
+        ModelError: The network is not made for bfloat16, the device cannot be used, or there is no compiler.
     """
 
     def __init__(
@@ -47,6 +49,11 @@ class TorchRuntime:
                 f"torch cannot use the device {device!r} ({str(error).strip().splitlines()[0]})",
                 remedy=f"give one that is here: {here}",
             ) from error
+        if compile and device == "cpu" and not any(map(which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise ModelError(
+                "torch compiles for the CPU by a C++ compiler, and there is none",
+                remedy="install g++ or clang++, or leave compile out",
+            )
         if precision == "bf16":
             model.to_bfloat16()
         self._compiled = torch.compile(model.encode, options={"freezing": True}) if compile else None

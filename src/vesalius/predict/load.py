@@ -28,6 +28,7 @@ def load_model(
     adapters: bool = True,
     runtime: RuntimeName = "auto",
     precision: PrecisionName = "fp32",
+    compile: bool = False,
 ) -> Predictor:
     """Loads a model.
 
@@ -43,6 +44,8 @@ def load_model(
             the exports of what the checkpoint holds now, as they were measured when they were made (mean Dice with
             torch of 0.99 or more), and torch. It logs which one it takes, and so do all records.
         precision: What torch computes in, ``"fp32"`` or ``"bf16"``; anything but ``"fp32"`` means torch.
+        compile: Compile torch's image encoder when it first runs, which takes a minute and pays for many images; it
+            means torch.
 
     Raises:
         ModelError: There is no such model, it has not been fetched, its weights are damaged or do not fit, or what
@@ -56,7 +59,7 @@ def load_model(
             raise ModelError(f"there is no {what} {value!r}", remedy=f"give one of {', '.join(known)}")
     path = find_model(name)
     label = path.name if path.is_dir() else path.stem
-    torch_only = preset is not None or not adapters or device != "cpu" or precision != "fp32"
+    torch_only = preset is not None or not adapters or device != "cpu" or precision != "fp32" or compile
     export = _find_export(path, runtime, torch_only)
     if export is not None:
         loaded = load_export(export)
@@ -71,7 +74,7 @@ def load_model(
     from vesalius.models.convert import load_network
     from vesalius.models.torch_runtime import TorchRuntime
 
-    by_torch = TorchRuntime(load_network(path, preset, adapters), device, precision)
+    by_torch = TorchRuntime(load_network(path, preset, adapters), device, precision, compile)
     _log.info("%s runs by %s", label, by_torch.label)
     return Predictor(by_torch, label)
 
@@ -90,7 +93,7 @@ def _find_export(path: Path, runtime: RuntimeName, torch_only: bool) -> Path | N
         return None
     if torch_only:
         raise ModelError(
-            f"runtime {runtime!r} takes no device, precision, preset or adapters", remedy='use runtime="torch"'
+            f"runtime {runtime!r} takes no device, precision, preset, adapters or compile", remedy='use runtime="torch"'
         )
     if runtime == "auto":
         return best_export(path)[0] if path.is_dir() else None
