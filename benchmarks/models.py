@@ -1,6 +1,6 @@
 """SAM and SAM-Med2D by every runtime, beside transformers and the plainly written network, on the same weights.
 
-    python benchmarks/models.py -o OUT [--sides 256 1024] [--turns 7] [--weights FOLDER] [--compile]
+    python benchmarks/models.py -o OUT [--sides 256 1024] [--turns 7] [--weights FOLDER] [--adapted FOLDER] [--compile]
 
 All contestants of a task take turns in one process, so a busy machine slows them alike: the ratios are comparable
 between machines, the milliseconds are not. Ours are measured from 8-bit pixels to features and from numpy prompts to
@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
+import openvino.opset13 as ops
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -36,7 +38,7 @@ from vesalius.demo import CASES, read_case
 from vesalius.models.base import PromptBatch
 from vesalius.models.convert import load_network
 from vesalius.models.export import export_model
-from vesalius.models.exported import load_export
+from vesalius.models.exported import load_export, openvino_settings
 from vesalius.models.presets import PRESETS
 from vesalius.models.runtime import PromptArrays, Runtime
 from vesalius.models.sam.config import SamConfig
@@ -141,13 +143,14 @@ def network(side: int, adapter: str | None, weights: Path | None) -> Sam:
         else interpolate_positions(trained.state_dict(), trained.config, side)
     )
     model.load_state_dict(state)
-    if adapter:
+    if adapter != model.config.adapter:
         model.add_adapters(adapter)
     return model.eval()
 
 
 def contestants(side: int, adapter: str | None, arguments: argparse.Namespace) -> Iterator[Contestant]:
-    model = network(side, adapter, arguments.weights)
+    weights = arguments.adapted if adapter and arguments.adapted else arguments.weights
+    model = network(side, adapter, weights)
     pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     runtime = TorchRuntime(model)
     with torch.inference_mode():
@@ -166,10 +169,10 @@ def contestants(side: int, adapter: str | None, arguments: argparse.Namespace) -
             print(f"exporting {folder.name}", flush=True)
             export_model(model, folder, kind, precision, [read_case(CASES[0]).rgb()])
         runtimes.append((load_export(folder), precision))
-    truth = drawn(runtime) if arguments.weights else []
+    truth = drawn(runtime) if weights else []
     for which, precision in runtimes:
         contestant = ours(which, precision, pixels)
-        if arguments.weights and which is not runtime:
+        if weights and which is not runtime:
             contestant.dice = agreement(truth, drawn(which))
         yield contestant
 
@@ -198,8 +201,19 @@ def peaks() -> dict[str, Callable[[], object]]:
         "fp32 by BLAS": lambda: a @ b,
         "fp32 by oneDNN": lambda: F.conv2d(picture, kernel),
         "bf16": lambda: low_a @ low_b,
-        "int8": lambda: torch.ops.quantized.linear_dynamic(a, packed, False),
+        "int8 by torch": lambda: torch.ops.quantized.linear_dynamic(a, packed, False),
+        "int8 by OpenVINO": by_openvino(a.numpy()),
     }
+
+
+def by_openvino(a: np.ndarray) -> Callable[[], object]:
+    """A product with a matrix of 8-bit numbers, as the exports in int8 have it."""
+    rows = ops.parameter(a.shape, np.float32)
+    numbers = np.random.default_rng(0).integers(-127, 128, a.shape).astype(np.int8)
+    weights = ops.multiply(ops.convert(ops.constant(numbers), "f32"), ops.constant(np.full((len(a), 1), 1e-2, "f4")))
+    product = openvino.Model([ops.matmul(rows, weights, False, True)], [rows])
+    request = openvino.Core().compile_model(product, "CPU", openvino_settings("int8")).create_infer_request()
+    return lambda: request.infer({0: a})
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -242,6 +256,7 @@ def compete(side: int, adapter: str | None, arguments: argparse.Namespace) -> li
         times = take_turns(calls, arguments.turns)
         peak = {name: 2 * PRODUCT**3 / times[f"peak {name}"] for name in products}
         peak["fp32"] = max(peak["fp32 by BLAS"], peak["fp32 by oneDNN"])
+        peak["int8"] = max(peak["int8 by torch"], peak["int8 by OpenVINO"])
         task = f"{count} box{'es' if count > 1 else ''}" if count else "encode"
         for i, rival in enumerate(rivals):
             difference = float(np.abs(rival.answer() - reference).max())
@@ -261,6 +276,7 @@ def main() -> None:
     parser.add_argument("--no-adapters", action="store_true", help="leave out the network with SAM-Med2D's adapters")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--weights", type=Path, help="checkpoint folder of a ViT-B SAM at 256")
+    parser.add_argument("--adapted", type=Path, help="that of a SAM-Med2D, without which its adapters are new")
     parser.add_argument("--compile", action="store_true", help="also compiled torch, which takes minutes to compile")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

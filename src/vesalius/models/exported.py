@@ -331,15 +331,19 @@ def _open_onnx(path: Path) -> Run:
     return run
 
 
-def _open_openvino(path: Path, precision: Precision) -> Run:
-    import openvino
-
-    settings = {
+def openvino_settings(precision: Precision) -> dict[str, str]:
+    """How OpenVINO runs the encoder and decoder of an export."""
+    return {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
         "PERFORMANCE_HINT": "LATENCY",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128" if precision == "int8" else "0",
     }
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+
+
+def _open_openvino(path: Path, precision: Precision) -> Run:
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", openvino_settings(precision))
     wanted = {value.get_any_name() for value in compiled.inputs}
     request = compiled.create_infer_request()
 
