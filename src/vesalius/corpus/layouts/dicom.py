@@ -25,9 +25,9 @@ from vesalius.core.errors import GeometryError, ReadError, WriteError
 from vesalius.corpus.layers import pack
 from vesalius.corpus.layouts.support import (
     case_of,
-    checked,
     dataset_name,
     eight_bits,
+    matching,
     target_name,
     writing,
     written_name,
@@ -77,7 +77,7 @@ class _Header:
     instances: tuple[str, ...] = ()
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the series below ``root`` by reading the headers of all DICOM files.
 
     Raises:
@@ -116,7 +116,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     for path, problem in problems:
         name = _name(path, root)
         entries.append(Entry(name, case_of(dataset, path, root, name), path, extra={"problem": problem}))
-    return checked(entries, root)
+    return iter(entries)
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -261,7 +261,7 @@ def _header(path: Path) -> _Header | None:
 
 def _candidates(folder: Path) -> Iterator[Path]:
     """Files below a folder that may be DICOM: by their suffix, without one, or named by a UID (``1.2.840.5``)."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(matching(folder, "**/*")):
         suffix = path.suffix.lower()
         beside = path.name.startswith(".") or path.name.upper() == "DICOMDIR"
         if not beside and (suffix in _SUFFIXES or re.fullmatch(r"|\.\d+", suffix)) and path.is_file():
