@@ -16,6 +16,8 @@ from vesalius.core.files import STAND_IN
 
 # Rows beyond so many bytes go to disk as one sorted run; so many runs become one, since each is an open file.
 RUN_BYTES, MOST_RUNS = 32 * 2**20, 64
+# About what a key of one or two paths takes.
+_KEY_BYTES = 500
 
 Row = TypeVar("Row")
 Other = TypeVar("Other")
@@ -50,7 +52,7 @@ class SortedRows(Generic[Row]):
         """
         kept = pickle.dumps(row)
         self._rows.append((key, kept))
-        self._bytes += len(kept)
+        self._bytes += len(kept) + _KEY_BYTES
         if self._bytes >= RUN_BYTES:
             self._rows.sort(key=itemgetter(0))
             self._runs.append(self._written(self._rows))
