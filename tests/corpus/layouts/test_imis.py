@@ -144,14 +144,15 @@ def test_nothing_to_write(tmp_path: Path, labelled) -> None:
 
 
 @pytest.mark.skipif("VESALIUS_DATA" not in os.environ, reason="VESALIUS_DATA names no folder of real data")
+@pytest.mark.parametrize("step", [20, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["imis", "sam-med2d", "sa-med2d-20m", "msd", "cosmos"])
-def test_real_stacks_come_back(round_trip, classes_of, true_classes, recipe, name) -> None:
+def test_real_stacks_come_back(round_trip, classes_of, true_classes, recipe, name, step) -> None:
     root = Path(os.environ["VESALIUS_DATA"]) / "imis_btcv"
     given = layout("imis").guess(root)
     entries = listed(given)
     assert [sum(e.split == split for e in entries) for split in ("train", "test")] == [107, 24]
     images = []
-    for entry in entries[::20]:
+    for entry in entries[::step]:
         (scan,) = imis.read(entry, given)
         assert scan.volume.modality == "ct"
         masks = [
