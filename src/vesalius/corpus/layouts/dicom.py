@@ -199,7 +199,7 @@ def _layers(
 
 
 def _headers(root: Path) -> Iterator[tuple[Path, _Header | None]]:
-    """All DICOM files in the order of their paths, with their headers; None of those that should be DICOM and are not."""
+    """DICOM files in the order of their paths, with their headers; None for files that should be DICOM and are not."""
     others = 0
     for path in _candidates(root):
         header = _header(path)
@@ -284,9 +284,8 @@ def _images_of(label: _Header, firsts: dict[_Group, _Header]) -> list[_Group]:
     if label.references:
         named = [group for group, first in firsts.items() if first.series in label.references]
         # Of images of one series that lie in no common frame, it means those that it names.
-        return [
-            group for group in named if not (group[2] and label.instances) or firsts[group].instance in label.instances
-        ]
+        own = label.instances
+        return [group for group in named if not group[2] or not own or firsts[group].instance in own]
     same = [group for group, first in firsts.items() if label.frame and first.frame == label.frame]
     return same if len(same) == 1 else []
 

@@ -87,13 +87,11 @@ def read_cases(root: Path) -> Iterator[tuple[str, dict[str, str | None]]]:
     Raises:
         ReadError: It is damaged.
     """
-    path = root / CASES
+    path, remedy = root / CASES, "copy it again, or delete it"
     if path.is_file():
-        for image, row in read_members(path, "copy it again, or delete it"):
+        for image, row in read_members(path, remedy):
             if not isinstance(row, dict):
-                raise ReadError(
-                    "does not state the case of each image", path=path, remedy="copy it again, or delete it"
-                )
+                raise ReadError("does not state the case of each image", path=path, remedy=remedy)
             yield image, row
 
 
