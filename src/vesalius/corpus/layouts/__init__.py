@@ -3,7 +3,7 @@
 Each layout is a module with
 
 - ``find(dataset, root) -> Iterator[Entry]``: lists a data set's images, in any order, reading nothing but what lists
-  them, in memory that does not grow with their number;
+  them, in memory that does not grow with their number (but by the names of DICOM files);
 - ``read(entry, dataset) -> Iterator[Scan]``: reads one of them, and gives several where it holds several channels or
   time points;
 - ``guess(folder) -> DatasetRecipe | None``: a first recipe for a folder that has this layout, or None;
