@@ -15,6 +15,7 @@ from skimage import data
 
 import vesalius as vs
 from made_dicom import made_series
+from made_listing import listed
 from vesalius.corpus.curate import curate
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
 from vesalius.corpus.schema import CorpusInfo
@@ -168,7 +169,6 @@ def test_a_modality_has_the_vocabularys_name(tmp_path: Path) -> None:
 
 def test_series_in_one_folder_have_digests_of_their_own(tmp_path: Path) -> None:
     from vesalius.corpus.block import source_digest
-    from vesalius.corpus.layouts import dicom
 
     made_series(tmp_path / "raw" / "one", series="1.2.3")
     made_series(tmp_path / "raw" / "two", series="1.2.4")
@@ -176,7 +176,7 @@ def test_series_in_one_folder_have_digests_of_their_own(tmp_path: Path) -> None:
     flat.mkdir()
     for path in sorted((tmp_path / "raw").rglob("*.dcm")):
         path.rename(flat / f"{path.parent.name}-{path.name}")
-    entries = dicom.find(DatasetRecipe(name="set", layout="dicom", root=flat), flat)
+    entries = listed(DatasetRecipe(name="set", layout="dicom", root=flat))
     assert len(entries) == 2
     digests = {source_digest(entry.image, entry.extra["files"]) for entry in entries}
     assert len(digests) == 2

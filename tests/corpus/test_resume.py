@@ -18,7 +18,7 @@ import vesalius as vs
 from made_discs import COUNT, RECIPE, files, recipe
 from made_tasks import DEADLY, deadly_block
 from vesalius.core.errors import ReadError
-from vesalius.core.files import STAND_IN
+from vesalius.core.files import STAND_IN, locked
 from vesalius.corpus import block as block_module
 from vesalius.corpus import curate as curate_module
 from vesalius.corpus import resplit
@@ -235,6 +235,18 @@ def test_entries_are_handed_over_block_by_block(raw: Path, tmp_path: Path, monke
     blocks = [pickle.loads(path.read_bytes()) for path in sorted(kept.glob("*.jobs"))]
     assert [len(block) for block in blocks] == [5, 5, 5, 5, 4]
     assert [job for block in blocks for job in block] == list(list_jobs(recipe(), raw, Counter()))
+
+
+def test_two_processes_do_not_split_a_corpus_at_once(raw: Path, tmp_path: Path) -> None:
+    curate(recipe(), tmp_path / "corpus", root=raw)
+    before = files(tmp_path / "corpus")
+    with (
+        locked(tmp_path / "corpus" / "corpus.json"),
+        pytest.raises(vs.VesaliusError, match="another process is at work"),
+    ):
+        split(tmp_path / "corpus", (0.2, 0.3, 0.5))
+    assert files(tmp_path / "corpus") == before
+    split(tmp_path / "corpus", (0.2, 0.3, 0.5))
 
 
 def test_an_interrupted_split_is_no_corpus_until_it_is_made_again(

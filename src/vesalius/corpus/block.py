@@ -24,7 +24,7 @@ from vesalius.corpus.layouts import layout
 from vesalius.corpus.objects import consolidated
 from vesalius.corpus.profile import Profile
 from vesalius.corpus.recipe import DatasetRecipe
-from vesalius.corpus.scans import Entry, Layer, Scan
+from vesalius.corpus.scans import Entry, Layer, Scan, below
 from vesalius.corpus.slices import Cut, cuts
 from vesalius.corpus.split import split_among
 from vesalius.corpus.store import TABLES, ShardWriter, encode_png, mask_row
@@ -255,7 +255,7 @@ def entry_rows(job: Job, root: Path, left_out: Counter[str], unknown: Counter[st
                 "index": cut.index,
                 "row_spacing": cut.spacing[0] if cut.spacing else None,
                 "column_spacing": cut.spacing[1] if cut.spacing else None,
-                "source": _below(source, root),
+                "source": below(source, root),
                 "source_digest": digests[source],
                 "masks": len(masks),
             }
@@ -384,8 +384,4 @@ def _shown(volume: Volume, dataset: DatasetRecipe) -> Volume:
 def _reject(job: Job, error: Exception, root: Path) -> Reject:
     wrong = error.path if isinstance(error, VesaliusError) and error.path else job.entry.image
     reason = error.reason if isinstance(error, VesaliusError) else f"unexpected {type(error).__name__}: {error}"
-    return Reject(dataset=job.dataset.name, name=job.entry.name, file=_below(wrong, root), reason=reason)
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    return Reject(dataset=job.dataset.name, name=job.entry.name, file=below(wrong, root), reason=reason)

@@ -22,12 +22,14 @@ from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import STAND_IN, locked, remove_stand_ins, replacing
 from vesalius.corpus.block import DATA_OF, OF_THE_FILE, Job, curate_block, jobs_path, read_result, state_path
 from vesalius.corpus.engines import Task, run_here, run_on_ray
-from vesalius.corpus.layouts import layout
+from vesalius.corpus.entries import labels_without_image, list_entries
+from vesalius.corpus.layouts import label_files
 from vesalius.corpus.profile import find_profile
 from vesalius.corpus.recipe import Recipe
 from vesalius.corpus.resplit import assign, test_cases_beyond
-from vesalius.corpus.scans import Entry
+from vesalius.corpus.scans import below
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
+from vesalius.corpus.sorting import SortedRows
 from vesalius.corpus.store import TABLES, Corpus
 
 Engine = Literal["local", "ray"]
@@ -88,7 +90,7 @@ def curate(
         with locked(state / "lock"):
             for place in _places(folder):
                 remove_stand_ins(place)
-            listing = list_blocks(recipe, root, partial(_keep_jobs, folder))
+            listing = list_blocks(recipe, root, partial(_keep_jobs, folder), state)
             _start(folder, {"recipe": recipe.model_dump(mode="json"), "made_by": made_by, **listing.digests})
             sizes = dict(enumerate(listing.blocks))
             todo = [(number, root, folder) for number in sizes if not state_path(folder, number).is_file()]
@@ -143,40 +145,37 @@ def _check(recipe: Recipe, root: Path) -> None:
             )
 
 
-def list_jobs(recipe: Recipe, root: Path, left_out: Counter[str]) -> Iterator[Job]:
-    """The entries of all data sets, in order, each with its rules; in memory are those of one data set.
+def list_jobs(recipe: Recipe, root: Path, left_out: Counter[str], folder: Path | None = None) -> Iterator[Job]:
+    """The entries of all data sets, in order, each with its rules; at the end label files that belong to no image.
 
     Args:
         recipe: What to curate.
         root: Folder that its folders are relative to.
         left_out: Counts entries that are left out, by reason.
+        folder: For temporary files; by default where the system keeps them.
 
     Raises:
         ReadError: A data set has no entries, or its list of files is missing or damaged.
     """
-    for dataset in recipe.datasets:
-        profile = find_profile(dataset.profile or recipe.profile)
-        placed = dataset.model_copy(update={"root": root / dataset.root})
-        try:
-            entries = layout(dataset.layout).find(placed, placed.root)
-        except OSError as error:
-            raise ReadError(f"cannot be listed ({error.strerror or error})", path=placed.root) from error
-        if not entries:
-            raise ReadError(f"there is nothing in the layout {dataset.layout}", path=placed.root)
-        if dataset.labelled_only:
-            labelled = [entry for entry in entries if all(path.exists() for path in entry.labels)]
-            if len(labelled) < len(entries):
-                left_out["there is no label file"] += len(entries) - len(labelled)
-            entries = labelled
-        # Labels for training and none for the test, such as challenges publish, do not divide.
-        divides = len({entry.split for entry in entries if _is_labelled(entry)}) > 1
-        for entry in entries:
-            yield Job(entry if divides else replace(entry, split=None), placed, profile)
-
-
-def _is_labelled(entry: Entry) -> bool:
-    # A file of annotations is that of all images, also of those that have none.
-    return bool(entry.extra.get("annotations", entry.labels))
+    sets = [
+        (dataset.model_copy(update={"root": root / dataset.root}), find_profile(dataset.profile or recipe.profile))
+        for dataset in recipe.datasets
+    ]
+    by_place = any(label_files(placed) is not None for placed, _ in sets)
+    used: SortedRows[int] | None = SortedRows(folder=folder) if by_place else None
+    for placed, profile in sets:
+        listed = list_entries(placed, folder, used)
+        if not listed.count:
+            raise ReadError(f"there is nothing in the layout {placed.layout}", path=placed.root)
+        if listed.unlabelled:
+            left_out["there is no label file"] += listed.unlabelled
+        for entry in listed.entries:
+            # Labels for training and none for the test, such as challenges publish, do not divide.
+            yield Job(entry if listed.divides else replace(entry, split=None), placed, profile)
+    if used is not None:
+        # After all data sets, which may share a folder of labels.
+        for number, entry in labels_without_image([placed for placed, _ in sets], used):
+            yield Job(entry, *sets[number])
 
 
 def split_blocks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
@@ -209,8 +208,16 @@ class Listing:
     left_out: Counter[str]
 
 
-def list_blocks(recipe: Recipe, root: Path, keep: Callable[[int, list[Job]], object]) -> Listing:
+def list_blocks(
+    recipe: Recipe, root: Path, keep: Callable[[int, list[Job]], object], folder: Path | None = None
+) -> Listing:
     """Lists all entries and hands over those of each block, with its number.
+
+    Args:
+        recipe: What to curate.
+        root: Folder that its folders are relative to.
+        keep: Is given the number of each block and its entries.
+        folder: For temporary files; by default where the system keeps them.
 
     Raises:
         ReadError: A data set has no entries, or its list of files is missing or damaged.
@@ -220,7 +227,7 @@ def list_blocks(recipe: Recipe, root: Path, keep: Callable[[int, list[Job]], obj
     left_out: Counter[str] = Counter()
     for dataset in recipe.datasets:
         entries.update(find_profile(dataset.profile or recipe.profile).model_dump_json().encode())
-    for number, block in enumerate(split_blocks(list_jobs(recipe, root, left_out))):
+    for number, block in enumerate(split_blocks(list_jobs(recipe, root, left_out, folder))):
         for job in block:
             found = [_stat(path) for path in _sources(job)]
             about = {
@@ -228,7 +235,7 @@ def list_blocks(recipe: Recipe, root: Path, keep: Callable[[int, list[Job]], obj
                 "entry": vars(job.entry),
                 "sizes": [[size for size, _ in one] for one in found],
             }
-            entries.update(json.dumps(about, default=lambda path: _below(path, root), sort_keys=True).encode())
+            entries.update(json.dumps(about, default=lambda path: below(path, root), sort_keys=True).encode())
             times.update(json.dumps([[time for _, time in one] for one in found]).encode())
         blocks.append(len(block))
         keep(number, block)
@@ -258,10 +265,6 @@ def _stat(path: Path) -> list[tuple[int, int]]:
             return []
         raise ReadError(f"cannot be looked at ({error.strerror})", path=path) from error
     return [(found.st_size, found.st_mtime_ns)]
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _places(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import vesalius
 from vesalius.core.errors import ConfigError, WriteError
-from vesalius.core.files import remove_stand_ins, replacing
+from vesalius.core.files import locked, remove_stand_ins, replacing
 from vesalius.corpus.resplit import assign
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.split import split_among
@@ -97,7 +97,7 @@ def split(folder: str | Path, shares: tuple[float, float, float], seed: int = 0)
     Raises:
         ConfigError: The shares do not sum to 1.
         ReadError: It is not a whole corpus.
-        WriteError: The corpus cannot be written.
+        WriteError: The corpus cannot be written, or another process splits it.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(f"the shares {shares} do not sum to 1", remedy="give three, such as 0.8 0.1 0.1")
@@ -106,13 +106,14 @@ def split(folder: str | Path, shares: tuple[float, float, float], seed: int = 0)
     pairs = list(zip(corpus.images["dataset"].to_pylist(), corpus.images["case"].to_pylist(), strict=True))
     splits = {(dataset, case): split_among(f"{seed}:{case}" if seed else case, shares) for dataset, case in pairs}
     try:
-        for place in (corpus.folder, *(corpus.folder / name for name in (*TABLES, PSEUDO))):
-            remove_stand_ins(place)
-        with replacing(mark) as part:
-            part.write_text(json.dumps({"shares": shares, "seed": seed}), encoding="utf-8")
-        # All cases are given a split, whatever an interrupted run has done to some.
-        assign(corpus.folder, corpus.info.shards, splits)
-        mark.unlink()
+        with locked(corpus.folder / DESCRIPTION):
+            for place in (corpus.folder, *(corpus.folder / name for name in (*TABLES, PSEUDO))):
+                remove_stand_ins(place)
+            with replacing(mark) as part:
+                part.write_text(json.dumps({"shares": shares, "seed": seed}), encoding="utf-8")
+            # All cases are given a split, whatever an interrupted run has done to some.
+            assign(corpus.folder, corpus.info.shards, splits)
+            mark.unlink()
     except OSError as error:
         raise WriteError(
             f"the corpus cannot be written ({error.strerror or error})",

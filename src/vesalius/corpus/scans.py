@@ -72,6 +72,11 @@ class Scan:
     empty: int = 0
 
 
+def below(path: Path, root: Path) -> str:
+    """A path as a corpus names it: relative to ``root`` if it lies below it."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
 def safe_name(path: Path, root: Path) -> str:
     """A file's path below ``root`` as one name: folders joined by ``_``, without its suffix."""
     relative = path.relative_to(root)

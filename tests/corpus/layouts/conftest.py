@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from made_listing import listed
 from vesalius.core.types import Slice
 from vesalius.corpus.layouts import layout
 from vesalius.corpus.objects import LabelledImage, ObjectMask
@@ -73,7 +74,7 @@ def round_trip(tmp_path: Path) -> Callable[[LayoutName, list[LabelledImage]], li
         recipe = layout(name).guess(folder)
         assert recipe is not None
         assert (recipe.layout, recipe.name, recipe.root) == (name, f"{name}-set", folder)
-        entries = layout(name).find(recipe, folder)
+        entries = listed(recipe)
         found = []
         for entry in entries:
             (scan,) = layout(name).read(entry, recipe)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_listing import listed
 from vesalius.core.errors import GeometryError, ReadError, WriteError
 from vesalius.corpus.layouts import cosmos
 from vesalius.corpus.objects import LabelledImage, ObjectMask
@@ -41,7 +42,7 @@ def made(root: Path, colours: Path | None = None) -> Path:
 def test_objects_colours_cases_and_splits(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     given = recipe("cosmos", root, modality="mr", targets={"255": "pancreas", "Myocardium": "myocardium"})
-    entries = cosmos.find(given, root)
+    entries = listed(given)
     assert [(e.name, e.case, e.split) for e in entries] == [
         ("test_data_22_Heart_22_Heart_2_10", "22_Heart_2", "test"),
         ("test_data_22_Heart_22_Heart_2_11", "22_Heart_2", "test"),
@@ -59,10 +60,10 @@ def test_objects_colours_cases_and_splits(tmp_path: Path, recipe) -> None:
 def test_colours_above_the_root_and_one_object_as_root(tmp_path: Path, recipe) -> None:
     made(tmp_path / "data", tmp_path)
     root = tmp_path / "data/test_data"
-    entries = cosmos.find(recipe("cosmos", root), root)
+    entries = listed(recipe("cosmos", root))
     assert len(entries) == 3
     assert entries[0].extra["labels"] == [("LeftVentricle", [85]), ("Myocardium", [255])]
-    (only,) = cosmos.find(recipe("cosmos", root / "6_Pancreas"), root / "6_Pancreas")
+    (only,) = listed(recipe("cosmos", root / "6_Pancreas"))
     assert (only.name, only.case) == ("6_Pancreas_10_43_0", "6_Pancreas_10")
 
 
@@ -71,7 +72,7 @@ def test_the_longest_object_that_a_name_begins_with(tmp_path: Path, recipe) -> N
     put(root / "train_data", "22_Heart_Valve_3_1.png")
     valve = {"info": {"1": "Valve"}, "color": {"1": 85}}
     (root / "data_infor_json/22_Heart_Valve.json").write_text(json.dumps(valve))
-    entry = cosmos.find(recipe("cosmos", root), root)[-1]
+    entry = listed(recipe("cosmos", root))[-1]
     assert (entry.case, entry.extra["labels"]) == ("22_Heart_Valve_3", [("Valve", [85])])
 
 
@@ -91,13 +92,13 @@ def test_damaged_colours(tmp_path: Path, recipe, content: str) -> None:
     root = made(tmp_path)
     (root / "data_infor_json/22_Heart.json").write_text(content)
     with pytest.raises(ReadError, match=r"22_Heart.json: (does not give the colours|is not JSON)"):
-        cosmos.find(recipe("cosmos", root), root)
+        listed(recipe("cosmos", root))
 
 
 def test_damaged_files_are_one_reject(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     given = recipe("cosmos", root)
-    first, second, *_ = cosmos.find(given, root)
+    first, second, *_ = listed(given)
     first.labels[0].unlink()
     with pytest.raises(ReadError, match=r"labels.22_Heart_2_10.png: there is no such file"):
         list(cosmos.read(first, given))
@@ -105,7 +106,7 @@ def test_damaged_files_are_one_reject(tmp_path: Path, recipe) -> None:
     with pytest.raises(GeometryError, match=r"labels.22_Heart_2_11.png: .*images.22_Heart_2_11.png"):
         list(cosmos.read(second, given))
     with pytest.raises(ReadError, match="holds no folders images and labels"):
-        cosmos.find(given, root / "data_infor_json")
+        listed(recipe("cosmos", root / "data_infor_json"))
 
 
 def test_round_trip(apart, round_trip, classes_of, true_classes) -> None:
@@ -139,7 +140,7 @@ def test_the_published_example(recipe) -> None:
     given = recipe(
         "cosmos", root, targets={"85": "left ventricle", "170": "left ventricular myocardium", "255": "right ventricle"}
     )
-    entries = cosmos.find(given, root)
+    entries = listed(given)
     assert (len(entries), len({entry.case for entry in entries})) == (14, 4)
     for entry in entries:
         (scan,) = cosmos.read(entry, given)

@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 from made_dicom import made_series, segmentation, structure_set
+from made_listing import listed
 from vesalius.core.errors import ConfigError, GeometryError, ReadError, WriteError
 from vesalius.core.geometry import Geometry
 from vesalius.corpus.layouts import dicom
@@ -36,9 +37,7 @@ LIVER, VESSEL, SPLEEN = (
 
 def found(root: Path, recipe, **about):
     given = recipe("dicom", root, **about)
-    return {
-        entry.name: (entry, lambda entry=entry: list(dicom.read(entry, given))) for entry in dicom.find(given, root)
-    }
+    return {entry.name: (entry, lambda entry=entry: list(dicom.read(entry, given))) for entry in listed(given)}
 
 
 def test_round_trip(labelled, round_trip, masks_of, true_masks) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
+from made_listing import listed
 from vesalius.core.errors import GeometryError, ReadError, WriteError
 from vesalius.corpus.layouts import imis, layout, msd
 from vesalius.corpus.objects import LabelledImage, ObjectMask
@@ -45,7 +46,7 @@ def made(root: Path, masks: np.ndarray | None = None, label: str = LABEL, **abou
 def test_classes_that_overlap_and_no_pseudo_masks(tmp_path: Path, recipe, masks_of) -> None:
     root = made(tmp_path)
     given = recipe("imis", root)
-    (entry,) = imis.find(given, root)
+    (entry,) = listed(given)
     (scan,) = imis.read(entry, given)
     assert (entry.name, entry.split, scan.volume.modality) == ("a", "train", "ct")
     assert [layer.names for layer in scan.layers] == [{1: "liver"}, {3: "cancer"}]
@@ -59,12 +60,12 @@ def test_classes_that_overlap_and_no_pseudo_masks(tmp_path: Path, recipe, masks_
 def test_classes_that_nothing_names(tmp_path: Path, recipe) -> None:
     root = made(tmp_path, labels={"0": "background", "1": "liver"})
     given = recipe("imis", root)
-    (entry,) = imis.find(given, root)
+    (entry,) = listed(given)
     with pytest.raises(ReadError, match=r"npz: has masks of class 3, which nothing names"):
         list(imis.read(entry, given))
     for more in ({"targets": {"3": "cyst"}}, {"ignore": (3,)}):
         given = recipe("imis", root, **more)
-        (entry,) = imis.find(given, root)
+        (entry,) = listed(given)
         (scan,) = imis.read(entry, given)
         assert len(scan.layers) == (2 if "targets" in more else 1)
 
@@ -83,13 +84,13 @@ def test_stacks_of_another_shape(tmp_path: Path, recipe, label: str, error: type
     root = made(tmp_path, label=label)
     given = recipe("imis", root)
     with pytest.raises(error, match=reason):
-        list(imis.read(imis.find(given, root)[0], given))
+        list(imis.read(listed(given)[0], given))
 
 
 def test_damaged_stacks(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     given = recipe("imis", root)
-    (entry,) = imis.find(given, root)
+    (entry,) = listed(given)
     content = (root / LABEL).read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"PK\x03\x04" + bytes(300)):
         (root / LABEL).write_bytes(damaged)
@@ -143,14 +144,15 @@ def test_nothing_to_write(tmp_path: Path, labelled) -> None:
 
 
 @pytest.mark.skipif("VESALIUS_DATA" not in os.environ, reason="VESALIUS_DATA names no folder of real data")
+@pytest.mark.parametrize("step", [20, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["imis", "sam-med2d", "sa-med2d-20m", "msd", "cosmos"])
-def test_real_stacks_come_back(round_trip, classes_of, true_classes, recipe, name) -> None:
+def test_real_stacks_come_back(round_trip, classes_of, true_classes, recipe, name, step) -> None:
     root = Path(os.environ["VESALIUS_DATA"]) / "imis_btcv"
     given = layout("imis").guess(root)
-    entries = imis.find(given, root)
+    entries = listed(given)
     assert [sum(e.split == split for e in entries) for split in ("train", "test")] == [107, 24]
     images = []
-    for entry in entries[::20]:
+    for entry in entries[::step]:
         (scan,) = imis.read(entry, given)
         assert scan.volume.modality == "ct"
         masks = [

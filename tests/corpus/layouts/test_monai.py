@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from made_listing import listed
 from vesalius.core.errors import ReadError
 from vesalius.corpus.layouts import monai, msd
 
@@ -34,7 +35,7 @@ def made(root: Path, name: str = "brats.json", **about: object) -> Path:
 def test_lists_of_channels(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     given = recipe("monai", root, channels=("flair", "t1ce"), targets={"1": "edema", "2": "tumour"}, case="^([^/]+)/")
-    entries = monai.find(given, root)
+    entries = listed(given)
     assert [(e.name, e.case, e.split) for e in entries] == [("p1_flair", "p1", "train"), ("p2_flair", "p2", "val")]
     flair, t1ce = monai.read(entries[0], given)
     assert (flair.name, flair.volume.modality) == ("p1_flair-flair", "mr_flair")
@@ -47,7 +48,7 @@ def test_lists_of_channels(tmp_path: Path, recipe) -> None:
 def test_labels_of_the_file_name_targets(tmp_path: Path, recipe) -> None:
     root = made(tmp_path, labels={"background": 0, "edema": 1, "tumour": 2})
     given = recipe("monai", root)
-    assert next(monai.read(monai.find(given, root)[0], given)).layers[0].names == {1: "edema", 2: "tumour"}
+    assert next(monai.read(listed(given)[0], given)).layers[0].names == {1: "edema", 2: "tumour"}
 
 
 def test_guess(tmp_path: Path, recipe) -> None:
@@ -60,10 +61,10 @@ def test_guess(tmp_path: Path, recipe) -> None:
     (root / "other.json").write_text((root / "brats.json").read_text())
     assert monai.guess(root) is None
     with pytest.raises(ReadError, match=r"not one datalist alone: brats.json, other.json"):
-        monai.find(recipe("monai", root), root)
-    assert len(monai.find(recipe("monai", root, labels="other.json"), root)) == 2
+        listed(recipe("monai", root))
+    assert len(listed(recipe("monai", root, labels="other.json"))) == 2
     (root / "brats.json").rename(root / "datalist.json")
-    assert len(monai.find(recipe("monai", root), root)) == 2
+    assert len(listed(recipe("monai", root))) == 2
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,11 @@ def test_guess(tmp_path: Path, recipe) -> None:
 def test_damaged_rows(tmp_path: Path, recipe, rows: list, reason: str) -> None:
     (tmp_path / "datalist.json").write_text(json.dumps({"training": rows}))
     with pytest.raises(ReadError, match=reason):
-        monai.find(recipe("monai", tmp_path), tmp_path)
+        listed(recipe("monai", tmp_path))
 
 
 def test_no_datalist(tmp_path: Path, recipe) -> None:
     (tmp_path / "set.json").write_text("{}")
     with pytest.raises(ReadError, match=r"there is no datalist.json and not one datalist alone: none"):
-        monai.find(recipe("monai", tmp_path), tmp_path)
+        listed(recipe("monai", tmp_path))
     assert monai.guess(tmp_path) is None

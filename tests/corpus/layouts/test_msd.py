@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from made_listing import listed
 from vesalius.core.errors import GeometryError, ReadError, WriteError
 from vesalius.core.types import Slice
 from vesalius.corpus.layouts import layout, msd
@@ -46,7 +47,7 @@ def made(root: Path, times: int = 0, **about: object) -> Path:
 def test_images_and_labels(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     given = recipe("msd", root)
-    first, second = msd.find(given, root)
+    first, second = listed(given)
     assert [(e.name, e.case, e.split, len(e.labels)) for e in (first, second)] == [
         ("a", "a", "train", 1),
         ("b", "b", "test", 0),
@@ -68,7 +69,7 @@ def test_images_and_labels(tmp_path: Path, recipe) -> None:
 def test_channels_become_scans_of_their_own(tmp_path: Path, recipe) -> None:
     root = made(tmp_path, 3, modality={"0": "FLAIR", "1": "T1w", "2": "something"})
     given = recipe("msd", root, modality="mr")
-    scans = list(msd.read(msd.find(given, root)[0], given))
+    scans = list(msd.read(listed(given)[0], given))
     assert [(s.name, s.volume.modality) for s in scans] == [
         ("a-FLAIR", "mr_flair"),
         ("a-T1w", "mr_t1"),
@@ -79,16 +80,16 @@ def test_channels_become_scans_of_their_own(tmp_path: Path, recipe) -> None:
         np.testing.assert_array_equal(scan.volume.voxels, stored[..., number].T)
         assert scan.layers[0].values.max() == 2
     named = recipe("msd", root, channels=("t2", "adc", "dwi"))
-    assert [s.volume.modality for s in msd.read(msd.find(named, root)[0], named)] == ["mr_t2", "mr_adc", "mr_dwi"]
+    assert [s.volume.modality for s in msd.read(listed(named)[0], named)] == ["mr_t2", "mr_adc", "mr_dwi"]
     wrong = recipe("msd", root, channels=("t2", "adc"))
     with pytest.raises(ReadError, match="has 3 channels, but 2 are named: t2, adc"):
-        list(msd.read(msd.find(wrong, root)[0], wrong))
+        list(msd.read(listed(wrong)[0], wrong))
 
 
 def test_time_points_are_numbered(tmp_path: Path, recipe) -> None:
     root = made(tmp_path, 2)
     given = recipe("msd", root)
-    entry = msd.find(given, root)[0]
+    entry = listed(given)[0]
     assert [s.name for s in msd.read(entry, given)] == ["a-000", "a-001"]
     # A label map with as many time points goes with them.
     labels = np.zeros((5, 6, 7, 2), np.uint8)
@@ -103,7 +104,7 @@ def test_values_are_handed_out_as_they_are(tmp_path: Path, recipe) -> None:
     values[0, 0, :4] = 1.5, -1, 7, np.nan
     save(root / "labelsTr/a.nii.gz", values)
     given = recipe("msd", root, targets={"cancer": "hepatic tumour", "7": "spleen"}, ignore=(2,))
-    (scan,) = msd.read(msd.find(given, root)[0], given)
+    (scan,) = msd.read(listed(given)[0], given)
     (layer,) = scan.layers
     np.testing.assert_array_equal(layer.values[:4, 0, 0], [1.5, -1, 7, np.nan])
     assert layer.names == {1: "liver", 2: "hepatic tumour", 7: "spleen"}
@@ -128,7 +129,7 @@ def test_labels_of_another_geometry(tmp_path: Path, recipe, values, affine, reas
     save(root / "labelsTr/a.nii.gz", values.astype(np.uint8), affine)
     given = recipe("msd", root)
     with pytest.raises(GeometryError, match=rf"labelsTr.a.nii.gz: .*{reason}"):
-        list(msd.read(msd.find(given, root)[0], given))
+        list(msd.read(listed(given)[0], given))
 
 
 def test_a_geometry_that_is_nearly_the_same(tmp_path: Path, recipe) -> None:
@@ -137,7 +138,7 @@ def test_a_geometry_that_is_nearly_the_same(tmp_path: Path, recipe) -> None:
     affine[0, 3] = 5e-5
     save(root / "labelsTr/a.nii.gz", np.ones((5, 6, 7), np.uint8), affine)
     given = recipe("msd", root)
-    assert len(list(msd.read(msd.find(given, root)[0], given))) == 1
+    assert len(list(msd.read(listed(given)[0], given))) == 1
 
 
 def test_a_single_slice_among_volumes(tmp_path: Path, recipe) -> None:
@@ -146,7 +147,7 @@ def test_a_single_slice_among_volumes(tmp_path: Path, recipe) -> None:
         save(root / f"{kind}Tr/a.nii.gz", np.eye(6, dtype=np.uint8))
     given = recipe("msd", root)
     with pytest.raises(ReadError, match=r"a.nii.gz: has one slice among volumes"):
-        list(msd.read(msd.find(given, root)[0], given))
+        list(msd.read(listed(given)[0], given))
 
 
 @pytest.mark.parametrize(
@@ -164,14 +165,14 @@ def test_damaged_lists(tmp_path: Path, recipe, content: str | None, reason: str)
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ReadError, match=reason):
-        msd.find(recipe("msd", tmp_path), tmp_path)
+        listed(recipe("msd", tmp_path))
     assert msd.guess(tmp_path) is None
 
 
 def test_a_missing_or_damaged_file_is_one_reject(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     given = recipe("msd", root)
-    first, second = msd.find(given, root)
+    first, second = listed(given)
     content = first.image.read_bytes()
     first.image.write_bytes(content[: len(content) // 2])
     second.image.unlink()
@@ -239,19 +240,20 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path, apart, name) -> None
 
 
 @DATA
+@pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["msd", "nnunet", "monai", "pairs", "sa-med2d-20m", "imis"])
-def test_real_volumes_come_back(round_trip, classes_of, true_classes, recipe, name) -> None:
+def test_real_volumes_come_back(round_trip, classes_of, true_classes, recipe, name, step) -> None:
     root = Path(os.environ["VESALIUS_DATA"]) / "volumes" / "hippocampus"
     given = recipe("msd", root)
-    entries = msd.find(given, root)
+    entries = listed(given)
     assert len(entries) == 40
     images = []
-    for entry in entries[::16]:
+    for entry in entries[::step]:
         (scan,) = msd.read(entry, given)
         assert scan.volume.modality == "mr"
         (layer,) = scan.layers
         assert layer.names == {1: "Anterior", 2: "Posterior"}
-        for index in range(0, len(layer.values), 5):
+        for index in range(0, len(layer.values), 5 if step > 1 else 1):
             masks = [
                 ObjectMask(layer.values[index] == value, target, value)
                 for value, target in layer.names.items()
@@ -264,6 +266,6 @@ def test_real_volumes_come_back(round_trip, classes_of, true_classes, recipe, na
                 images.append(LabelledImage(cut, "mr", "hippocampus", entry.case, entry.image, masks, made, "train"))
     found = round_trip(name, images)
     assert len(found) == len(images) > 5
-    assert {entry.case for entry, _ in found} == {entry.case for entry in entries[::16]}
+    assert {entry.case for entry, _ in found} == {entry.case for entry in entries[::step]}
     expected = sorted((image.image.pixels.tobytes(), sorted(true_classes(image).items())) for image in images)
     assert sorted((s.volume.voxels.tobytes(), sorted(classes_of(s).items())) for _, s in found) == expected

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_listing import listed
 from vesalius.core.errors import GeometryError, ReadError, WriteError
 from vesalius.corpus.layouts import msd, nnunet
 
@@ -38,7 +39,7 @@ V2 = {"channel_names": {"0": "T1", "1": "noNorm"}, "file_ending": ".nii.gz"}
 
 def read(root: Path, recipe, **about):
     given = recipe("nnunet", root, **about)
-    entry = nnunet.find(given, root)[0]
+    entry = listed(given)[0]
     return entry, list(nnunet.read(entry, given))
 
 
@@ -52,7 +53,7 @@ def test_first_version(tmp_path: Path, recipe) -> None:
     guessed = nnunet.guess(root)
     assert guessed is not None
     assert msd.guess(root) is None
-    test = nnunet.find(guessed, root)[1]
+    test = listed(guessed)[1]
     assert (test.name, test.split, test.labels) == ("case_Ts", "test", ())
 
 
@@ -134,7 +135,7 @@ def test_damaged_indexes(tmp_path: Path, recipe, content: str | None, reason: st
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ReadError, match=reason):
-        nnunet.find(recipe("nnunet", tmp_path), tmp_path)
+        listed(recipe("nnunet", tmp_path))
 
 
 def test_what_is_written_is_what_nnunet_reads(tmp_path: Path, apart) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_listing import listed
 from vesalius.core.errors import ConfigError, GeometryError, ReadError, WriteError
 from vesalius.corpus.layouts import pairs
 from vesalius.corpus.objects import ObjectMask
@@ -37,7 +38,7 @@ PLAIN = {"images": "images/*.png", "labels": "labels/{stem}.png", "targets": {"1
 
 def read(root: Path, recipe, **about):
     given = recipe("pairs", root, **(PLAIN | about))
-    entries = pairs.find(given, root)
+    entries = listed(given)
     return entries, next(pairs.read(entries[0], given))
 
 
@@ -72,7 +73,7 @@ def test_volumes_in_folders_of_cases(tmp_path: Path, recipe) -> None:
         modality="ct",
         targets={"1": "gross tumour volume"},
     )
-    entries = pairs.find(given, tmp_path)
+    entries = listed(given)
     assert [(e.name, e.case) for e in entries] == [("STS_002_CT_image", "STS_002"), ("STS_008_CT_image", "STS_008")]
     (scan,) = pairs.read(entries[1], given)
     assert scan.volume.voxels.shape == scan.layers[0].values.shape == (6, 5, 4)
@@ -157,13 +158,13 @@ def test_recipes_that_make_no_sense(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     for about in ({"images": None}, {"labels": None}):
         with pytest.raises(ConfigError, match="made: the layout pairs needs patterns"):
-            pairs.find(recipe("pairs", root, **(PLAIN | about)), root)
+            listed(recipe("pairs", root, **(PLAIN | about)))
     with pytest.raises(ConfigError, match=r"images: '/a/\*' is no pattern below the root"):
-        pairs.find(recipe("pairs", root, **(PLAIN | {"images": "/a/*"})), root)
+        listed(recipe("pairs", root, **(PLAIN | {"images": "/a/*"})))
     with pytest.raises(ReadError, match=r"p2_1.png: does not match the recipe's case"):
-        pairs.find(recipe("pairs", root, **(PLAIN | {"case": "(p1)_"})), root)
+        listed(recipe("pairs", root, **(PLAIN | {"case": "(p1)_"})))
     (root / "images/p1_1.jpg").write_bytes((root / "images/p1_1.png").read_bytes())
-    found = pairs.find(recipe("pairs", root, **(PLAIN | {"images": "images/*"})), root)
+    found = listed(recipe("pairs", root, **(PLAIN | {"images": "images/*"})))
     problems = [entry.extra.get("problem") for entry in found if entry.name == "p1_1"]
     assert problems == ["two images would be named p1_1: images/p1_1.jpg and images/p1_1.png"] * 2
     assert not any("problem" in entry.extra for entry in found if entry.name != "p1_1")
@@ -178,13 +179,13 @@ def test_guess_of_a_described_set(tmp_path: Path) -> None:
     guessed = pairs.guess(root)
     assert guessed is not None
     assert (guessed.name, guessed.modality, guessed.targets) == ("set", "ct", {"1": "liver", "2": "spleen"})
-    entries = pairs.find(guessed, root)
+    entries = listed(guessed)
     assert [entry.case for entry in entries] == ["p1", "p1", "p2.b", "p3"]
     assert next(pairs.read(entries[0], guessed)).layers[0].objects
     (root / "set.json").write_text(json.dumps(about | {"cases": 4}))
     guessed = pairs.guess(root)
     assert guessed is not None
-    assert [entry.case for entry in pairs.find(guessed, root)] == ["p1_1", "p1_2", "p2.b_1", "p3"]
+    assert [entry.case for entry in listed(guessed)] == ["p1_1", "p1_2", "p2.b_1", "p3"]
     (root / "set.json").write_text(json.dumps(about | {"cases": 9}))
     with pytest.raises(ReadError, match="do not show the 9 cases"):
         pairs.guess(root)
@@ -241,7 +242,7 @@ def test_real_sets_are_guessed_and_read() -> None:
         guessed = pairs.guess(folder)
         assert guessed is not None
         about = json.loads((folder / "set.json").read_text())
-        entries = pairs.find(guessed, folder)
+        entries = listed(guessed)
         assert (len(entries), len({entry.case for entry in entries})) == (about["pairs"], about["cases"])
         for entry in entries[:2]:
             for scan in pairs.read(entry, guessed):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_listing import listed
 from vesalius.core.errors import GeometryError, ReadError
 from vesalius.corpus.layouts import sa1b
 from vesalius.io.outlines import runs_of_mask
@@ -36,7 +37,7 @@ def test_round_trip_without_names(labelled, round_trip, masks_of, true_masks) ->
 def test_objects_in_objects(tmp_path: Path, recipe) -> None:
     make(tmp_path)
     given = recipe("sa1b", tmp_path, modality="ct", targets={"unknown": "thing"})
-    (entry,) = sa1b.find(given, tmp_path)
+    (entry,) = listed(given)
     assert (entry.name, entry.case, entry.extra) == ("sa_1", "sa_1", {})
     (scan,) = sa1b.read(entry, given)
     assert scan.volume.modality == "ct"
@@ -53,7 +54,7 @@ def test_what_is_missing_or_damaged_is_one_reject(tmp_path: Path, recipe) -> Non
     (tmp_path / "d.json").write_text("[]")
     (tmp_path / "f.jpg").write_bytes((tmp_path / "f.jpg").read_bytes()[:200])
     given = recipe("sa1b", tmp_path)
-    a, b, c, d, e, f = sa1b.find(given, tmp_path)
+    a, b, c, d, e, f = listed(given)
     (scan,) = sa1b.read(b, given)
     assert scan.layers == ()
     for entry, reason in (
@@ -71,7 +72,7 @@ def test_what_is_missing_or_damaged_is_one_reject(tmp_path: Path, recipe) -> Non
 def test_names_are_unique(tmp_path: Path, recipe) -> None:
     make(tmp_path / "x", "a")
     (tmp_path / "x/a.jpg").rename(tmp_path / "x_a.jpg")
-    found = sa1b.find(recipe("sa1b", tmp_path), tmp_path)
+    found = listed(recipe("sa1b", tmp_path))
     assert ["two images would be named x_a" in entry.extra["problem"] for entry in found] == [True, True]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_listing import listed
 from vesalius.core.errors import ReadError
 from vesalius.corpus.layouts import sa_med2d_20m
 
@@ -36,7 +37,7 @@ def made(root: Path, index: object = None, classes: object = None) -> Path:
 def test_names_say_what_the_files_are(tmp_path: Path, recipe) -> None:
     root = made(tmp_path)
     given = recipe("sa-med2d-20m", root, modality="ct", targets={"edema": "brain oedema"})
-    (entry,) = sa_med2d_20m.find(given, root)
+    (entry,) = listed(given)
     assert (entry.name, entry.case, entry.split) == (NAME, "BraTS2015--pat_07", None)
     (scan,) = sa_med2d_20m.read(entry, given)
     assert scan.volume.modality == "mr_t1ce"
@@ -80,7 +81,7 @@ def test_every_modality_comes_back() -> None:
 def test_a_class_that_is_not_mapped_is_one_reject(tmp_path: Path, recipe) -> None:
     root = made(tmp_path, classes={"BraTS2015": {"necrosis": "0001"}})
     given = recipe("sa-med2d-20m", root)
-    (entry,) = sa_med2d_20m.find(given, root)
+    (entry,) = listed(given)
     with pytest.raises(ReadError, match=r"0000_000.png: is of a class that the JSON file does not name"):
         list(sa_med2d_20m.read(entry, given))
 
@@ -89,7 +90,7 @@ def test_a_class_that_is_not_mapped_is_one_reject(tmp_path: Path, recipe) -> Non
     ("index", "classes", "reason"),
     [
         ({"images/ct_00--a--b.png": []}, None, r"images/ct_00--a--b.png is not named modality--dataset--case--slice"),
-        ([], None, "does not map images to masks"),
+        ([], None, "SAMed2D_v1.json: is no mapping"),
         (None, {"BraTS2015": ["edema"]}, "does not map images to masks"),
         ({f"images/{NAME}.png": 3}, None, "does not map images to masks"),
     ],
@@ -97,7 +98,7 @@ def test_a_class_that_is_not_mapped_is_one_reject(tmp_path: Path, recipe) -> Non
 def test_damaged_lists(tmp_path: Path, recipe, index: object, classes: object, reason: str) -> None:
     root = made(tmp_path, index, classes)
     with pytest.raises(ReadError, match=reason):
-        sa_med2d_20m.find(recipe("sa-med2d-20m", root), root)
+        listed(recipe("sa-med2d-20m", root))
 
 
 def test_missing_lists(tmp_path: Path, recipe) -> None:
@@ -105,7 +106,7 @@ def test_missing_lists(tmp_path: Path, recipe) -> None:
     (root / "SAMed2D_v1_class_mapping_id.json").unlink()
     assert sa_med2d_20m.guess(root) is None
     with pytest.raises(ReadError, match=r"class_mapping_id.json: cannot be read"):
-        sa_med2d_20m.find(recipe("sa-med2d-20m", root), root)
+        listed(recipe("sa-med2d-20m", root))
 
 
 def test_round_trip(labelled, round_trip, masks_of, true_masks) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_listing import listed
 from vesalius.core.errors import GeometryError, ReadError, WriteError
 from vesalius.corpus.layouts import layout, sam_med2d
 from vesalius.corpus.objects import LabelledImage, ObjectMask
@@ -38,7 +39,7 @@ def made(root: Path, prefix: str = "data_demo/", value: int = 255) -> Path:
 def test_wherever_the_paths_begin(tmp_path: Path, recipe, masks_of, prefix: str, value: int) -> None:
     root = made(tmp_path / "set", prefix, value)
     given = recipe("sam-med2d", root, modality="ct", targets={"liver": "hepar"})
-    entries = sam_med2d.find(given, root)
+    entries = listed(given)
     assert [(e.name, e.split) for e in entries] == [("ct_1", "train"), ("ct_2", "test")]
     (scan,) = sam_med2d.read(entries[0], given)
     expected = np.zeros((10, 12), bool)
@@ -54,7 +55,7 @@ def test_a_mode_with_both_files_is_read_once(tmp_path: Path, recipe) -> None:
     root = made(tmp_path / "set")
     test = {"data_demo/images/ct_2.png": ["data_demo/masks/ct_2_liver_000.png"]}
     (root / "image2label_test.json").write_text(json.dumps(test))
-    assert len(sam_med2d.find(recipe("sam-med2d", root), root)) == 2
+    assert len(listed(recipe("sam-med2d", root))) == 2
 
 
 @pytest.mark.parametrize(
@@ -69,26 +70,26 @@ def test_damaged_lists(tmp_path: Path, recipe, name: str, content: str, reason: 
     root = made(tmp_path / "set")
     (root / name).write_text(content)
     with pytest.raises(ReadError, match=reason):
-        sam_med2d.find(recipe("sam-med2d", root), root)
+        listed(recipe("sam-med2d", root))
 
 
 def test_an_image_that_is_listed_twice_is_taken_from_neither_list(tmp_path: Path, recipe) -> None:
     root = made(tmp_path / "set")
     (root / "image2label_val.json").write_text('{"data_demo/images/ct_1.png": []}')
-    problems = [entry.extra.get("problem", "") for entry in sam_med2d.find(recipe("sam-med2d", root), root)]
+    problems = [entry.extra.get("problem", "") for entry in listed(recipe("sam-med2d", root))]
     assert sum("two images would be named ct_1" in problem for problem in problems) == 2
 
 
 def test_no_lists(tmp_path: Path, recipe) -> None:
     with pytest.raises(ReadError, match=r"holds no image2label_<mode>.json"):
-        sam_med2d.find(recipe("sam-med2d", tmp_path), tmp_path)
+        listed(recipe("sam-med2d", tmp_path))
     assert sam_med2d.guess(tmp_path) is None
 
 
 def test_damaged_masks_are_one_reject(tmp_path: Path, recipe) -> None:
     root = made(tmp_path / "set")
     given = recipe("sam-med2d", root)
-    first, second = sam_med2d.find(given, root)
+    first, second = listed(given)
     Image.fromarray(np.arange(120, dtype=np.uint8).reshape(10, 12)).save(first.labels[1])
     with pytest.raises(ReadError, match=r"hip_left_001.png: is not the mask of one object"):
         list(sam_med2d.read(first, given))
@@ -168,7 +169,7 @@ def test_the_published_example() -> None:
     root = Path(os.environ["VESALIUS_DATA"]) / "sam_med2d_demo"
     given = sam_med2d.guess(root)
     assert given is not None
-    entries = sam_med2d.find(given, root)
+    entries = listed(given)
     assert [(e.name, e.split, len(e.labels)) for e in entries] == [
         ("amos_0004_75", "test", 3),
         ("amos_0006_90", "train", 4),

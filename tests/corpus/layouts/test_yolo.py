@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from made_listing import listed
 from vesalius.core.errors import ReadError
 from vesalius.core.types import Slice
 from vesalius.corpus.layouts import yolo
@@ -34,7 +35,7 @@ def make(
 
 def read(root: Path, recipe, **about):
     given = recipe("yolo", root, **about)
-    (entry,) = yolo.find(given, root)
+    (entry,) = listed(given)
     (scan,) = yolo.read(entry, given)
     return entry, scan
 
@@ -151,12 +152,12 @@ def test_ways_to_name_folders(tmp_path: Path, recipe, yaml: str, place: str) -> 
 def test_damaged_indexes(tmp_path: Path, recipe, yaml: str, reason: str) -> None:
     make(tmp_path, "", yaml)
     with pytest.raises(ReadError, match=reason):
-        yolo.find(recipe("yolo", tmp_path), tmp_path)
+        listed(recipe("yolo", tmp_path))
 
 
 def test_a_picture_of_two_splits_cannot_be_used(tmp_path: Path, recipe) -> None:
     make(tmp_path, "", "train: images/train\nval: images/train\nnames: [cell]")
-    found = yolo.find(recipe("yolo", tmp_path), tmp_path)
+    found = listed(recipe("yolo", tmp_path))
     assert ["two images would be named images_train_a" in entry.extra["problem"] for entry in found] == [True, True]
 
 
@@ -164,11 +165,11 @@ def test_an_index_of_another_name(tmp_path: Path, recipe) -> None:
     make(tmp_path, f"0 {SQUARE}")
     (tmp_path / "data.yaml").rename(tmp_path / "cells.yaml")
     with pytest.raises(ReadError, match=r"data.yaml: cannot be read"):
-        yolo.find(recipe("yolo", tmp_path), tmp_path)
+        listed(recipe("yolo", tmp_path))
     guessed = yolo.guess(tmp_path)
     assert guessed is not None
     assert guessed.labels == "cells.yaml"
-    assert len(yolo.find(guessed, tmp_path)) == 1
+    assert len(listed(guessed)) == 1
     (tmp_path / "cells.yaml").write_text("a: 1")
     assert yolo.guess(tmp_path) is None
 
@@ -177,7 +178,7 @@ def test_a_missing_picture_in_a_list_is_one_reject(tmp_path: Path, recipe) -> No
     make(tmp_path, f"0 {SQUARE}", "train: list.txt\nnames: [cell]")
     (tmp_path / "list.txt").write_text("images/train/a.png\nimages/train/b.png\n")
     given = recipe("yolo", tmp_path)
-    first, second = yolo.find(given, tmp_path)
+    first, second = listed(given)
     assert len(list(yolo.read(first, given))) == 1
     with pytest.raises(ReadError, match=r"b.png: there is no such file"):
         list(yolo.read(second, given))

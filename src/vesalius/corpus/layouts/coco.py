@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from vesalius.core.errors import ReadError
 from vesalius.corpus.layers import pack
+from vesalius.corpus.layouts.listing import read_member, read_rows
 from vesalius.corpus.layouts.support import (
     case_of,
-    checked,
     dataset_name,
+    matching,
     name_below,
     numbers,
     read_flat,
@@ -36,6 +37,7 @@ from vesalius.corpus.layouts.support import (
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Scan
+from vesalius.corpus.sorting import SortedRows
 from vesalius.io.outlines import mask_of_polygons, mask_of_runs, runs_of_mask
 from vesalius.io.regions import CutOut, Region, cut_out
 
@@ -45,7 +47,7 @@ _PATTERNS = ("annotations/instances_*.json", "annotations/*.json", "*.json", "*/
 _REMEDY = "name the JSON files of instances with the recipe's labels, or copy them again"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images that the JSON files list.
 
     Raises:
@@ -55,7 +57,8 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     indexes = next((found for found in (sorted(root.glob(pattern)) for pattern in patterns) if found), [])
     if not indexes:
         raise ReadError("holds no JSON file of instances", path=root, remedy=_REMEDY)
-    return checked((entry for index in indexes for entry in _entries(index, dataset, root)), root)
+    for index in indexes:
+        yield from _entries(index, dataset, root)
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -192,55 +195,93 @@ def _is_index(path: Path) -> bool:
 
 
 def _entries(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
-    content = read_json(index, _REMEDY)
     try:
-        names = {int(row["id"]): str(row["name"]) for row in content["categories"]}
-        listed = {row["id"]: row for row in content["images"]}
-        if len(listed) < len(content["images"]):
-            raise ReadError("lists two images with one id", path=index, remedy="give each its own")
-        annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-        for row in content["annotations"]:
-            category = int(row["category_id"])
-            if row["image_id"] not in listed:
-                raise ReadError(f"annotation {row['id']} is of an image that is not listed", path=index, remedy=_REMEDY)
-            if category not in names:
-                raise ReadError(f"annotation {row['id']} is of category {category}, not listed", path=index)
-            if category not in dataset.ignore:
-                annotations[row["image_id"]].append(
-                    {
-                        "id": row["id"],
-                        "name": target_name(dataset, category, names[category]),
-                        "crowd": bool(row.get("iscrowd", 0)),
-                        "segmentation": row.get("segmentation"),
-                    }
+        rows = SortedRows(chain(_annotations(index, dataset), _images(index, dataset, root)))
+        # Annotations come before their image.
+        for _, group in groupby(rows, key=lambda row: row[0][0]):
+            *annotations, image = (row for _, row in group)
+            if "path" not in image:
+                raise ReadError(
+                    f"annotation {image['id']} is of an image that is not listed", path=index, remedy=_REMEDY
                 )
-        if content["annotations"] and not any(row.get("segmentation") for row in content["annotations"]):
-            raise ReadError("has boxes and no masks", path=index, remedy="use a file of instances with segmentation")
-        paths = _places([str(row["file_name"]) for row in content["images"]], index, dataset, root)
-        for (number, row), path in zip(listed.items(), paths, strict=True):
+            if any("path" in row for row in annotations):
+                raise ReadError("lists two images with one id", path=index, remedy="give each its own")
+            path = image["path"]
             name = name_below(path, root)
             yield Entry(
                 name=name,
-                case=case_of(dataset, path, root, str(row.get("case", name))),
+                case=case_of(dataset, path, root, image["case"] or name),
                 image=path,
                 labels=(index,),
                 split=split_named(index.relative_to(root)),
-                extra={
-                    "size": [int(row["height"]), int(row["width"])] if "height" in row and "width" in row else None,
-                    "annotations": annotations.get(number, []),
-                },
+                extra={"size": image["size"], "annotations": [row for row in annotations if "name" in row]},
             )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReadError(f"is not a COCO file of instances ({error!r})", path=index, remedy=_REMEDY) from error
 
 
-def _places(names: list[str], index: Path, dataset: DatasetRecipe, root: Path) -> list[Path]:
-    """Where the images lie that a JSON lists."""
-    if dataset.images is not None:
-        found: dict[str, list[Path]] = defaultdict(list)
-        for path in sorted(root.glob(dataset.images)):
-            found[path.name].append(path)
-        return [_matching(name, found, index, dataset.images, root) for name in names]
+def _annotations(index: Path, dataset: DatasetRecipe) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+    """What is needed of each annotation, under its image."""
+    names = {int(row["id"]): str(row["name"]) for row in _rows(index, "categories")}
+    found = masks = False
+    for row in _rows(index, "annotations"):
+        category = int(row["category_id"])
+        if category not in names:
+            raise ReadError(f"annotation {row['id']} is of category {category}, not listed", path=index)
+        found, masks = True, masks or bool(row.get("segmentation"))
+        about = {
+            "id": row["id"],
+            "name": target_name(dataset, category, names[category]),
+            "crowd": bool(row.get("iscrowd", 0)),
+            "segmentation": row.get("segmentation"),
+        }
+        # One that is ignored must have an image too.
+        yield (_key(row["image_id"]), 0), {"id": row["id"]} if category in dataset.ignore else about
+    if found and not masks:
+        raise ReadError("has boxes and no masks", path=index, remedy="use a file of instances with segmentation")
+
+
+def _images(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+    """What is needed of each image, under its number."""
+    for row, path in _placed(index, dataset, root):
+        size = [int(row["height"]), int(row["width"])] if "height" in row and "width" in row else None
+        yield (_key(row["id"]), 1), {"path": path, "size": size, "case": str(row.get("case", ""))}
+
+
+def _key(number: Any) -> str:
+    # Some tools write 7.0 on one side and 7 on the other.
+    return json.dumps(int(number) if isinstance(number, float) and number.is_integer() else number)
+
+
+def _rows(index: Path, name: str) -> Iterator[dict[str, Any]]:
+    empty = True
+    for row in read_rows(index, name, _REMEDY):
+        empty = False
+        yield row
+    if empty and not isinstance(read_member(index, name, _REMEDY), list):
+        raise KeyError(name)
+
+
+def _placed(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The images that a JSON lists, with the files that they are."""
+    if dataset.images is None:
+        folder = _folder(index, root)
+        yield from ((row, folder / str(row["file_name"])) for row in _rows(index, "images"))
+        return
+    files = (((path.name, 0), path) for path in matching(root, dataset.images))
+    listed = (((Path(str(row["file_name"])).name, 1), row) for row in _rows(index, "images"))
+    both: SortedRows[Any] = SortedRows(chain(files, listed))
+    for _, group in groupby(both, key=lambda row: row[0][0]):
+        found: list[Path] = []
+        for (_, is_listed), row in group:
+            if is_listed:
+                yield row, _matching(str(row["file_name"]), sorted(found), index, dataset.images, root)
+            else:
+                found.append(row)
+
+
+def _folder(index: Path, root: Path) -> Path:
+    """The usual place that one of the images lies in."""
     stem = index.stem.removeprefix("instances_")
     split = split_named(index.relative_to(root)) or stem
     folders = [
@@ -248,21 +289,24 @@ def _places(names: list[str], index: Path, dataset: DatasetRecipe, root: Path) -
         for base in dict.fromkeys([index.parent, *(p for p in index.parents if p == root or root in p.parents)])
         for below in (".", "images", stem, f"images/{stem}", split, f"images/{split}")
     ]
-    for folder in dict.fromkeys(folders):
-        if any((folder / name).is_file() for name in names):
-            return [folder / name for name in names]
-    if not names:
-        return []
+    name = ""
+    for row in _rows(index, "images"):
+        name = name or str(row["file_name"])
+        for folder in dict.fromkeys(folders):
+            if (folder / str(row["file_name"])).is_file():
+                return folder
+    if not name:
+        return index.parent
     raise ReadError(
-        f"lists images such as {names[0]}, which lie in none of the usual places",
+        f"lists images such as {name}, which lie in none of the usual places",
         path=index,
         remedy="name them with the recipe's images, such as pictures/*.png",
     )
 
 
-def _matching(name: str, found: dict[str, list[Path]], index: Path, pattern: str, root: Path) -> Path:
+def _matching(name: str, found: list[Path], index: Path, pattern: str, root: Path) -> Path:
     ends = Path(name).parts
-    matches = [path for path in found.get(Path(name).name, []) if path.parts[-len(ends) :] == ends]
+    matches = [path for path in found if path.parts[-len(ends) :] == ends]
     if len(matches) > 1:
         raise ReadError(f"{name} may be {matches[0]} or {matches[1]}", path=index, remedy="narrow the recipe's images")
     return matches[0] if matches else (root / pattern).parent / name

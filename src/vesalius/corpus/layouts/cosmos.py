@@ -25,8 +25,8 @@ from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases
 from vesalius.corpus.layouts.support import (
     PICTURES,
     case_of,
-    checked,
     dataset_name,
+    matching,
     name_below,
     read_flat,
     read_json,
@@ -38,43 +38,46 @@ from vesalius.corpus.layouts.volumes import class_layers, label_map, label_sets,
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Scan
+from vesalius.corpus.sorting import joined
 
 _COLOURS = "data_infor_json"
 _OBJECT = re.compile(r"\d+_\w+")
 _REMEDY = "copy it again, or correct it"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the pictures in all folders ``images`` that have ``labels`` beside them.
 
     Raises:
         ReadError: There are none; a JSON file of colours is damaged.
     """
-    folders = [path for path in sorted([*root.rglob("images")]) if (path.parent / "labels").is_dir()]
+    folders = [path for path in matching(root, "**/images") if (path.parent / "labels").is_dir()]
     if not folders:
         raise ReadError("holds no folders images and labels", path=root, remedy="give the folder of the objects")
     colours = _colours(root)
     # Two objects may share a JSON file's sets; they are computed once for each.
     sets = {name: label_sets(dataset, _named(colours[name]), colours[name]) for name in colours}
     unnamed = label_sets(dataset, {}, root)
-    cases = read_cases(root)
-    entries = []
-    for folder in folders:
-        for image in sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES):
-            thing = _object(folder.parent.name, image.stem, colours)
-            stated = cases.get(image.relative_to(root).as_posix(), {})
-            place = folder.parent.relative_to(root)
-            entries.append(
-                Entry(
-                    name="_".join([*place.parts, name_below(image, folder)]),
-                    case=case_of(dataset, image, root, stated.get("case") or _case(thing, image.stem)),
-                    image=image,
-                    labels=(folder.parent / "labels" / f"{image.stem}.png",),
-                    split=stated.get("split") if stated else split_named(place / image.name),
-                    extra={"labels": sets.get(thing, unnamed), "modality": stated.get("modality")},
-                )
-            )
-    return checked(entries, root)
+    images = (path for folder in folders for path in matching(folder, "*") if path.suffix.lower() in PICTURES)
+    names = ((image.relative_to(root).as_posix(), None) for image in images)
+    for below, _, stated in joined(names, read_cases(root)):
+        image, stated = root / below, stated or {}
+        folder = image.parent.parent
+        thing = _object(folder.name, image.stem, colours)
+        place = folder.relative_to(root)
+        yield Entry(
+            name="_".join([*place.parts, name_below(image, image.parent)]),
+            case=case_of(dataset, image, root, stated.get("case") or _case(thing, image.stem)),
+            image=image,
+            labels=(folder / "labels" / f"{image.stem}.png",),
+            split=stated.get("split") if stated else split_named(place / image.name),
+            extra={"labels": sets.get(thing, unnamed), "modality": stated.get("modality")},
+        )
+
+
+def label_files(dataset: DatasetRecipe, root: Path) -> Iterator[Path]:  # noqa: ARG001
+    """The pictures in all folders ``labels``."""
+    return (path for path in matching(root, "**/labels/*.png") if not path.name.startswith("."))
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vesalius.core.errors import ReadError
-from vesalius.corpus.layouts.listing import Rows, about
+from vesalius.corpus.layouts.listing import Rows, about, read_member, read_rows
 from vesalius.corpus.layouts.support import case_of, name_below, read_json, writing, written_name
 from vesalius.corpus.layouts.volumes import (
     class_layers,
@@ -55,16 +55,17 @@ def entries(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     Raises:
         ReadError: It is missing or damaged.
     """
-    content = read_index(index)
-    sets = label_sets(dataset, content.get("labels") or {}, index)
+    stated = {key: read_member(index, key, _REMEDY) for key in ("labels", "modality", "tensorImageSize")}
     shared = {
-        "labels": sets,
-        "channels": channel_names(content.get("modality") or {}),
+        "labels": label_sets(dataset, stated["labels"] or {}, index),
+        "channels": channel_names(stated["modality"] or {}),
         # What is stated to be volumes and is not, is a mistake; "4D" is a volume with channels.
-        "solid": str(content.get("tensorImageSize", "")).upper() in ("3D", "4D"),
+        "solid": str(stated["tensorImageSize"] or "").upper() in ("3D", "4D"),
     }
+    found = False
     for key, split in LISTS.items():
-        for number, row in enumerate(content.get(key) or ()):
+        for number, row in enumerate(read_rows(index, key, _REMEDY)):
+            found = True
             try:
                 if isinstance(row, str):
                     row = {"image": row}
@@ -91,6 +92,8 @@ def entries(index: Path, dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
                 split=split,
                 extra=shared | several | ({"modality": modality} if modality else {}),
             )
+    if not found:
+        read_index(index)
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:

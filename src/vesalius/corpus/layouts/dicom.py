@@ -25,9 +25,9 @@ from vesalius.core.errors import GeometryError, ReadError, WriteError
 from vesalius.corpus.layers import pack
 from vesalius.corpus.layouts.support import (
     case_of,
-    checked,
     dataset_name,
     eight_bits,
+    matching,
     target_name,
     writing,
     written_name,
@@ -35,6 +35,7 @@ from vesalius.corpus.layouts.support import (
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Layer, Scan
+from vesalius.corpus.sorting import SortedRows
 from vesalius.vocabulary.modalities import DICOM_MODALITIES, find_modality, modality_name
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ _SUFFIXES = (".dcm", ".dicom", ".ima")
 _LABELS = ("SEG", "RTSTRUCT")
 # Largest distance between the corners of a segmentation's frame and its image's slice, in pixels.
 _TOLERANCE = 1e-4
+
+
+# The files of one image: their folder and series, and the name of a file that is an image of its own.
+_Group = tuple[Path, str, str]
 
 
 @dataclass(frozen=True)
@@ -77,46 +82,47 @@ class _Header:
     instances: tuple[str, ...] = ()
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the series below ``root`` by reading the headers of all DICOM files.
 
     Raises:
         ReadError: A case cannot be found.
     """
-    headers, damaged = _headers(root)
-    groups: dict[tuple[Path, str, str], list[_Header]] = defaultdict(list)
-    for header in headers:
-        if header.image:
-            own = "" if header.placed else header.path.name
-            groups[header.path.parent, header.series, own].append(header)
-    labels: dict[tuple[Path, str, str], list[Path]] = defaultdict(list)
-    problems = [(path, "is not a DICOM file, or is damaged or cut short") for path in damaged]
-    for header in headers:
-        if header.kind in _LABELS:
-            matches = _images_of(header, groups)
-            for key in matches:
-                labels[key].append(header.path)
-            if not matches:
-                problems.append((header.path, "its series of images is not there, or is not the only one it fits"))
-    images_in = Counter(folder for folder, _, _ in groups)
-    entries = []
-    for key, group in groups.items():
-        folder, first = key[0], group[0]
+    # Of all files of a series the names alone are kept: a series may have thousands.
+    firsts: dict[_Group, _Header] = {}
+    names: dict[_Group, list[str]] = defaultdict(list)
+    notes: list[_Header] = []
+    problems: list[tuple[Path, str]] = []
+    for path, header in _headers(root):
+        if header is None:
+            problems.append((path, "is not a DICOM file, or is damaged or cut short"))
+        elif header.image:
+            group = path.parent, header.series, "" if header.placed else path.name
+            firsts.setdefault(group, header)
+            names[group].append(path.name)
+        elif header.kind in _LABELS:
+            notes.append(header)
+    labels: dict[_Group, list[Path]] = defaultdict(list)
+    for header in notes:
+        matches = _images_of(header, firsts)
+        for group in matches:
+            labels[group].append(header.path)
+        if not matches:
+            problems.append((header.path, "its series of images is not there, or is not the only one it fits"))
+    images_in = Counter(folder for folder, _, _ in firsts)
+    for group, first in firsts.items():
+        folder = group[0]
         named = folder if images_in[folder] == 1 and folder != root else first.path
-        image = first.path if len(group) == 1 else folder
-        entries.append(
-            Entry(
-                name=_name(named, root),
-                case=case_of(dataset, first.path, root, first.case or _name(named, root)),
-                image=image,
-                labels=tuple(labels[key]),
-                extra={"files": [header.path.name for header in group], "modality": modality_name(first.kind)},
-            )
+        yield Entry(
+            name=_name(named, root),
+            case=case_of(dataset, first.path, root, first.case or _name(named, root)),
+            image=first.path if len(names[group]) == 1 else folder,
+            labels=tuple(labels[group]),
+            extra={"files": names[group], "modality": modality_name(first.kind)},
         )
     for path, problem in problems:
         name = _name(path, root)
-        entries.append(Entry(name, case_of(dataset, path, root, name), path, extra={"problem": problem}))
-    return checked(entries, root)
+        yield Entry(name, case_of(dataset, path, root, name), path, extra={"problem": problem})
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -192,20 +198,17 @@ def _layers(
     return pack(named, (slices, height, width))
 
 
-def _headers(root: Path) -> tuple[list[_Header], list[Path]]:
-    """The headers of all DICOM files, in the order of their paths, and the files that should be DICOM and are not."""
-    headers, damaged, others = [], [], 0
+def _headers(root: Path) -> Iterator[tuple[Path, _Header | None]]:
+    """DICOM files in the order of their paths, with their headers; None for files that should be DICOM and are not."""
+    others = 0
     for path in _candidates(root):
         header = _header(path)
-        if header is not None:
-            headers.append(header)
-        elif path.suffix.lower() in _SUFFIXES or _is_dicom(path):
-            damaged.append(path)
+        if header is not None or path.suffix.lower() in _SUFFIXES or _is_dicom(path):
+            yield path, header
         else:
             others += 1
     if others:
         _log.info("%s: %d files are not DICOM and are left aside", root, others)
-    return headers, damaged
 
 
 def _header(path: Path) -> _Header | None:
@@ -261,7 +264,7 @@ def _header(path: Path) -> _Header | None:
 
 def _candidates(folder: Path) -> Iterator[Path]:
     """Files below a folder that may be DICOM: by their suffix, without one, or named by a UID (``1.2.840.5``)."""
-    for path in sorted(folder.rglob("*")):
+    for _, path in SortedRows((path.parts, path) for path in matching(folder, "**/*")):
         suffix = path.suffix.lower()
         beside = path.name.startswith(".") or path.name.upper() == "DICOMDIR"
         if not beside and (suffix in _SUFFIXES or re.fullmatch(r"|\.\d+", suffix)) and path.is_file():
@@ -276,13 +279,14 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _images_of(label: _Header, groups: dict[tuple[Path, str, str], list[_Header]]) -> list[tuple[Path, str, str]]:
+def _images_of(label: _Header, firsts: dict[_Group, _Header]) -> list[_Group]:
     """The images that a label file was drawn on."""
     if label.references:
-        named = [key for key, group in groups.items() if group[0].series in label.references]
+        named = [group for group, first in firsts.items() if first.series in label.references]
         # Of images of one series that lie in no common frame, it means those that it names.
-        return [key for key in named if not key[2] or not label.instances or groups[key][0].instance in label.instances]
-    same = [key for key, group in groups.items() if label.frame and group[0].frame == label.frame]
+        own = label.instances
+        return [group for group in named if not group[2] or not own or firsts[group].instance in own]
+    same = [group for group, first in firsts.items() if label.frame and first.frame == label.frame]
     return same if len(same) == 1 else []
 
 

@@ -21,7 +21,7 @@ from vesalius.core.errors import ReadError, WriteError
 from vesalius.corpus.layers import pack
 from vesalius.corpus.layouts.datalist import LISTS, entries, index_at
 from vesalius.corpus.layouts.listing import Rows, about
-from vesalius.corpus.layouts.support import checked, dataset_name, read_flat, write_png, writing
+from vesalius.corpus.layouts.support import dataset_name, read_flat, write_png, writing
 from vesalius.corpus.layouts.volumes import known_modality
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
@@ -34,13 +34,13 @@ _SHAPE = re.compile(r"\.\((\d+), *(\d+), *(\d+), *(\d+)\)\.npz$")
 _REMEDY = "copy it again, or take it out of dataset.json"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images that ``dataset.json`` (or the file that the recipe's ``labels`` names) lists.
 
     Raises:
         ReadError: It is missing or damaged.
     """
-    return checked(entries(root / (dataset.labels or _INDEX), dataset, root), root)
+    return entries(root / (dataset.labels or _INDEX), dataset, root)
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:

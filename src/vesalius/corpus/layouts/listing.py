@@ -1,14 +1,17 @@
-"""JSON that grows with the number of images, and what layouts have no place for."""
+"""JSON that grows with the number of images, read and written row by row, and what layouts have no place for."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import ijson
 
 from vesalius.core.errors import ReadError
-from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage
 
 # Beside the files of a layout that has no place for them: the case, modality and split of each image.
@@ -78,16 +81,60 @@ def about(image: LabelledImage) -> dict[str, str | None]:
     }
 
 
-def read_cases(root: Path) -> dict[str, dict[str, str | None]]:
-    """The rows of ``cases.json`` by the image's path below the root; empty where there is none.
+def read_cases(root: Path) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """The rows of ``cases.json``, each with the image's path below the root; none where there is no such file.
 
     Raises:
         ReadError: It is damaged.
     """
-    path = root / CASES
-    if not path.is_file():
-        return {}
-    content = read_json(path, "copy it again, or delete it")
-    if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
-        raise ReadError("does not state the case of each image", path=path, remedy="copy it again, or delete it")
-    return content
+    path, remedy = root / CASES, "copy it again, or delete it"
+    if path.is_file():
+        for image, row in read_members(path, remedy):
+            if not isinstance(row, dict):
+                raise ReadError("does not state the case of each image", path=path, remedy=remedy)
+            yield image, row
+
+
+def read_members(path: Path, remedy: str) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a JSON object, one by one.
+
+    Raises:
+        ReadError: It is missing or damaged, or is no object.
+    """
+    with _parsing(path, remedy) as file:
+        if next(ijson.basic_parse(file))[0] != "start_map":
+            raise ReadError("is no mapping", path=path, remedy=remedy)
+        file.seek(0)
+        yield from ijson.kvitems(file, "", use_float=True)
+
+
+def read_rows(path: Path, name: str, remedy: str) -> Iterator[Any]:
+    """Rows of the list ``name`` of a JSON object, one by one; none where it has no such list.
+
+    Raises:
+        ReadError: It is missing or damaged.
+    """
+    with _parsing(path, remedy) as file:
+        yield from ijson.items(file, f"{name}.item", use_float=True)
+
+
+def read_member(path: Path, name: str, remedy: str) -> Any:
+    """The value of one key of a JSON object, or None.
+
+    Raises:
+        ReadError: It is missing or damaged.
+    """
+    with _parsing(path, remedy) as file:
+        return next(ijson.items(file, name, use_float=True), None)
+
+
+@contextmanager
+def _parsing(path: Path, remedy: str) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise ReadError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from error
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ReadError(f"is not JSON, or is damaged or cut short ({reason})", path=path, remedy=remedy) from error

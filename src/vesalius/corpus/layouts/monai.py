@@ -9,14 +9,14 @@ Source: https://docs.monai.io, ``monai.data.load_decathlon_datalist``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vesalius.core.errors import ReadError
 from vesalius.corpus.layouts import msd
 from vesalius.corpus.layouts.datalist import LISTS, entries, index_at, read, write_lists
 from vesalius.corpus.layouts.nnunet import has_channel_files
-from vesalius.corpus.layouts.support import checked, dataset_name
+from vesalius.corpus.layouts.support import dataset_name
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry
@@ -26,14 +26,14 @@ __all__ = ["find", "guess", "read", "write"]
 _INDEX = "datalist.json"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images of a datalist.
 
     Raises:
         ReadError: There is none, or more than one; it is damaged.
     """
     if dataset.labels:
-        return checked(entries(root / dataset.labels, dataset, root), root)
+        return entries(root / dataset.labels, dataset, root)
     indexes = _indexes(root)
     if len(indexes) != 1:
         found = ", ".join(path.name for path in indexes) or "none"
@@ -42,7 +42,7 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
             path=root,
             remedy="name the JSON file with the recipe's labels",
         )
-    return checked(entries(indexes[0], dataset, root), root)
+    return entries(indexes[0], dataset, root)
 
 
 def guess(folder: Path) -> DatasetRecipe | None:

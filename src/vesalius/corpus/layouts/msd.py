@@ -9,12 +9,12 @@ Source: http://medicaldecathlon.com, ``dataset.json`` of each task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vesalius.corpus.layouts.datalist import LISTS, entries, index_at, read, write_lists
 from vesalius.corpus.layouts.nnunet import has_channel_files
-from vesalius.corpus.layouts.support import checked, dataset_name
+from vesalius.corpus.layouts.support import dataset_name
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry
@@ -24,13 +24,13 @@ __all__ = ["find", "guess", "read", "write"]
 _INDEX = "dataset.json"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images that ``dataset.json`` (or the file that the recipe's ``labels`` names) lists.
 
     Raises:
         ReadError: It is missing or damaged.
     """
-    return checked(entries(root / (dataset.labels or _INDEX), dataset, root), root)
+    return entries(root / (dataset.labels or _INDEX), dataset, root)
 
 
 def guess(folder: Path) -> DatasetRecipe | None:

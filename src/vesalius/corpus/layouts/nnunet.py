@@ -11,6 +11,7 @@ Source: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md and 
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections import Counter
@@ -26,8 +27,8 @@ from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases
 from vesalius.corpus.layouts.support import (
     PICTURES,
     case_of,
-    checked,
     dataset_name,
+    matching,
     name_below,
     read_json,
     writing,
@@ -44,13 +45,14 @@ from vesalius.corpus.layouts.volumes import (
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Layer, Scan
+from vesalius.corpus.sorting import joined
 
 _INDEX = "dataset.json"
 _SPLITS = {"Tr": "train", "Ts": "test"}
 _REMEDY = "copy it again, or choose another layout"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the cases in ``imagesTr`` and ``imagesTs``, or those that the JSON file's ``dataset`` lists for training.
 
     Raises:
@@ -65,27 +67,32 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
         "void": [void] if isinstance(void, int) else list(void),
     }
     channels = channel_names(content.get("channel_names") or content.get("modality") or {})
-    cases = read_cases(root)
-    entries = []
-    for images, label, split in _files(content, root, len(channels)):
-        stated = cases.get(images[0].relative_to(root).as_posix(), {})
+    files = ((one[0][0].relative_to(root).as_posix(), one) for one in _files(content, root, len(channels)))
+    for _, (images, label, split), about_it in joined(files, read_cases(root)):
+        stated = about_it or {}
         name = re.sub(r"_\d{4}$", "", name_below(images[0], images[0].parent))
         extra: dict[str, Any] = shared | {"modality": stated.get("modality")}
         if len(images) > 1:
             extra["images"] = [path.relative_to(root).as_posix() for path in images]
         if len(images) == len(channels):
             extra["channels"] = channels
-        entries.append(
-            Entry(
-                name=name,
-                case=case_of(dataset, images[0], root, stated.get("case") or name),
-                image=images[0],
-                labels=(label,) if label else (),
-                split=stated.get("split") if stated else split,
-                extra=extra,
-            )
+        yield Entry(
+            name=name,
+            case=case_of(dataset, images[0], root, stated.get("case") or name),
+            image=images[0],
+            labels=(label,) if label else (),
+            split=stated.get("split") if stated else split,
+            extra=extra,
         )
-    return checked(entries, root)
+
+
+def label_files(dataset: DatasetRecipe, root: Path) -> Iterator[Path]:  # noqa: ARG001
+    """The files of ``labelsTr`` and ``labelsTs``, but those of training where the JSON file lists it."""
+    content = _read_index(root / _INDEX)
+    ending = glob.escape(_ending(content))
+    for kind in _SPLITS:
+        if kind != "Tr" or not isinstance(content.get("dataset"), dict):
+            yield from (path for path in matching(root, f"labels{kind}/*{ending}") if not path.name.startswith("."))
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -175,7 +182,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 def _files(content: dict[str, Any], root: Path, channels: int) -> Iterator[tuple[list[Path], Path | None, str]]:
     """The channels of each case, its label map, and its split."""
-    ending = str(content.get("file_ending", ".nii.gz"))
+    ending = _ending(content)
     listed = content.get("dataset")
     if isinstance(listed, dict):
         for case, row in listed.items():
@@ -188,11 +195,23 @@ def _files(content: dict[str, Any], root: Path, channels: int) -> Iterator[tuple
             continue
         labelled = (root / f"labels{kind}").is_dir()
         pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
-        names = [path.name for path in (root / f"images{kind}").glob(f"*{ending}")]
-        found = {(match[1], match[2]) for name in names if (match := pattern.fullmatch(name))}
-        for case in sorted({case for case, _ in found}):
+        for path in matching(root, f"images{kind}/*{glob.escape(ending)}"):
+            match = pattern.fullmatch(path.name)
+            case = match[1] if match else ""
+            # One of its channels stands for a case: the first that is there.
+            if match is None or any(_channel(path, case, before, ending).exists() for before in range(int(match[2]))):
+                continue
             # A colour picture holds all its channels in one file.
-            single = ending in PICTURES and (case, "0001") not in found
+            single = ending in PICTURES and not _channel(path, case, 1, ending).exists()
             count = 1 if single else max(channels, 1)
-            images = [root / f"images{kind}" / f"{case}_{number:04d}{ending}" for number in range(count)]
+            images = [_channel(path, case, number, ending) for number in range(count)]
             yield images, root / f"labels{kind}" / f"{case}{ending}" if labelled else None, split
+
+
+def _ending(content: dict[str, Any]) -> str:
+    return str(content.get("file_ending", ".nii.gz"))
+
+
+def _channel(path: Path, case: str, number: int, ending: str) -> Path:
+    """The file of another channel beside that of one."""
+    return path.with_name(f"{case}_{number:04d}{ending}")

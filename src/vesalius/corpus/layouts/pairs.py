@@ -10,6 +10,7 @@ recipe's only one where there are no labels. Labels outside all objects lie in a
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -23,10 +24,11 @@ from vesalius.core.errors import ConfigError, GeometryError, ReadError, WriteErr
 from vesalius.core.types import Slice, Volume
 from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases
 from vesalius.corpus.layouts.support import (
+    WILD,
     case_of,
-    checked,
     dataset_name,
     eight_bits,
+    matching,
     numbers,
     writing,
     written_name,
@@ -42,12 +44,14 @@ from vesalius.corpus.layouts.volumes import (
 from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask, connected_objects
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Layer, Scan, safe_name
+from vesalius.corpus.sorting import joined
 
-_WILD = re.compile(r"[*?\[]")
+# Parts of a pattern of labels that an image fills in; several in a row would be a glob's **.
+_PLACE = re.compile(r"(\{stem\}|\{case\})+")
 _DIGITS = re.compile(r"[^A-Za-z0-9.+-]+")
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images that match the recipe's pattern.
 
     Raises:
@@ -60,22 +64,19 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
             remedy='such as images = "images/*.png" and labels = "labels/{stem}.png"',
         )
     try:
-        images = sorted(path for path in root.glob(dataset.images) if not path.name.startswith("."))
-    except (ValueError, NotImplementedError) as error:
+        images = matching(root, dataset.images)
+    except ValueError as error:
         raise ConfigError(f"images: {dataset.images!r} is no pattern below the root ({error})") from error
-    fixed = root.joinpath(*_fixed(Path(dataset.images).parts))
-    cases = read_cases(root)
-    sets = label_sets(dataset, {}, root)
-    entries = []
-    for image in images:
-        stated = cases.get(image.relative_to(root).as_posix(), {})
-        name = safe_name(image, fixed)
-        case = case_of(dataset, image, root, stated.get("case") or name)
-        stem = image.name.split(".nii")[0] if ".nii" in image.name else image.stem
-        files = [_place(root, pattern, stem, case) for pattern in (dataset.labels, dataset.instances) if pattern]
-        extra = {"labels": sets, "modality": stated.get("modality")}
-        entries.append(Entry(name, case, image, tuple(files), stated.get("split"), extra))
-    return checked(entries, root)
+    return _entries(images, dataset, root)
+
+
+def label_files(dataset: DatasetRecipe, root: Path) -> Iterator[Path]:
+    """The files that match the recipe's patterns of labels and instances, whatever the image."""
+    for pattern in (dataset.labels, dataset.instances):
+        if pattern and _PLACE.search(pattern):
+            for path in matching(root, _PLACE.sub("*", glob.escape(pattern))):
+                if path.is_file() and not path.name.startswith("."):
+                    yield path
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -172,6 +173,20 @@ def write(images: Iterable[LabelledImage], folder: Path, name: str) -> None:
         rows.write_mapping(part / CASES, CASES)
 
 
+def _entries(images: Iterator[Path], dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
+    fixed = root.joinpath(*_fixed(Path(dataset.images or "").parts))
+    sets = label_sets(dataset, {}, root)
+    names = ((path.relative_to(root).as_posix(), None) for path in images if not path.name.startswith("."))
+    for below, _, stated in joined(names, read_cases(root)):
+        image, stated = root / below, stated or {}
+        name = safe_name(image, fixed)
+        case = case_of(dataset, image, root, stated.get("case") or name)
+        stem = image.name.split(".nii")[0] if ".nii" in image.name else image.stem
+        files = [_place(root, pattern, stem, case) for pattern in (dataset.labels, dataset.instances) if pattern]
+        extra = {"labels": sets, "modality": stated.get("modality")}
+        yield Entry(name, case, image, tuple(files), stated.get("split"), extra)
+
+
 def _layers(entry: Entry, dataset: DatasetRecipe, volume: Volume, time: int | None) -> tuple[Layer, ...]:
     files = list(entry.labels)
     labels = read_labels(files.pop(0), volume, time) if dataset.labels else None
@@ -226,7 +241,7 @@ def _fixed(parts: tuple[str, ...]) -> list[str]:
     """The leading folders of a pattern that have no wildcard."""
     fixed: list[str] = []
     for part in parts[:-1]:
-        if _WILD.search(part):
+        if WILD.search(part):
             break
         fixed.append(part)
     return fixed

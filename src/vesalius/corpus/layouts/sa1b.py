@@ -16,8 +16,8 @@ from vesalius.corpus.layouts.coco import read_segmentation
 from vesalius.corpus.layouts.support import (
     PICTURES,
     case_of,
-    checked,
     dataset_name,
+    matching,
     numbers,
     read_flat,
     read_json,
@@ -32,23 +32,22 @@ from vesalius.io.outlines import runs_of_mask
 from vesalius.io.regions import Region, cut_out
 
 _UNKNOWN = "unknown"
+_SUFFIXES = [form(suffix) for suffix in PICTURES for form in (str.lower, str.upper, str.title)]
 _REMEDY = "copy it again, or remove it with its image"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images below ``root`` with the JSON beside them, and JSONs whose image is not there.
 
     Raises:
         ReadError: A case cannot be found.
     """
-    pictures = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in PICTURES and path.is_file()]
-    notes = {path.with_suffix(""): path for path in sorted(root.rglob("*.json"))}
-    entries = []
-    for path in pictures:
-        note = notes.pop(path.with_suffix(""), None)
-        entries.append(_entry(path, (note,) if note else (), dataset, root))
-    entries += [_entry(note.with_suffix(".jpg"), (note,), dataset, root) for note in notes.values()]
-    return checked(entries, root)
+    for path in matching(root, "**/*"):
+        note = path.with_suffix(".json")
+        if path.suffix.lower() in PICTURES and path.is_file():
+            yield _entry(path, (note,) if note.exists() else (), dataset, root)
+        elif path.suffix == ".json" and not any(path.with_suffix(suffix).is_file() for suffix in _SUFFIXES):
+            yield _entry(path.with_suffix(".jpg"), (path,), dataset, root)
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:

@@ -15,17 +15,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from vesalius.core.errors import ReadError
-from vesalius.corpus.layouts.listing import Rows, read_cases
+from vesalius.corpus.layouts.listing import Rows, read_cases, read_members
 from vesalius.corpus.layouts.sam_med2d import LoaderLists, read, read_lists
 from vesalius.corpus.layouts.support import (
     case_of,
-    checked,
     dataset_name,
     eight_bits,
     read_json,
@@ -35,6 +34,7 @@ from vesalius.corpus.layouts.support import (
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry
+from vesalius.corpus.sorting import joined
 from vesalius.vocabulary.modalities import find_modality
 
 __all__ = ["find", "guess", "read", "write"]
@@ -47,49 +47,41 @@ _SPLITS = ("train", "val", "test")
 _PUBLISHED = {"xray": "x_ray", "fundus": "fundus_photography"}
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images of ``SAMed2D_v1.json``.
 
     Raises:
         ReadError: It or the mapping of classes is missing or damaged; a name has not the parts that it must have.
     """
     index = root / _INDEX
-    content, classes = read_json(index, _REMEDY), read_json(root / _CLASSES, _REMEDY)
-    splits = {
-        image.rpartition("/")[2]: mode
-        for mode, images in read_lists(root).items()
-        for image in images
-        if mode in _SPLITS
-    }
-    cases = read_cases(root)
-    entries = []
+    classes = read_json(root / _CLASSES, _REMEDY)
+    listed = joined(read_members(index, _REMEDY), read_cases(root))
+    files = ((image.rpartition("/")[2], (image, masks, stated)) for image, masks, stated in listed)
+    splits = ((image.rpartition("/")[2], mode) for mode, image, _ in read_lists(root) if mode in _SPLITS)
     try:
         names = {source: {str(number): name for name, number in own.items()} for source, own in classes.items()}
-        for image, masks in content.items():
+        for _, (image, masks, about), split in joined(files, splits):
             path = root / image
             parts = path.stem.split("--")
             if len(parts) != 4:
                 raise ReadError(f"{image} is not named modality--dataset--case--slice", path=index, remedy=_REMEDY)
             modality, source, case, _ = parts
-            stated = cases.get(image, {})
+            stated = about or {}
             own = names.get(source, {})
             found = [own.get(Path(mask).stem.rpartition("--")[2].partition("_")[0]) for mask in masks]
-            entries.append(
-                Entry(
-                    name=path.stem,
-                    case=case_of(dataset, path, root, stated.get("case") or f"{source}--{case}"),
-                    image=path,
-                    labels=tuple(root / mask for mask in masks),
-                    split=splits.get(path.name),
-                    extra={
-                        "names": [None if name is None else target_name(dataset, 0, name) for name in found],
-                        "modality": stated.get("modality") or read_modality(modality),
-                    },
-                )
+            yield Entry(
+                name=path.stem,
+                case=case_of(dataset, path, root, stated.get("case") or f"{source}--{case}"),
+                image=path,
+                labels=tuple(root / mask for mask in masks),
+                split=split,
+                extra={
+                    "names": [None if name is None else target_name(dataset, 0, name) for name in found],
+                    "modality": stated.get("modality") or read_modality(modality),
+                },
             )
     except (AttributeError, TypeError) as error:
         raise ReadError(f"does not map images to masks ({error})", path=index, remedy=_REMEDY) from error
-    return checked(entries, root)
 
 
 def guess(folder: Path) -> DatasetRecipe | None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -26,16 +27,14 @@ from numpy.typing import NDArray
 
 from vesalius.core.errors import ReadError, WriteError
 from vesalius.corpus.layers import pack
-from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases
+from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases, read_members
 from vesalius.corpus.layouts.support import (
     case_of,
-    checked,
     dataset_name,
     eight_bits,
     name_below,
     numbers,
     read_flat,
-    read_json,
     target_name,
     writing,
     written_name,
@@ -43,7 +42,8 @@ from vesalius.corpus.layouts.support import (
 from vesalius.corpus.layouts.volumes import read_labels, write_picture
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
-from vesalius.corpus.scans import Entry, Scan
+from vesalius.corpus.scans import Entry, Scan, below
+from vesalius.corpus.sorting import SortedRows, joined
 from vesalius.io.regions import Region, cut_out
 
 _log = logging.getLogger(__name__)
@@ -55,38 +55,31 @@ _REMEDY = "copy it again, or choose another layout"
 _PLAIN = " ()+,;=&'"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images of all modes.
 
     Raises:
         ReadError: There are no lists, or they are damaged; an image is in two modes.
     """
-    lists = read_lists(root)
-    if not lists:
+    if not any(next(root.glob(f"{kind}*.json"), None) for kind in (_TO_LABELS, _TO_IMAGE)):
         raise ReadError(f"holds no {_TO_LABELS}<mode>.json and no {_TO_IMAGE}<mode>.json", path=root, remedy=_REMEDY)
-    drop = _leading([image for images in lists.values() for image in images], root)
-    cases = read_cases(root)
-    entries = []
-    for mode, images in lists.items():
-        for listed, masks in images.items():
-            path = _below(listed, drop, root)
-            stated = cases.get(path.relative_to(root).as_posix(), {}) if path.is_relative_to(root) else {}
-            name = name_below(path, root / "images" if path.is_relative_to(root / "images") else root)
-            paths = [_below(mask, drop, root) for mask in masks]
-            entries.append(
-                Entry(
-                    name=name,
-                    case=case_of(dataset, path, root, stated.get("case") or name),
-                    image=path,
-                    labels=tuple(paths),
-                    split=mode if mode in _SPLITS else None,
-                    extra={
-                        "names": [target_name(dataset, 0, _target(mask, path)) for mask in paths],
-                        "modality": stated.get("modality"),
-                    },
-                )
-            )
-    return checked(entries, root)
+    drop = _leading([image for _, image, _ in islice(read_lists(root), 100)], root)
+    rows = ((below(_below(image, drop, root), root), (mode, image, masks)) for mode, image, masks in read_lists(root))
+    for _, (mode, image, masks), about_it in joined(rows, read_cases(root)):
+        path, stated = _below(image, drop, root), about_it or {}
+        name = name_below(path, root / "images" if path.is_relative_to(root / "images") else root)
+        paths = [_below(mask, drop, root) for mask in masks]
+        yield Entry(
+            name=name,
+            case=case_of(dataset, path, root, stated.get("case") or name),
+            image=path,
+            labels=tuple(paths),
+            split=mode if mode in _SPLITS else None,
+            extra={
+                "names": [target_name(dataset, 0, _target(mask, path)) for mask in paths],
+                "modality": stated.get("modality"),
+            },
+        )
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -204,38 +197,33 @@ class LoaderLists:
         self._rows.write_mapping(self._part / CASES, CASES)
 
 
-def read_lists(root: Path) -> dict[str, dict[str, list[str]]]:
-    """Mode -> image -> masks, as the files have them.
+def read_lists(root: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """The mode, image and masks of each image, as the files have them.
 
     Raises:
         ReadError: A file is damaged.
     """
-    lists: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for path in sorted(root.glob(f"{_TO_LABELS}*.json")):
-        for image, masks in _mapping(path).items():
+        for image, masks in read_members(path, _REMEDY):
             if not isinstance(masks, list):
                 raise ReadError(f"{image} has no list of masks", path=path, remedy=_REMEDY)
-            lists[path.stem.removeprefix(_TO_LABELS)][image] = [str(mask) for mask in masks]
+            yield path.stem.removeprefix(_TO_LABELS), image, [str(mask) for mask in masks]
     for path in sorted(root.glob(f"{_TO_IMAGE}*.json")):
-        found: dict[str, list[str]] = defaultdict(list)
-        for mask, image in _mapping(path).items():
-            found[str(image)].append(mask)
+        mode = path.stem.removeprefix(_TO_IMAGE)
+        masks_first = ((str(image), mask) for mask, image in read_members(path, _REMEDY))
+        found = (
+            (image, [mask for _, mask in rows]) for image, rows in groupby(SortedRows(masks_first), key=itemgetter(0))
+        )
         # A mode may have both files, which then say the same.
-        for image, masks in found.items():
-            lists[path.stem.removeprefix(_TO_IMAGE)].setdefault(image, masks)
-    return lists
-
-
-def _mapping(path: Path) -> Mapping[str, Any]:
-    content = read_json(path, _REMEDY)
-    if not isinstance(content, dict):
-        raise ReadError("is no mapping of images and masks", path=path, remedy=_REMEDY)
-    return content
+        both = root / f"{_TO_LABELS}{mode}.json"
+        for image, masks, again in joined(found, read_members(both, _REMEDY) if both.is_file() else ()):
+            if again is None:
+                yield mode, image, masks
 
 
 def _leading(images: Sequence[str], root: Path) -> int:
     """How many leading folders the listed paths have that do not lie below the root."""
-    for image in images[:100]:
+    for image in images:
         for drop in range(len(_parts(image))):
             path = _below(image, drop, root)
             if path.is_relative_to(root) and path.is_file():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import count, pairwise
+from fnmatch import translate
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from vesalius.core.types import Slice, Volume, to_8_bits
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, safe_name
-from vesalius.io.read import count_slices
 
+# What makes a part of a path a pattern.
+WILD = re.compile(r"[*?\[]")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _SPLITS = {
     "train": "train",
@@ -70,43 +72,38 @@ def split_named(path: str | Path) -> str | None:
     return None
 
 
-def checked(entries: Iterable[Entry], root: Path) -> list[Entry]:
-    """Entries in the order of their names, with a ``problem`` for those that cannot be used beside the others.
+def matching(root: Path, pattern: str) -> Iterator[Path]:
+    """What `Path.glob` finds, in no order and in memory that does not grow with the number of files.
 
-    These are images that would have one name, none of which is taken, and single slices among volumes.
+    Raises:
+        ValueError: It is no pattern below the root.
+        OSError: A folder cannot be listed.
     """
-    ordered = sorted(entries, key=lambda entry: (entry.name, str(entry.image)))
-    problems: dict[int, str] = {}
-    for number, (one, other) in enumerate(pairwise(ordered)):
-        if one.name == other.name:
-            files = " and ".join(_below(entry.image, root) for entry in (one, other))
-            problems[number] = problems[number + 1] = f"two images would be named {one.name}: {files}"
-    flat = [_is_flat(entry.image) for entry in ordered]
-    if False in flat:
-        for number, single in enumerate(flat):
-            if single:
-                problems.setdefault(number, "is a single slice among volumes")
-    return [
-        replace(entry, extra={**entry.extra, "problem": problems[number]})
-        if number in problems and "problem" not in entry.extra
-        else entry
-        for number, entry in enumerate(ordered)
-    ]
+    path = Path(pattern)
+    if not path.parts or path.is_absolute():
+        raise ValueError("it is empty or absolute")
+    # Folders that two ** reach twice would have to be remembered.
+    return root.glob(pattern) if path.parts.count("**") > 1 else _walk(root, path.parts)
 
 
-def _is_flat(path: Path) -> bool | None:
-    """Whether an image has a single slice, from its header; None if that cannot be said, as of DICOM."""
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        return True
-    try:
-        slices = count_slices(path)
-    except (ReadError, OSError):
-        return None  # what is wrong with it is found when it is read
-    return None if slices is None else slices == 1
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+def _walk(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    if not parts:
+        yield folder
+    elif parts[0] == "**":
+        yield from _walk(folder, parts[1:])
+        with os.scandir(folder) as children:
+            for child in children:
+                if child.is_dir(follow_symlinks=False):
+                    yield from _walk(folder / child.name, parts)
+    elif not WILD.search(parts[0]):
+        if (folder / parts[0]).exists():
+            yield from _walk(folder / parts[0], parts[1:])
+    else:
+        fits = re.compile(translate(os.path.normcase(parts[0]))).match
+        with os.scandir(folder) as children:
+            for child in children:
+                if fits(os.path.normcase(child.name)) and (len(parts) == 1 or child.is_dir()):
+                    yield from _walk(folder / child.name, parts[1:])
 
 
 def read_json(path: Path, remedy: str) -> Any:

@@ -22,8 +22,8 @@ from vesalius.corpus.layers import pack
 from vesalius.corpus.layouts.support import (
     PICTURES,
     case_of,
-    checked,
     dataset_name,
+    matching,
     name_below,
     numbers,
     read_flat,
@@ -47,7 +47,7 @@ _BESIDE = 0.01
 _REMEDY = "correct it, or name another file with the recipe's labels"
 
 
-def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
+def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images of the folders, and of the lists of files, that the YAML file names.
 
     Raises:
@@ -56,24 +56,28 @@ def find(dataset: DatasetRecipe, root: Path) -> list[Entry]:
     path = root / (dataset.labels or _INDEX)
     content = _index(path)
     names = {str(value): target_name(dataset, value, name) for value, name in _names(content, path).items()}
-    entries = []
-    for key, split in _SPLITS.items():
-        given = content.get(key) or []
-        for place in given if isinstance(given, list) else [given]:
-            for image in _images(str(place), content, path):
-                name = name_below(image, root)
-                label = _label(image)
-                entries.append(
-                    Entry(
-                        name=name,
-                        case=case_of(dataset, image, root, name),
-                        image=image,
-                        labels=(label,) if label.is_file() else (),
-                        split=split,
-                        extra={"names": names},
-                    )
-                )
-    return checked(entries, root)
+    for split, place in _places(content, path):
+        for image in _images(place, content, path):
+            name = name_below(image, root)
+            label = _label(image)
+            yield Entry(
+                name=name,
+                case=case_of(dataset, image, root, name),
+                image=image,
+                labels=(label,) if label.is_file() else (),
+                split=split,
+                extra={"names": names},
+            )
+
+
+def label_files(dataset: DatasetRecipe, root: Path) -> Iterator[Path]:
+    """The text files in the folders of labels, where they are not those of the images."""
+    path = root / (dataset.labels or _INDEX)
+    for _, place in _places(_index(path), path):
+        labels = _label(place / "image").parent
+        if place.is_dir() and labels != place and labels.is_dir():
+            # Tools for drawing put a list of the classes there.
+            yield from (file for file in matching(labels, "**/*.txt") if file.name != "classes.txt")
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -185,26 +189,37 @@ def _names(content: dict[str, Any], path: Path) -> dict[int, str]:
     raise ReadError("does not name the classes", path=path, remedy=_REMEDY)
 
 
-def _images(place: str, content: dict[str, Any], path: Path) -> list[Path]:
-    """The images in a folder, or in a list of files, that a YAML file names.
+def _places(content: dict[str, Any], path: Path) -> Iterator[tuple[str | None, Path]]:
+    """The folders and lists of images that a YAML file names, each with its split.
 
     ``path`` in the file is often where the data lay on another machine, and ``../`` is often one level too high: both
     are then taken from the folder of the YAML file.
     """
-    bases = [path.parent / str(content.get("path") or "."), path.parent]
-    tried = [base / rest for rest in (place, place.removeprefix("../")) for base in bases]
-    found = next((candidate for candidate in tried if candidate.exists()), None)
-    if found is None:
-        raise ReadError(f"names {place}, which is not there", path=path, remedy=_REMEDY)
-    if found.is_file():
+    for key, split in _SPLITS.items():
+        given = content.get(key) or []
+        for name in map(str, given if isinstance(given, list) else [given]):
+            tried = [base / rest for rest in (name, name.removeprefix("../")) for base in _bases(content, path)]
+            found = next((candidate for candidate in tried if candidate.exists()), None)
+            if found is None:
+                raise ReadError(f"names {name}, which is not there", path=path, remedy=_REMEDY)
+            yield split, found.resolve() if ".." in found.parts and found.is_dir() else found
+
+
+def _bases(content: dict[str, Any], path: Path) -> list[Path]:
+    return [path.parent / str(content.get("path") or "."), path.parent]
+
+
+def _images(place: Path, content: dict[str, Any], path: Path) -> Iterator[Path]:
+    """The images in a folder, or in a list of files."""
+    if place.is_file():
         try:
-            lines = found.read_text(encoding="utf-8").splitlines()
+            with place.open(encoding="utf-8") as file:
+                for line in filter(None, map(str.strip, file)):
+                    yield (place.parent if line.startswith("./") else _bases(content, path)[0]) / line
         except (OSError, UnicodeDecodeError) as error:
-            raise ReadError(f"is no list of images ({error})", path=found, remedy=_REMEDY) from error
-        listed = [line.strip() for line in lines if line.strip()]
-        return sorted((found.parent if line.startswith("./") else bases[0]) / line for line in listed)
-    resolved = found.resolve() if ".." in found.parts else found
-    return sorted(p for p in resolved.rglob("*") if p.suffix.lower() in PICTURES)
+            raise ReadError(f"is no list of images ({error})", path=place, remedy=_REMEDY) from error
+    else:
+        yield from (image for image in matching(place, "**/*") if image.suffix.lower() in PICTURES)
 
 
 def _label(image: Path) -> Path:
