@@ -19,7 +19,8 @@ from vesalius.models import exported
 from vesalius.models.base import PromptBatch
 from vesalius.models.checkpoint import file_digest, save_checkpoint, weights_digest
 from vesalius.models.export import agreement, export_model, halve
-from vesalius.models.exported import EXPORT, ExportedRuntime, load_export, read_export
+from vesalius.models.exported import EXPORT, ExportedRuntime, best_export, load_export, read_export
+from vesalius.models.imis.model import Imis
 from vesalius.models.presets import PRESETS, Preset
 from vesalius.models.runtime import PromptArrays
 from vesalius.models.sam.config import SamConfig
@@ -27,6 +28,7 @@ from vesalius.models.sam.model import Sam
 from vesalius.models.tiny import Tiny, TinyConfig
 from vesalius.models.torch_runtime import TorchRuntime
 from vesalius.predict.load import BUNDLED, load_model
+from words import CONFIG, PRESET, imis, write_tokenizer
 
 # The exporter and what it uses warn about themselves.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -72,6 +74,10 @@ def balance(model: Sam) -> None:
         head.layers[-1].bias -= values.mean() * mean / mean.square().sum()
 
 
+def small_imis() -> Imis:
+    return imis(CONFIG.model_copy(update={"patch": 8}), PRESET.model_copy(update={"mask_side": 32}))
+
+
 def small_tiny(words: tuple[str, ...] = ()) -> Tiny:
     torch.manual_seed(0)
     config = TinyConfig(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 8), key=8, words=words)
@@ -107,9 +113,10 @@ MODELS = {
     "one mask": lambda: small_sam("sam-med2d", fit="pad", channels="bgr", multimask=False, intensity="min_max"),
     "tiny": small_tiny,
     "words": lambda: small_tiny(("liver", "right kidney")),
+    "imis": small_imis,
 }
 EXPORTS = [("sam", "onnx"), ("sam", "openvino"), ("one mask", "onnx"), ("tiny", "onnx"), ("tiny", "openvino")]
-EXPORTS += [("words", "onnx")]
+EXPORTS += [("words", "onnx"), ("imis", "onnx"), ("imis", "openvino")]
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +192,24 @@ def test_words_are_understood_without_torch(made: dict, tmp_path: Path) -> None:
     np.testing.assert_allclose(other.decode(others, alone, True)[0], truth.decode(features, alone, True)[0], atol=1e-4)
     with pytest.raises(vs.VesaliusError, match="not trained on 'spleen'"):
         other.decode(others, replace(alone, text=["spleen"]), True)
+
+
+def test_exports_that_lose_words_are_passed_over(made: dict, tmp_path: Path, folder: Path) -> None:
+    truth, other = made["imis", "onnx"]
+    assert truth.takes_text
+    assert not other.takes_text
+    save_checkpoint(small_imis(), tmp_path / "model")
+    shutil.copytree(folder / "imis-onnx", tmp_path / "model" / "onnx-fp32")
+    rewrite(tmp_path / "model" / "onnx-fp32", encode_speedup=9, dice=1)
+    assert best_export(tmp_path / "model") == (None, {"onnx-fp32": "it takes no words, and the network does"})
+    write_tokenizer(tmp_path / "model")
+    prompts = [vs.Prompt(text="liver")]
+    model = load_model(tmp_path / "model")
+    assert model.predict(model.encode(IMAGES[0]), prompts)[0].logits.values.shape
+    fast = load_model(tmp_path / "model", runtime="onnx")
+    assert fast.runtime.label == "onnx fp32"
+    with pytest.raises(vs.VesaliusError, match="use a model that takes words, such as an IMIS-Net run by torch"):
+        fast.predict(fast.encode(IMAGES[0]), prompts)
 
 
 def test_another_number_of_masks_is_refused(made: dict) -> None:

@@ -110,6 +110,8 @@ def export_model(
 ) -> ExportConfig:
     """Writes a network's graphs, runs them beside torch in float32, and records how well they agree.
 
+    The export of an IMIS-Net takes no words.
+
     Args:
         model: The network, in float32.
         folder: The export's folder; it must not exist yet, or be an older export, which is replaced.
@@ -162,12 +164,15 @@ def check_exportable(model: SegmentationModel, kind: Format, precision: Precisio
         raise ModelError(f"to export, {', '.join(missing)} must be installed", remedy='pip install "vesalius[export]"')
     if kind == "onnx" and precision == "bf16":
         raise ModelError("ONNX Runtime does not compute in bfloat16 on a CPU", remedy="export for openvino, or in int8")
-    if model.takes_text and not isinstance(model, Tiny):
-        raise ModelError(f"{model.architecture} networks, which take words, cannot be exported", remedy="use torch")
-    if model.takes_text and kind == "openvino":
+    if _words(model) and kind == "openvino":
         raise ModelError("OpenVINO does not run the graphs of networks that take words", remedy="export for onnx")
     if isinstance(model, Sam2):
         raise ModelError("SAM 2, whose network is that of transformers, cannot be exported", remedy="use torch")
+
+
+def _words(model: SegmentationModel) -> tuple[str, ...]:
+    """Names of targets that an export understands: those of a table, since a text encoder is not exported."""
+    return model.config.words if isinstance(model, Tiny) else ()
 
 
 def _write_graphs(model: SegmentationModel, place: Path, kind: Format, precision: Precision) -> None:
@@ -201,7 +206,7 @@ def _graphs(model: SegmentationModel) -> dict[str, Any]:
     with _quietly():
         graphs = {"encoder": _export(Encoder(model), (images, content), ["images", "content"], names, None)}
         if not isinstance(model, Sam):
-            word = (torch.zeros(3, dtype=torch.long),) if model.takes_text else ()
+            word = (torch.zeros(3, dtype=torch.long),) if _words(model) else ()
             shapes = (each, *free, {0: count}, *({0: count} for _ in word))
             inputs = [*names, *parts, "masks", *("word" for _ in word)]
             arguments = (many, *prompts, masks, *word)
@@ -342,7 +347,8 @@ def _describe(
         preset=model.preset,
         digest=weights_digest(model),
         checkpoint=checkpoint,
-        words=model.config.words if isinstance(model, Tiny) else (),
+        words=_words(model),
+        loses_words=model.takes_text and not _words(model),
         features=len(model.encode(torch.zeros(1, 3, model.preset.side, model.preset.side))),
         prompts_at_once=model.prompts_at_once,
         agreement=unmeasured,

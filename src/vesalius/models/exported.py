@@ -74,6 +74,7 @@ class ExportConfig(Config):
         checkpoint: SHA-256 of the weights file of the checkpoint that it was made from; None if it was made from a
             network that lay in none.
         words: Names of targets that it understands.
+        loses_words: Whether the network takes words and the export does not.
         features: Number of arrays that the encoder gives.
         prompts_at_once: Prompts that are best decoded together.
         agreement: With torch in float32.
@@ -89,6 +90,7 @@ class ExportConfig(Config):
     digest: str
     checkpoint: str | None = None
     words: tuple[str, ...] = ()
+    loses_words: bool = False
     features: int
     prompts_at_once: int
     agreement: Agreement
@@ -299,6 +301,8 @@ def _unfit(config: ExportConfig, kind: Format | None, origin: tuple[str, Preset]
         return "it was made from other weights than are here now"
     if config.preset != origin[1]:
         return "it was made with another preset than the checkpoint has now"
+    if kind is None and config.loses_words:
+        return "it takes no words, and the network does"
     if not installed(config.format):
         return f"{PACKAGES[config.format]} is not installed"
     if config.agreement.dice is None:
