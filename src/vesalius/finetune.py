@@ -59,11 +59,13 @@ LEAST_IMAGES, LEAST_CASES = 20, 5
 # Share of the cases that is held out, and of the rest that decides when to stop, and the least number of cases.
 SHARES = {"test": (0.2, 2), "val": (0.2, 1)}
 # Images that a network is measured on during training, and objects of an image in the table at the end.
-VALIDATED, MEASURED = 100, 10
+VALIDATED, MEASURED = 60, 10
 # Steps, and how often the network is measured until the last of them.
-LEAST_STEPS, MOST_STEPS, VALIDATIONS = 200, 1000, 20
+LEAST_STEPS, MOST_STEPS, VALIDATIONS = 200, 600, 12
 # Rows of a sheet of pictures, and how far they look: in longer sides of the object, from its middle.
 SHOWN, CONTEXT = 8, 1.5
+# Least distance from the object's middle, in pixels.
+REACH = 16
 
 # What the first prompt is in training, and under which prompts the best network is the best.
 FIRST = {
@@ -277,24 +279,27 @@ def finetune(
         return None
     before = load_model(model, world.device, runtime="torch")
     after = load_model(output / BEST, world.device, runtime="torch")
-    tables = (
-        _measured(output / "before.csv", division, before),
-        _measured(output / "after.csv", division, after),
-    )
+    return _measure(output, name, division, (before, after))
+
+
+def _measure(output: Path, name: str, division: Division, predictors: tuple[Predictor, Predictor]) -> Path:
+    """Writes what the held-out cases say of the two networks, before and after; returns the report."""
+    before, after = predictors
+    tables = _scored(output / "before.csv", division, before), _scored(output / "after.csv", division, after)
     changes = compare(*tables)
     for strategy in ("box", "1 point"):
-        sheet = _sheet(division.read("test"), strategy, (before, after), tables)
-        with replacing(output / f"before_after_{strategy.replace(' ', '_')}.png") as part_file:
-            cv2.imwrite(str(part_file), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    with replacing(output / "report.json") as part_file:
-        part_file.write_text(json.dumps([_plain(change) for change in changes], indent=2) + "\n", encoding="utf-8")
+        sheet = _sheet(division.read("test"), strategy, predictors, tables)
+        with replacing(output / f"before_after_{strategy.replace(' ', '_')}.png") as part:
+            cv2.imwrite(str(part), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    with replacing(output / "report.json") as part:
+        part.write_text(json.dumps([_plain(change) for change in changes], indent=2) + "\n", encoding="utf-8")
     report = output / "report.md"
-    with replacing(report) as part_file:
-        part_file.write_text(_report(name, division, changes, tables, output), encoding="utf-8")
+    with replacing(report) as part:
+        part.write_text(_report(name, division, changes, tables, output), encoding="utf-8")
     return report
 
 
-def _measured(path: Path, division: Division, predictor: Predictor) -> list[Score]:
+def _scored(path: Path, division: Division, predictor: Predictor) -> list[Score]:
     """Scores on the held-out cases, from the table if it is there."""
     if not path.exists():
         part = path.with_name(f"{path.name}.part")
@@ -347,7 +352,7 @@ def _pictures(
 def _view(mask: NDArray[np.bool_]) -> View:
     """The part of the image around an object."""
     x0, y0, x1, y1 = tight_box(mask)
-    reach = CONTEXT * max(x1 - x0, y1 - y0)
+    reach = max(REACH, CONTEXT * max(x1 - x0, y1 - y0))
     height, width = mask.shape
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     left, top = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
