@@ -19,6 +19,7 @@ from tests.training.conftest import tiny
 
 import made_corpus
 import vesalius as vs
+from golden.networks import CONFIG, sam
 from vesalius import finetune as module
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ReadError
@@ -29,6 +30,7 @@ from vesalius.evaluation.comparison import compare
 from vesalius.evaluation.evaluate import Score
 from vesalius.finetune import divide, finetune, settings
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
+from vesalius.models.presets import PRESETS
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
 from vesalius.training.samples import SampleSource
@@ -291,6 +293,22 @@ def test_the_command_prints_the_report(tmp_path: Path, capsys, monkeypatch) -> N
     assert table[0]["step"] == "0"
     points = [float(table[0][name]) for name in ("1_point", "3_points", "5_points")]
     assert float(table[0]["dice"]) == pytest.approx(fmean(points), abs=1e-5)
+
+
+def test_a_sam_is_tuned_by_few_parameters_and_kept_as_one_network(tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("peft")
+    shorten(monkeypatch)
+    rising = iter(np.linspace(0.1, 0.9, 9))
+    monkeypatch.setattr(module, "validation", lambda *_, **__: lambda _: {"dice": float(next(rising))})
+    save_checkpoint(sam(CONFIG, PRESETS["sam"].model_copy(update={"side": 64, "mask_side": 16})), tmp_path / "start")
+    told: list[str] = []
+    finetune(write_pairs(tmp_path / "data"), tmp_path / "run", tmp_path / "start", tell=told.append)
+    assert any(line.startswith("image_encoder: 0 of ") for line in told)
+    start, best = (load_checkpoint(tmp_path / name).state_dict() for name in ("start", "run/best"))
+    assert start.keys() == best.keys()
+    changed = {name for name in start if not torch.equal(start[name], best[name])}
+    assert {name.split(".")[0] for name in changed} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    assert all(".attn." in name for name in changed if name.startswith("image_encoder."))
 
 
 SCRIPT = """

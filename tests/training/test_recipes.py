@@ -91,6 +91,8 @@ def is_idle(key: str, recipe: TrainConfig) -> bool:
         idle += ["output_hypernetworks_mlps."]
     if recipe.interaction.first.mask == 0 and (recipe.interaction.later or recipe.interaction.rounds == 1):
         idle += ["mask_downscaling", "point_embeddings.0"]
+    if not recipe.loss.category:
+        idle += ["semantic_prediction_head", "text_output"]
     # Of low-rank updates the second factor starts at zero, so the first has no gradient in the first step.
     idle += ["lora_A"]
     return any(pattern in key for pattern in idle)
