@@ -40,6 +40,7 @@ app.add_typer(cli_models.app)
 app.command()(cli_corpus.curate)
 app.add_typer(cli_corpus.app)
 app.command()(cli_training.train)
+app.command()(cli_training.finetune)
 app.command()(cli_vocabulary.vocabulary)
 app.command()(cli_vocabulary.datasets)
 

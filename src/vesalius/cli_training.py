@@ -1,4 +1,4 @@
-"""The ``vesalius train`` command."""
+"""The ``vesalius train`` and ``vesalius finetune`` commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from vesalius.corpus.objects import LabelledImage
-    from vesalius.training.loop import Validation
 
 # Images of the validation split that a network is measured on during training.
 MOST = 200
@@ -39,6 +38,7 @@ def train(
     from rich.console import Console
 
     from vesalius.core.errors import ReadError
+    from vesalius.evaluation.validation import validation
     from vesalius.training.distributed import world
     from vesalius.training.run import run_training
 
@@ -62,44 +62,6 @@ def train(
         )
 
 
-def validation(images: list[LabelledImage], device: str = "cpu", max_objects: int = 5) -> Validation:
-    """Measures networks by the protocol of `vesalius evaluate` on some images.
-
-    Returns:
-        A function of a network to its mean Dice under each prompt, ``dice`` being the mean of these; sets count
-        equally, whatever their number of objects.
-    """
-    import copy
-    from collections import defaultdict
-    from statistics import fmean
-
-    from vesalius.evaluation.evaluate import generator_of
-    from vesalius.evaluation.strategies import predict_strategies
-    from vesalius.metrics.overlap import dice
-    from vesalius.models.base import SegmentationModel
-    from vesalius.models.torch_runtime import TorchRuntime
-    from vesalius.predict.predictor import Predictor
-
-    def validate(model: SegmentationModel) -> dict[str, float]:
-        # What runs a network changes it for inference alone.
-        predictor = Predictor(TorchRuntime(copy.deepcopy(model), device), "training")
-        scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for labelled in images:
-            objects = [entry for entry in labelled.masks if entry.mask.any()][:max_objects]
-            if not objects:
-                continue
-            generators = [generator_of(0, labelled.name or labelled.path.stem, entry.instance) for entry in objects]
-            embedding = predictor.encode(labelled.image)
-            truths = [entry.mask for entry in objects]
-            for strategy, found in predict_strategies(predictor, embedding, truths, generators):
-                values = [dice(one.mask, truth) for one, truth in zip(found, truths, strict=True)]
-                scores[strategy][labelled.dataset] += values
-        figures = {strategy: fmean(fmean(values) for values in sets.values()) for strategy, sets in scores.items()}
-        return {"dice": fmean(figures.values()), **{name.replace(" ", "_"): value for name, value in figures.items()}}
-
-    return validate
-
-
 def _validation_images(corpus: Path) -> list[LabelledImage]:
     """Images of the validation split, evenly from all of it."""
     from vesalius.core.errors import ReadError
@@ -116,3 +78,48 @@ def _validation_images(corpus: Path) -> list[LabelledImage]:
     if not any(image.masks for image in chosen):
         raise ReadError("no image of the validation split has an object", path=corpus)
     return chosen
+
+
+def finetune(
+    corpus: Annotated[Path, typer.Option(metavar="FOLDER", help="Corpus, or a folder of sets of pairs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the run; made if absent.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|FOLDER", help="Model to start from.", show_default="vesalius-tiny"),
+    ] = None,
+    prompts: Annotated[str, typer.Option(metavar="any|box|point", help="What it is to be good at.")] = "any",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda.", show_default="a GPU if there is one")
+    ] = None,
+) -> None:
+    """Fine-tune a model on your own labelled images, and measure what that brought on cases that are held out.
+
+    Takes from 20 labelled images on, of 5 cases or more. Training stops when validation no longer gets better; the best
+    network, which may be the untouched one, is kept (best). Writes report.md with the Dice before and after, and
+    pictures of both. With --resume the same command goes on where a run was stopped.
+    """
+    from typing import get_args
+
+    from rich.console import Console
+
+    from vesalius.core.errors import ConfigError
+    from vesalius.finetune import Prompts
+    from vesalius.finetune import finetune as run
+    from vesalius.training.distributed import world
+
+    if prompts not in get_args(Prompts):
+        raise ConfigError(f"there are no prompts {prompts!r}", remedy=f"give one of {', '.join(get_args(Prompts))}")
+    console = Console(stderr=True)
+    with world(device) as here:
+        report = run(
+            corpus,
+            output,
+            model,
+            prompts,  # type: ignore[arg-type]
+            resume,
+            here,
+            tell=lambda text: console.print(text, highlight=False) if here.is_first else None,
+        )
+    if report is not None:
+        print(report.read_text(encoding="utf-8"))

@@ -51,3 +51,37 @@ def test_two_processes_end_as_one_with_the_summed_batch(tmp_path: Path) -> None:
     tables = [rows(tmp_path / folder / "log.csv") for folder in ("one", "two")]
     assert len(tables[1]) == len(tables[0])
     assert float(tables[1][-1]["loss"]) == pytest.approx(float(tables[0][-1]["loss"]), rel=1e-5)
+
+
+STOPPING = """
+import sys, torch
+from pathlib import Path
+from tests.training.conftest import discs, tiny
+from tests.training.test_loop import RUN
+from vesalius.training.distributed import world
+from vesalius.training.loop import train
+torch.set_num_threads(1)
+with world("cpu") as here:
+    config = RUN.model_copy(update={"steps": 8, "validate_every": 2, "patience": 2})
+    model = tiny()
+    # Only the first process validates.
+    task = discs(model, config, validate=(lambda _: {"dice": 0.5}) if here.is_first else None)
+    for _ in range(2):
+        trained = train(model, task, config, Path(sys.argv[1]), here)
+    torch.save(trained.state_dict(), f"{sys.argv[1]}/rank{here.rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="torchrun's rendezvous is tried on POSIX alone")
+def test_all_processes_stop_when_the_first_finds_validation_no_better(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(STOPPING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launched, str(tmp_path / "run.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert [row["step"] for row in rows(tmp_path / "run" / "validation.csv")] == ["0", "2", "4"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["step"] == 4
+    first, second = (torch.load(tmp_path / "run" / f"rank{i}.pt", weights_only=True) for i in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -19,7 +20,9 @@ from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import load_checkpoint
 from vesalius.models.tiny import Tiny
 from vesalius.models.tuning import TUNINGS, apply_tuning
+from vesalius.training import loop
 from vesalius.training.config import TrainConfig
+from vesalius.training.distributed import World
 from vesalius.training.interaction import FirstPrompt, InteractionConfig
 from vesalius.training.loop import train
 from vesalius.training.losses import LossConfig
@@ -283,3 +286,54 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             TrainConfig.from_dict(wrong)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+PATIENT = RUN.model_copy(update={"steps": 18, "save_every": 2, "validate_every": 3, "patience": 2})
+# Of the untouched network, and after each three steps; the two after the best one are not better.
+DICE = {0: 0.5, 3: 0.4, 6: 0.7, 9: 0.6, 12: 0.7, 15: 0.9, 18: 0.95}
+
+
+def stopping(folder: Path, kill_at: int = 0, before: str = "_save") -> SegmentationModel:
+    """A run that validates as ``DICE`` says; its call number ``kill_at`` of a method ends the process instead."""
+    model, calls = tiny(), [0]
+    run = loop._Run(model, discs(model, PATIENT), PATIENT, folder, World())
+    run.task = dataclasses.replace(run.task, validate=lambda _: {"dice": DICE[run.done]})
+    kept = getattr(run, before)
+
+    def called(*arguments) -> object:
+        calls[0] += 1
+        if calls[0] == kill_at:
+            raise Killed
+        return kept(*arguments)
+
+    setattr(run, before, called)
+    return run.go(resume=True)
+
+
+def test_a_run_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
+    stopping(tmp_path)
+    assert [(row["step"], row["dice"]) for row in rows(tmp_path / "validation.csv")] == [
+        (str(step), str(DICE[step])) for step in (0, 3, 6, 9, 12)
+    ]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["step"], record["steps"], record["best_dice"]) == (12, 18, 0.7)
+    # Nothing is left to do.
+    stopping(tmp_path, kill_at=1, before="_one")
+
+
+def test_a_run_that_stops_early_stops_at_the_same_step_after_a_kill(tmp_path: Path) -> None:
+    whole = copied(stopping(tmp_path / "whole"))
+    # Before the first state is written, in a step, and between the last validation and its state.
+    for before, at in (("_save", 1), ("_one", 11), ("_save", 8)):
+        killed = tmp_path / f"{before}_{at}"
+        with pytest.raises(Killed):
+            stopping(killed, at, before)
+        resumed = copied(stopping(killed))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+        assert numbers(killed) == numbers(tmp_path / "whole")
+        best = [load_checkpoint(folder / "best").state_dict() for folder in (tmp_path / "whole", killed)]
+        assert all(torch.equal(best[0][name], value) for name, value in best[1].items())

@@ -127,13 +127,21 @@ class Corpus:
     Args:
         folder: Where it lies.
         splitting: Whether it is opened to be split anew, which an interrupted split does not hinder.
+        splits: (data set, case) -> split, which its images then have in place of their own; the files stay as they are.
 
     Raises:
         ReadError: It is not a whole corpus, or of a later version; or a split of it was interrupted.
     """
 
-    def __init__(self, folder: str | Path, *, splitting: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        splitting: bool = False,
+        splits: Mapping[tuple[str, str], str | None] | None = None,
+    ) -> None:
         self.folder = Path(folder)
+        self.splits = splits
         path = self.folder / DESCRIPTION
         if not path.is_file():
             raise ReadError(
@@ -161,10 +169,10 @@ class Corpus:
         self._groups: OrderedDict[tuple[int, int], tuple[pa.ChunkedArray, pa.Table]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "info": self.info}
+        return {"folder": self.folder, "splits": self.splits}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
+        self.__init__(state["folder"], splits=state["splits"])  # type: ignore[misc]
 
     def __len__(self) -> int:
         return self.info.images
@@ -175,7 +183,17 @@ class Corpus:
     @cached_property
     def images(self) -> pa.Table:
         """Every column of the images but the pictures; row i is image i."""
-        return self.table("images", columns=[name for name in image_schema().names if name != "image"])
+        return self._split(self.table("images", columns=[name for name in image_schema().names if name != "image"]))
+
+    def _split(self, images: pa.Table) -> pa.Table:
+        """Images with the splits that they have here."""
+        import pyarrow as pa
+
+        if self.splits is None:
+            return images
+        pairs = zip(images["dataset"].to_pylist(), images["case"].to_pylist(), strict=True)
+        column = pa.array([self.splits.get(pair) for pair in pairs], pa.string())
+        return images.set_column(images.schema.get_field_index("split"), "split", column)
 
     def masks(self, columns: Sequence[str] | None = None, **where: object) -> pa.Table:
         """The masks, or those that have given values: ``masks(["id", "area"], modality="ct", target="liver")``.
@@ -254,7 +272,8 @@ class Corpus:
         """All images with their masks, in order."""
         for shard, groups in enumerate(self._layout):
             for group in range(len(groups)):
-                images = self._file(self._shard("images", shard)).read_row_group(group, [*_ABOUT, "image.bytes"])
+                file = self._file(self._shard("images", shard))
+                images = self._split(file.read_row_group(group, [*_ABOUT, "image.bytes"]))
                 masks = self._file(self._shard("masks", shard)).read_row_group(group, _OF_MASKS)
                 first = 0
                 for about in images.to_pylist():
@@ -281,7 +300,7 @@ class Corpus:
     @cached_property
     def _index(self) -> pa.Table:
         """What `_ABOUT` names of every image, in one piece."""
-        return self.table("images", _ABOUT).combine_chunks()
+        return self._split(self.table("images", _ABOUT)).combine_chunks()
 
     @cached_property
     def _first(self) -> NDArray[np.int64]:

@@ -11,12 +11,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
 
 import vesalius
@@ -24,7 +25,7 @@ from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
-from vesalius.corpus.objects import MIN_AREA, LabelledImage
+from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask
 from vesalius.corpus.split import split_of
 from vesalius.evaluation.baselines import BASELINES
 from vesalius.evaluation.strategies import Promptable, predict_strategies
@@ -55,7 +56,7 @@ class Score:
     Attributes:
         dataset: Name of the set.
         modality: Lower-case modality.
-        image: Stem of the image file's name.
+        image: Its name in its corpus, or the stem of its file's name.
         case: Patient, recording, volume or image.
         target: What the object is.
         instance: Its number among the objects of the image, from 1.
@@ -118,25 +119,46 @@ def evaluate(config: EvaluationConfig, model: Promptable | None, output: Path) -
     path, part = output / "scores.csv", output / "scores.csv.part"
     if path.exists():
         return read_scores(path)
-    scores = _resume(part)
-    finished = {(score.dataset, score.image) for score in scores}
     left_out = 0
-    with part.open("a", newline="", encoding="utf-8") as file, _progress() as progress:
-        task = progress.add_task("evaluate", total=sum(map(len, sets.values())))
+
+    def images() -> Iterator[LabelledImage]:
+        nonlocal left_out
         for folder, paths in sets.items():
             for labelled in read_pairs(folder) if paths else ():
-                if labelled.path not in paths:
-                    continue
-                left_out += max(0, len(labelled.masks) - config.max_objects)
-                if (labelled.dataset, labelled.path.stem) not in finished:
-                    new = score_image(labelled, model, config.seed, config.max_objects)
-                    _append(file, new)
-                    scores += new
-                progress.update(task, advance=1, description=folder.name)
+                if labelled.path in paths:
+                    left_out += max(0, len(labelled.masks) - config.max_objects)
+                    yield labelled
+
+    total = sum(map(len, sets.values()))
+    scores = collect(part, images(), total, lambda image: score_image(image, model, config.seed, config.max_objects))
     if not scores:
         raise ReadError(f"no image of the {config.split} split has an object", path=config.data)
     _write_run(output, {**run, "objects": len({_object(s) for s in scores}), "objects_left_out": left_out})
     part.replace(path)
+    return scores
+
+
+def collect(
+    path: Path, images: Iterable[LabelledImage], total: int, score: Callable[[LabelledImage], list[Score]]
+) -> list[Score]:
+    """Scores images one after the other, and takes up a table that an interrupted call has left.
+
+    Args:
+        path: The table; the scores of each image are added when they are there.
+        images: The images.
+        total: How many they are, for the progress bar.
+        score: Gives the scores of an image.
+    """
+    scores = _resume(path)
+    finished = {(score.dataset, score.image) for score in scores}
+    with path.open("a", newline="", encoding="utf-8") as file, _progress() as progress:
+        task = progress.add_task("evaluate", total=total)
+        for labelled in images:
+            if (labelled.dataset, image_name(labelled)) not in finished:
+                new = score(labelled)
+                _append(file, new)
+                scores += new
+            progress.update(task, advance=1, description=labelled.dataset)
     return scores
 
 
@@ -151,46 +173,77 @@ def score_image(
         seed: Seed of the clicks and of the choice of objects.
         max_objects: Of more objects, this many are drawn.
     """
-    name = (labelled.dataset, labelled.path.stem)
+    labelled = with_drawn_objects(labelled, seed, max_objects)
+    return score_baselines(labelled) + ([] if model is None else score_model(labelled, model, seed))
+
+
+def with_drawn_objects(labelled: LabelledImage, seed: int = 0, max_objects: int | None = None) -> LabelledImage:
+    """The image with as many of its objects as are measured; see `score_image`."""
     objects = labelled.masks
-    if max_objects is not None and len(objects) > max_objects:
-        chosen = generator_of(seed, *name).choice(len(objects), max_objects, replace=False)
-        objects = [objects[i] for i in sorted(chosen)]
-    if not objects:
-        return []
-    scores: list[Score] = []
+    if max_objects is None or len(objects) <= max_objects:
+        return labelled
+    rng = generator_of(seed, labelled.dataset, image_name(labelled))
+    chosen = rng.choice(len(objects), max_objects, replace=False)
+    return dataclasses.replace(labelled, masks=[objects[i] for i in sorted(chosen)])
 
-    def add(who: str, strategy: str, masks: Sequence[Any], qualities: Iterable[float]) -> None:
-        for entry, mask, quality in zip(objects, masks, qualities, strict=True):
-            scores.append(
-                Score(
-                    dataset=labelled.dataset,
-                    modality=labelled.modality,
-                    image=labelled.path.stem,
-                    case=labelled.case,
-                    target=entry.target,
-                    instance=entry.instance,
-                    area=float(entry.mask.mean()),
-                    model=who,
-                    strategy=strategy,
-                    dice=dice(mask, entry.mask),
-                    iou=iou(mask, entry.mask),
-                    quality=quality,
-                )
-            )
 
+def score_baselines(labelled: LabelledImage) -> list[Score]:
+    """Scores the baselines on the objects of one image."""
     pixels = labelled.image.rgb()
+    scores: list[Score] = []
     for baseline, outline in BASELINES.items():
-        masks = [outline(pixels, tight_box(entry.mask)) for entry in objects]
-        add(baseline, "box", masks, [math.nan] * len(masks))
-    if model is not None:
-        generators = [generator_of(seed, *name, entry.instance) for entry in objects]
-        embedding = model.encode(labelled.image)
-        for strategy, predictions in predict_strategies(
-            model, embedding, [entry.mask for entry in objects], generators
-        ):
-            add(model.name, strategy, [p.mask for p in predictions], [p.quality for p in predictions])
+        masks = [outline(pixels, tight_box(entry.mask)) for entry in labelled.masks]
+        scores += _scores(labelled, baseline, "box", masks, [math.nan] * len(masks))
     return scores
+
+
+def score_model(labelled: LabelledImage, model: Promptable, seed: int = 0) -> list[Score]:
+    """Scores a model under every strategy on the objects of one image."""
+    if not labelled.masks:
+        return []
+    generators = [object_generator(labelled, entry, seed) for entry in labelled.masks]
+    embedding = model.encode(labelled.image)
+    truths = [entry.mask for entry in labelled.masks]
+    scores: list[Score] = []
+    for strategy, found in predict_strategies(model, embedding, truths, generators):
+        scores += _scores(labelled, model.name, strategy, [p.mask for p in found], [p.quality for p in found])
+    return scores
+
+
+def _scores(
+    labelled: LabelledImage,
+    model: str,
+    strategy: str,
+    masks: Sequence[NDArray[np.bool_]],
+    qualities: Sequence[float],
+) -> list[Score]:
+    return [
+        Score(
+            dataset=labelled.dataset,
+            modality=labelled.modality,
+            image=image_name(labelled),
+            case=labelled.case,
+            target=entry.target,
+            instance=entry.instance,
+            area=float(entry.mask.mean()),
+            model=model,
+            strategy=strategy,
+            dice=dice(mask, entry.mask),
+            iou=iou(mask, entry.mask),
+            quality=quality,
+        )
+        for entry, mask, quality in zip(labelled.masks, masks, qualities, strict=True)
+    ]
+
+
+def image_name(labelled: LabelledImage) -> str:
+    """What an image is called in a table of scores: its name in its corpus, or the stem of its file's name."""
+    return labelled.name or labelled.path.stem
+
+
+def object_generator(labelled: LabelledImage, entry: ObjectMask, seed: int = 0) -> np.random.Generator:
+    """The generator of an object's clicks."""
+    return generator_of(seed, labelled.dataset, image_name(labelled), entry.instance)
 
 
 def generator_of(seed: int, *name: object) -> np.random.Generator:

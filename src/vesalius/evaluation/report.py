@@ -77,7 +77,8 @@ def size_of(score: Score) -> str:
     return next((name for name, bound in SIZES.items() if score.area < bound), list(SIZES)[-1])
 
 
-def _object(score: Score) -> tuple[str, str, int]:
+def object_of(score: Score) -> tuple[str, str, int]:
+    """What tells an object from all others: its data set, image and number."""
     return score.dataset, score.image, score.instance
 
 
@@ -86,7 +87,7 @@ def _case(score: Score) -> tuple[str, str]:
 
 
 def _about(scores: Sequence[Score], run: Mapping[str, Any]) -> str:
-    objects, cases = {_object(s) for s in scores}, {_case(s) for s in scores}
+    objects, cases = {object_of(s) for s in scores}, {_case(s) for s in scores}
     images = {(s.dataset, s.image) for s in scores}
     sets = {s.dataset for s in scores}
     model = run["model"]
@@ -115,49 +116,49 @@ def _about(scores: Sequence[Score], run: Mapping[str, Any]) -> str:
 
 
 def _overall(scores: Sequence[Score], models: Sequence[str], seed: int) -> str:
-    columns = _by(scores, _column)
+    columns = grouped(scores, _column)
     rows = [
-        [model, *(_interval(_dice(columns.get((model, strategy), ()), seed)) for strategy in STRATEGIES)]
+        [model, *(interval(_dice(columns.get((model, strategy), ()), seed)) for strategy in STRATEGIES)]
         for model in models
     ]
-    return _table(["model", *STRATEGIES], rows)
+    return table(["model", *STRATEGIES], rows)
 
 
 def _detail(scores: Sequence[Score], seed: int) -> str:
     rows = []
-    for (model, strategy), group in _by(scores, _column).items():
+    for (model, strategy), group in grouped(scores, _column).items():
         misses = sum(score.dice == 0 for score in group)
-        gap = _average([abs(score.quality - score.iou) for score in group], group, seed)
+        gap = average([abs(score.quality - score.iou) for score in group], group, seed)
         rows.append(
             [
                 model,
                 strategy,
-                _interval(_dice(group, seed)),
-                _interval(_average([score.iou for score in group], group, seed)),
+                interval(_dice(group, seed)),
+                interval(average([score.iou for score in group], group, seed)),
                 f"{misses} ({misses / len(group):.1%})",
                 NONE if np.isnan(gap.mean) else f"{gap.mean:.3f}",
             ]
         )
     heads = ["model", "prompt", "Dice", "IoU", "objects missed (Dice 0)", "mean error of the predicted IoU"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _groups(scores: Sequence[Score], title: str, key: Key, seed: int, order: Sequence[str] | None = None) -> str:
-    columns = list(_by(scores, _column))
+    columns = list(grouped(scores, _column))
     rows = []
-    groups = _by(scores, key)
+    groups = grouped(scores, key)
     for name in order or sorted(groups):
         if name in groups:
-            by_column = _by(groups[name], _column)
-            cells = [_interval(_dice(by_column[column], seed)) for column in columns]
+            by_column = grouped(groups[name], _column)
+            cells = [interval(_dice(by_column[column], seed)) for column in columns]
             rows.append([name, *_size(groups[name]), *cells])
     heads = [title, "objects", "cases", *(f"{model}, {strategy}" for model, strategy in columns)]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _defeats(scores: Sequence[Score], model: str, seed: int) -> list[str]:
     """Where the model's box outline is worse than a baseline's: paired differences, object by object."""
-    box = {who: {_object(s): s for s in scores if _column(s) == (who, "box")} for who in (model, *BASELINES)}
+    box = {who: {object_of(s): s for s in scores if _column(s) == (who, "box")} for who in (model, *BASELINES)}
     kinds: dict[str, Key] = {
         "modality": lambda score: score.modality,
         "size": size_of,
@@ -167,7 +168,7 @@ def _defeats(scores: Sequence[Score], model: str, seed: int) -> list[str]:
     # A set with one target says the same as its target.
     several = {
         name
-        for name, group in _by(box[model].values(), kinds["data set"]).items()
+        for name, group in grouped(box[model].values(), kinds["data set"]).items()
         if len({s.target for s in group}) > 1
     }
     counts: list[str] = []
@@ -181,21 +182,21 @@ def _defeats(scores: Sequence[Score], model: str, seed: int) -> list[str]:
         )
         for kind, key in kinds.items():
             counted = [s for s in box[model].values() if kind != "target" or s.dataset in several]
-            for name, ours in _by(counted, key).items():
-                gap = _average([gaps[_object(score)] for score in ours], ours, seed)
+            for name, ours in grouped(counted, key).items():
+                gap = average([gaps[object_of(score)] for score in ours], ours, seed)
                 if gap.mean < 0:
-                    theirs = [box[baseline][_object(score)] for score in ours]
+                    theirs = [box[baseline][object_of(score)] for score in ours]
                     means = [f"{_dice(side, seed).mean:.3f}" for side in (ours, theirs)]
-                    rows.append((gap.mean, [kind, name, *_size(ours), *means, baseline, _interval(gap)]))
+                    rows.append((gap.mean, [kind, name, *_size(ours), *means, baseline, interval(gap)]))
     heads = ["by", "group", "objects", "cases", model, "the baseline", "which is", "difference"]
-    table = _table(heads, [row for _, row in sorted(rows, key=lambda row: row[0])])
+    worst = table(heads, [row for _, row in sorted(rows, key=lambda row: row[0])])
     return [
         f"## Where {model} is worse than a baseline",
         " ".join(counts),
         "Groups in which it is worse on average, the worst first (box prompt; differences of the same objects):"
         if rows
         else "There is no modality, size, data set or target on which it is worse on average.",
-        *([table] if rows else []),
+        *([worst] if rows else []),
     ]
 
 
@@ -204,16 +205,18 @@ def _column(score: Score) -> Column:
 
 
 def _dice(group: Sequence[Score], seed: int) -> Estimate:
-    return _average([score.dice for score in group], group, seed)
+    return average([score.dice for score in group], group, seed)
 
 
-def _average(values: Sequence[float], group: Sequence[Score], seed: int) -> Estimate:
+def average(values: Sequence[float], group: Sequence[Score], seed: int) -> Estimate:
+    """The `macro_average` of one value per score, by the scores' data sets and cases."""
     # A generator per number, so that no table depends on what was computed before it.
     rng = np.random.default_rng(seed)
     return macro_average(values, [score.dataset for score in group], [score.case for score in group], rng)
 
 
-def _interval(estimate: Estimate) -> str:
+def interval(estimate: Estimate) -> str:
+    """The mean, and its interval in brackets where it is known."""
     if np.isnan(estimate.mean):
         return NONE
     if np.isnan(estimate.low):
@@ -223,15 +226,17 @@ def _interval(estimate: Estimate) -> str:
 
 def _size(group: Iterable[Score]) -> list[str]:
     """How many objects and cases."""
-    return [str(len({key(s) for s in group})) for key in (_object, _case)]
+    return [str(len({key(s) for s in group})) for key in (object_of, _case)]
 
 
-def _by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in order of appearance."""
     groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))

@@ -45,6 +45,7 @@ def draw_overlay(
     *,
     longest: int | None = None,
     view: View | None = None,
+    legend: bool = True,
 ) -> Picture:
     """Draws each object's prompt and outline on the image, and lists the predicted qualities below it.
 
@@ -57,6 +58,7 @@ def draw_overlay(
         predictions: One per prompt, masks of shape (H, W).
         longest: Longest side of the drawn image in pixels; if None, that of the image, but at least 768.
         view: (x0, y0, x1, y1), half-open, whole pixels: the part of the image to show; all of it if None.
+        legend: Whether the predicted qualities are listed.
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -89,7 +91,7 @@ def draw_overlay(
     for number, (prompt, prediction) in enumerate(zip(prompts, predictions, strict=True)):
         if len(prompts) > 1:
             _number(draw, number, prompt, prediction, place, text_height)
-    return _add_legend(picture, predictions, text_height)
+    return _add_legend(picture, predictions if legend else [], text_height)
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Picture]], columns: int = 4) -> Picture:

@@ -59,6 +59,8 @@ class TrainConfig(Config):
         seed: Seed of everything random.
         save_every: Steps between checkpoints and rows of the log.
         validate_every: Steps between validations; None for each epoch.
+        patience: Validations in a row without a higher Dice than the highest so far, that of the untouched network
+            included, after which the run stops; None to go through with it.
         half: Whether trained networks are stored in float16.
         network: What is trained.
         samples: How samples are drawn.
@@ -88,6 +90,7 @@ class TrainConfig(Config):
     seed: NonNegativeInt = 0
     save_every: PositiveInt = 250
     validate_every: PositiveInt | None = None
+    patience: PositiveInt | None = None
     half: bool = False
     network: NetworkConfig = NetworkConfig()
     samples: SampleConfig = SampleConfig.model_validate({})

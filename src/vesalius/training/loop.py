@@ -74,6 +74,8 @@ def train(
 ) -> SegmentationModel:
     """Trains those parameters of a network that ask for a gradient, and leaves the others as they are.
 
+    With ``patience``, the network is validated as it comes in too, which may be found the best.
+
     A folder that holds an unfinished run of the same configuration, network and task is taken up where it stopped; the
     result is the one that an undisturbed run gives.
 
@@ -195,7 +197,7 @@ class _Run:
         if config.cache != "none":
             folder = output / "features" if config.cache == "disk" else None
             self.cache = FeatureCache(model, str(config.bf16), folder)
-        self.done, self.best, self.empty = 0, -math.inf, 0
+        self.done, self.best, self.empty, self.waited = 0, -math.inf, 0, 0
 
     def go(self, resume: bool) -> SegmentationModel:
         """Takes all steps."""
@@ -207,6 +209,9 @@ class _Run:
             # Before the source is at work for the steps.
             self.sheet = self._sheet()
             with Monitor(self.output, self.done, self.end) as monitor:
+                if self.config.patience is not None and not self.done:
+                    # What came in is a candidate too, so that nobody is left with a worse network.
+                    self._validate(monitor)
                 self._take(monitor)
         else:
             self._take(None)
@@ -215,6 +220,8 @@ class _Run:
 
     def _take(self, monitor: Monitor | None) -> None:
         config = self.config
+        if self._is_enough():
+            return
         coming = steps(self.task.source, self.model.preset, config, self.done, self.end, self.world)
         recent: list[Tensor] = []
         clock, since = time.perf_counter(), self.done
@@ -236,7 +243,14 @@ class _Run:
                         self._validate(monitor)
                     self._save()
                 self.world.wait()
+                if due and self._is_enough():
+                    return
                 recent, clock, since = [], time.perf_counter(), self.done
+
+    def _is_enough(self) -> bool:
+        """Whether the run stops early; the first process knows, and tells the others."""
+        tired = self.world.is_first and self.config.patience is not None and self.waited >= self.config.patience
+        return bool(self.world.total(torch.tensor(float(tired), device=self.device)))
 
     def _one(self, step: int, batches: Sequence[Batch]) -> Tensor:
         """One optimiser step; (2 + rounds,) loss, norm of the gradient, and mean IoU of each round."""
@@ -314,8 +328,9 @@ class _Run:
             figures = self.task.validate(self.model)
             monitor.row(VALIDATION, self.done, figures)
             monitor.tell(f"step {self.done}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+            self.waited += 1
             if figures["dice"] > self.best:
-                self.best = figures["dice"]
+                self.best, self.waited = figures["dice"], 0
                 checkpoint(self.model, self.output / BEST, self.config.half)
 
     def _sheet(self) -> Batch:
@@ -330,6 +345,7 @@ class _Run:
             "step": self.done,
             "best": self.best,
             "empty": self.empty,
+            "waited": self.waited,
             "model": moving(self.model),
             "average": self.average.values,
             "optimiser": self.optimiser.state_dict(),
@@ -374,7 +390,8 @@ class _Run:
         load(self.model, state["model"])
         self.average.values = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
-        self.done, self.best, self.empty = int(state["step"]), float(state["best"]), int(state["empty"])
+        self.done, self.best = int(state["step"]), float(state["best"])
+        self.empty, self.waited = int(state["empty"]), int(state["waited"])
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

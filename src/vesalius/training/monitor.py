@@ -40,7 +40,8 @@ class Monitor:
     def __init__(self, output: Path, start: int, end: int, tensorboard: bool = True) -> None:
         self.output, self.start, self.end = output, start, end
         for name in (LOG, VALIDATION):
-            _cut(output / name, start)
+            # Without a step there is no state, so a row of step 0 is of a killed process too.
+            _cut(output / name, start or -1)
         self._board = _board(output / "tensorboard", start) if tensorboard else None
         self._progress = _progress()
 

@@ -1,0 +1,350 @@
+import copy
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.training.conftest import tiny
+
+import made_corpus
+import vesalius as vs
+from golden.networks import CONFIG, sam
+from vesalius import finetune as module
+from vesalius.cli import main
+from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.types import Prompt
+from vesalius.corpus.split import place_of
+from vesalius.corpus.store import Corpus
+from vesalius.evaluation.comparison import compare
+from vesalius.evaluation.evaluate import Score
+from vesalius.finetune import divide, finetune, settings
+from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
+from vesalius.models.presets import PRESETS
+from vesalius.predict.predictor import Predictor
+from vesalius.prompts.sample import tight_box
+from vesalius.training.samples import SampleSource
+
+CASES = 10
+STRATEGIES = ["box", "1 point", "3 points", "5 points"]
+
+
+def write_pairs(folder: Path, name: str = "discs", cases: int = CASES) -> Path:
+    """A set of pairs of ``cases`` patients with two images of a disc and a square each."""
+    for part in ("images", "labels"):
+        (folder / name / part).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:48, 0:64]
+    for case in range(cases):
+        for number in range(2):
+            cx, cy = rng.uniform(14, 30), rng.uniform(14, 34)
+            labels = ((x - cx) ** 2 + (y - cy) ** 2 < 80).astype(np.uint8)
+            labels[8:20, 44:58] = 2
+            grey = np.clip(80 + 60 * labels + rng.normal(0, 10, labels.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(grey).save(folder / name / "images" / f"p{case}_{number}.png")
+            Image.fromarray(labels).save(folder / name / "labels" / f"p{case}_{number}.png")
+    about = {"modality": "mr", "labels": {"1": "disc", "2": "square"}, "cases": cases, "instances": False}
+    (folder / name / "set.json").write_text(json.dumps(about))
+    return folder
+
+
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LEAST_STEPS": 4, "MOST_STEPS": 4, "VALIDATIONS": 2}.items():
+        patch.setattr(module, name, value)
+
+
+@dataclasses.dataclass
+class Done:
+    folder: Path
+    corpus: Path
+    start: Path
+    told: list[str]
+    drawn: set[str]
+    asked: dict[str, list[str]]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Done:
+    """A short run, with the cases of the samples that were drawn and the prompts that were asked at the end."""
+    root = tmp_path_factory.mktemp("finetune")
+    found = Done(root / "run", write_pairs(root / "data"), root / "start", [], set(), {})
+    save_checkpoint(tiny(), found.start)
+    division = divide(found.corpus)
+    draw, ask = SampleSource.__getitem__, Predictor.predict
+
+    def drawn(source, number):
+        sample = draw(source, number)
+        found.drawn.add(division.images[sample.index].case)
+        return sample
+
+    def asked(predictor, embedding, prompts):
+        for prompt in prompts:
+            if len(np.asarray(prompt.points)) < 2:  # what follows depends on the answers
+                told = f"{embedding.digest} {prompt.box} {np.asarray(prompt.points).tolist()}"
+                found.asked.setdefault(predictor.name, []).append(told)
+        return ask(predictor, embedding, prompts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        patch.setattr(SampleSource, "__getitem__", drawn)
+        patch.setattr(Predictor, "predict", asked)
+        finetune(found.corpus, found.folder, found.start, tell=found.told.append)
+    return found
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_held_out_cases_are_never_trained_on(done: Done) -> None:
+    division = json.loads((done.folder / "run.json").read_text())["division"]
+    parts = [{name.split("/")[1] for name in division[split]} for split in ("train", "val", "test")]
+    assert set.union(*parts) == {f"p{case}" for case in range(CASES)}
+    assert sum(map(len, parts)) == CASES
+    assert len(parts[2]) == 2
+    assert done.drawn <= parts[0]
+    assert len(done.drawn) > 1
+    assert {row["case"] for row in rows(done.folder / "before.csv")} == parts[2]
+
+
+def test_before_and_after_are_asked_the_same(done: Done) -> None:
+    assert done.asked["start"] == done.asked["best"]
+    assert len(set(done.asked["start"])) == 2 * 8  # eight objects, a box and a first click each
+
+
+def test_the_numbers_of_the_report_are_those_of_the_models(done: Done) -> None:
+    held_out = {name.split("/")[1] for name in divide(done.corpus).cases["test"]}
+    tables = {}
+    for when, folder in (("before", done.start), ("after", done.folder / "best")):
+        tables[when] = rows(done.folder / f"{when}.csv")
+        model = vs.load_model(folder)
+        expected = []
+        for path in sorted((done.corpus / "discs" / "labels").glob("*.png")):
+            if path.stem.split("_")[0] in held_out:
+                labels = np.asarray(Image.open(path))
+                embedding = model.encode(np.asarray(Image.open(done.corpus / "discs" / "images" / path.name)))
+                for value in (1, 2):
+                    truth = labels == value
+                    (answer,) = model.predict(embedding, [Prompt(box=tight_box(truth))])
+                    expected.append(2 * (answer.mask & truth).sum() / (answer.mask.sum() + truth.sum()))
+        assert [float(row["dice"]) for row in tables[when] if row["strategy"] == "box"] == pytest.approx(expected)
+    report = (done.folder / "report.md").read_text()
+    for change in json.loads((done.folder / "report.json").read_text()):
+        dice = [
+            [float(row["dice"]) for row in tables[when] if row["strategy"] == change["strategy"]]
+            for when in ("before", "after")
+        ]
+        gaps = [after - before for before, after in zip(*dice, strict=True)]
+        assert change["before"]["mean"] == pytest.approx(fmean(dice[0]))
+        assert change["after"]["mean"] == pytest.approx(fmean(dice[1]))
+        assert change["difference"]["mean"] == pytest.approx(fmean(gaps))
+        assert (change["better"], change["worse"]) == (sum(g > 0 for g in gaps), sum(g < 0 for g in gaps))
+        assert f"| {change['strategy']} | {fmean(dice[0]):.3f} [" in report
+        by_case = [fmean(gaps[i] for i in members) for members in ([0, 1, 2, 3], [4, 5, 6, 7])]
+        # Of two cases, a quarter of the resamples holds one of them alone.
+        assert change["difference"]["low"] == pytest.approx(min(by_case))
+        assert change["difference"]["high"] == pytest.approx(max(by_case))
+
+
+def test_the_run_leaves_a_model_pictures_and_words(done: Done) -> None:
+    report = (done.folder / "report.md").read_text()
+    assert report.startswith(f"# Fine-tuning of {done.start}\n")
+    assert "Held out (drawn by their names from all cases): 2 cases, 4 images." in report
+    assert "| disc | 4 |" in report
+    assert done.told[0] in report
+    for name in ("box", "1_point"):
+        with Image.open(done.folder / f"before_after_{name}.png") as sheet:
+            assert sheet.width > 4 * 320
+    model = vs.load_model(done.folder / "best")
+    assert model.predict(model.encode(np.zeros((60, 80), np.uint8)), [Prompt(box=(10, 10, 50, 50))])
+
+
+def test_the_same_command_ends_as_it_did_and_only_if_asked(done: Done, monkeypatch) -> None:
+    shorten(monkeypatch)
+    files = ["report.md", "report.json", "before.csv", "after.csv", "validation.csv", "best/model.safetensors"]
+    before = [(done.folder / name).read_bytes() for name in files]
+    with pytest.raises(ConfigError, match="--resume"):
+        finetune(done.corpus, done.folder, done.start)
+    finetune(done.corpus, done.folder, done.start, resume=True)
+    assert [(done.folder / name).read_bytes() for name in files] == before
+    with pytest.raises(ConfigError, match="prompts was any, and is box"):
+        finetune(done.corpus, done.folder, done.start, prompts="box", resume=True)
+
+
+def test_a_network_that_gets_no_better_is_kept_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    shorten(monkeypatch)
+    falling = iter(np.linspace(0.9, 0.1, 9))
+    monkeypatch.setattr(module, "validation", lambda *_, **__: lambda _: {"dice": float(next(falling))})
+    save_checkpoint(tiny(), tmp_path / "start")
+    report = finetune(write_pairs(tmp_path / "data"), tmp_path / "run", tmp_path / "start")
+    kept, start = (load_checkpoint(tmp_path / name).state_dict() for name in ("run/best", "start"))
+    assert all(torch.equal(kept[name], value) for name, value in start.items())
+    assert "No step was better in validation than the untouched network" in report.read_text()
+    assert "no clear difference" in report.read_text()
+    tables = [[row["dice"] for row in rows(tmp_path / "run" / f"{when}.csv")] for when in ("before", "after")]
+    assert tables[0] == tables[1]
+
+
+def score(value: float, case: int, strategy: str = "box") -> Score:
+    return Score("set", "mr", f"{case}", f"case{case}", "disc", 1, 0.1, "m", strategy, value, value, 0.5)
+
+
+def test_what_is_worse_is_called_worse() -> None:
+    before = [score(0.8, case, strategy) for case in range(5) for strategy in ("box", "1 point")]
+    after = [
+        dataclasses.replace(one, dice=one.dice + (-0.1 if one.strategy == "box" else 0.05 * (int(one.image) - 2)))
+        for one in before
+    ]
+    box, point = compare(before, after)
+    assert (box.verdict, box.worse, box.better) == ("worse", 5, 0)
+    assert (point.verdict, point.worse, point.better) == ("no clear difference", 2, 2)
+    assert compare(after, before)[0].verdict == "better"
+    with pytest.raises(ConfigError, match="same objects"):
+        compare(before, after[1:])
+
+
+def test_splits_that_a_corpus_states_are_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LEAST_IMAGES", 8)
+    # Images i of case i // 2 have i % 4 objects; those of which i is a multiple of 5 are of the test split.
+    numbers = [i for i in range(40) if i % 10 in (0, 2, 3, 4, 6, 7)]
+    corpus = made_corpus.write(tmp_path / "corpus", [numbers[:12], numbers[12:]])
+    division = divide(corpus.folder)
+    found = {split: sorted(image.name for image in division.read(split)) for split in ("train", "val", "test")}
+    assert found["test"] == sorted(f"set/{i}/2d_none" for i in (10, 30))
+    assert division.told.startswith("Trained on: ")
+    assert "Held out (the corpus's own test split): 2 cases, 2 images." in division.told
+    assert "Validated on (drawn by their names from the others): " in division.told
+    cases = [name.split("/")[1] for name in division.cases["train"] + division.cases["val"]]
+    assert sorted(cases, key=place_of)[: len(division.cases["val"])] == sorted(
+        (name.split("/")[1] for name in division.cases["val"]), key=place_of
+    )
+    assert {image.case for image in division.read("val")} == {name.split("/")[1] for name in division.cases["val"]}
+    assert [entry.instance for image in division.read("test") for entry in image.masks] == [1, 2, 1, 2]
+    assert {image.split for image in division.images.stream() if image.name in found["val"]} == {"val"}
+    # What trains has a copy of its own.
+    assert copy.copy(division.images).images["split"].equals(division.images.images["split"])
+    # The files stay as they are.
+    assert set(Corpus(corpus.folder).images["split"].to_pylist()) == {"train", "test"}
+
+
+def test_a_case_in_two_splits_is_refused(tmp_path: Path) -> None:
+    corpus = made_corpus.write(tmp_path / "corpus", [list(range(40))])
+    with pytest.raises(ConfigError, match=r"several splits; .*vesalius corpus split"):
+        divide(corpus.folder)
+
+
+def test_patients_of_one_name_stay_together(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "data", "first")
+    division = divide(write_pairs(tmp_path / "data", "second"))
+    for cases in division.cases.values():
+        names = [{name.split("/")[1] for name in cases if name.startswith(data)} for data in ("first", "second")]
+        assert names[0] == names[1]
+
+
+def test_too_little_is_one_clear_error(tmp_path: Path, capsys) -> None:
+    data = write_pairs(tmp_path / "data", cases=4)
+    with pytest.raises(ReadError, match=r"8 labelled images of 4 cases, too few.*at least 20 images of at least 5"):
+        divide(data)
+    with pytest.raises(SystemExit) as stop:
+        main(["finetune", "--corpus", str(data), "-o", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert "too few" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_follow_the_data() -> None:
+    few, many = settings("tiny", 20), settings("tiny", 2000)
+    assert (few.total_steps(20), many.total_steps(2000)) == (module.LEAST_STEPS, module.MOST_STEPS)
+    assert few.validate_every == few.total_steps(20) // module.VALIDATIONS
+    assert few.patience
+    assert settings("sam", 100).network.tuning == "lora"
+    assert settings("sam", 100, "box").interaction.first.box == 1
+    with pytest.raises(ConfigError, match="sam2 networks cannot be fine-tuned; give one of these kinds: imis, sam, ti"):
+        settings("sam2", 100)
+
+
+def test_the_command_prints_the_report(tmp_path: Path, capsys, monkeypatch) -> None:
+    shorten(monkeypatch)
+    save_checkpoint(tiny(), tmp_path / "start")
+    line = ["finetune", "--corpus", str(write_pairs(tmp_path / "data")), "--model", str(tmp_path / "start")]
+    line += ["-o", str(tmp_path / "run"), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stop:
+        main([*line, "--prompts", "words"])
+    assert stop.value.code == 2
+    assert "any, box, point" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main([*line, "--prompts", "point"])
+    assert not stop.value.code
+    told = capsys.readouterr()
+    assert told.out.strip() == (tmp_path / "run" / "report.md").read_text().strip()
+    assert re.search(r"^encoder: ([\d,]+) of \1 parameters train$", told.err, re.MULTILINE)
+    table = rows(tmp_path / "run" / "validation.csv")
+    assert table[0]["step"] == "0"
+    points = [float(table[0][name]) for name in ("1_point", "3_points", "5_points")]
+    assert float(table[0]["dice"]) == pytest.approx(fmean(points), abs=1e-5)
+
+
+def test_a_sam_is_tuned_by_few_parameters_and_kept_as_one_network(tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("peft")
+    shorten(monkeypatch)
+    rising = iter(np.linspace(0.1, 0.9, 9))
+    monkeypatch.setattr(module, "validation", lambda *_, **__: lambda _: {"dice": float(next(rising))})
+    save_checkpoint(sam(CONFIG, PRESETS["sam"].model_copy(update={"side": 64, "mask_side": 16})), tmp_path / "start")
+    told: list[str] = []
+    finetune(write_pairs(tmp_path / "data"), tmp_path / "run", tmp_path / "start", tell=told.append)
+    assert any(line.startswith("image_encoder: 0 of ") for line in told)
+    start, best = (load_checkpoint(tmp_path / name).state_dict() for name in ("start", "run/best"))
+    assert start.keys() == best.keys()
+    changed = {name for name in start if not torch.equal(start[name], best[name])}
+    assert {name.split(".")[0] for name in changed} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    assert all(".attn." in name for name in changed if name.startswith("image_encoder."))
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from vesalius import finetune as module
+torch.set_num_threads(1)
+module.LEAST_STEPS = module.MOST_STEPS = 60
+module.finetune(*map(Path, sys.argv[1:4]), resume=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is a POSIX signal")
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(SCRIPT)
+    save_checkpoint(tiny(), tmp_path / "start")
+    data = write_pairs(tmp_path / "data")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(tmp_path / "run.py"), str(data), str(folder), str(tmp_path / "start")]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait() == 0
+    # While it trains, and while the held-out cases are measured.
+    for mark in ("state.pt", "before.csv.part"):
+        process = start(killed)
+        deadline = time.monotonic() + 300
+        while not (killed / mark).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "report.md").exists()
+    assert start(killed).wait() == 0
+    for name in ("validation.csv", "before.csv", "after.csv", "report.json", "best/model.safetensors"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
