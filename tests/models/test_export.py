@@ -116,7 +116,7 @@ MODELS = {
     "imis": small_imis,
 }
 EXPORTS = [("sam", "onnx"), ("sam", "openvino"), ("one mask", "onnx"), ("tiny", "onnx"), ("tiny", "openvino")]
-EXPORTS += [("words", "onnx"), ("imis", "onnx"), ("imis", "openvino")]
+EXPORTS += [("words", "onnx"), ("imis", "onnx")]
 
 
 @pytest.fixture(scope="module")

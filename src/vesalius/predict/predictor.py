@@ -98,7 +98,8 @@ class Predictor:
             if prompt.text is not None and not self.runtime.takes_text:
                 raise PromptError(
                     f"{self.name} has no text head, so it does not understand {prompt.text!r}",
-                    remedy="prompt with a box, points or a mask, or use a model that takes words, such as an IMIS-Net run by torch",
+                    remedy="prompt with a box, points or a mask, "
+                    "or use a model that takes words, such as an IMIS-Net run by torch",
                 )
             prompt.check(embedding.image.size, embedding.image.source)
         frames = [self._frame(embedding, prompt) for prompt in prompts]
