@@ -1,6 +1,6 @@
 """Training beside SAM-Med2D's published loop written plainly (`plain_training.py`), on the same weights and samples.
 
-    python benchmarks/training.py [--images 2] [--turns 5] [--steps 3] [--parts float32 bfloat16 run loader features]
+    python benchmarks/training.py [--images 2] [--turns 5] [--steps 10] [--parts float32 bfloat16 run loader features]
 
 ViT-B at 256 with SAM-Med2D's adapters by the recipe ``sam-med2d``: 5 masks per image and 9 rounds. A step is forward,
 backward and Adam; all contestants take turns in one process, so a busy machine slows them alike: the ratios are
@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     console = Console(width=140)

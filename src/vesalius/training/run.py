@@ -135,7 +135,7 @@ def run_training(
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
     source = SampleSource(images, model.preset, config.samples, config.seed)
     if isinstance(images, Corpus) and "val" not in images.images["split"].unique().to_pylist():
-        tell(f"no validation split: {rows_of(images, 'val').sum():,} of the training images are held out, by case")
+        tell(f"no validation split: {rows_of(images, 'val').sum():,} training images are held out for it, by case")
     about = {
         "corpus": str(corpus),
         "corpus_digest": file_digest(images.folder / DESCRIPTION) if isinstance(images, Corpus) else None,
