@@ -1,8 +1,8 @@
 """SAM and SAM-Med2D written the plain way: what the published code computes, step by step, on the weights of ours.
 
-It is the peer that `models.py` measures against: windows are filled up with zero tokens that take part in everything,
-the positional bias is built anew and added to a full matrix of attention, the adapter's convolutions are convolutions,
-and the image embedding is copied for every prompt.
+It is the peer that `models.py` and `training.py` measure against: windows are filled up with zero tokens that take part
+in everything, the positional bias is built anew and added to a full matrix of attention, the adapter's convolutions are
+convolutions, and the image embedding is copied for every prompt.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def adapter(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def plain_decoder(sam: Sam) -> MaskDecoder:
-    """A copy of the network's mask decoder whose attention is computed for each token of the image."""
-    decoder = copy.deepcopy(sam.mask_decoder)
+    """The network's mask decoder, on the same parameters, with attention computed for each token of the image."""
+    shared = {id(parameter): parameter for parameter in sam.mask_decoder.parameters()}
+    decoder = copy.deepcopy(sam.mask_decoder, shared)
     for module in decoder.modules():
         if isinstance(module, Attention):
             module.forward = MethodType(Attention.forward, module)
@@ -77,9 +78,12 @@ def plain_decoder(sam: Sam) -> MaskDecoder:
 
 
 def decode(sam: Sam, decoder: MaskDecoder, embedding: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-    """Three masks of each prompt and their predicted IoU, all prompts at once, each with its own copy of the image."""
+    """Three masks of each prompt and their predicted IoU, all prompts at once, each with its own copy of the image.
+
+    Of several images, each has as many prompts as the others, which follow each other.
+    """
     sparse, present, dense = sam.prompt_encoder(prompts)
-    copies = embedding.repeat_interleave(len(prompts), 0)
+    copies = embedding.repeat_interleave(len(prompts) // len(embedding), 0)
     dense, side = dense.expand_as(copies).clone(), sam.config.grid
     tokens, image = decoder.look(copies, sam.prompt_encoder.dense_positions(), sparse, present, dense)
     enlarged = nn.Sequential.forward(decoder.output_upscaling, image.transpose(1, 2).unflatten(2, (side, side)))

@@ -63,9 +63,10 @@ def train(
 
 
 def _validation_images(corpus: Path) -> list[LabelledImage]:
-    """Images of the validation split, evenly from all of it."""
+    """Images of the validation split, or of what is held out in its place, evenly from all of it."""
     from vesalius.core.errors import ReadError
     from vesalius.corpus.store import Corpus
+    from vesalius.training.pool import rows_of
     from vesalius.training.run import open_images
 
     images = open_images(corpus, "val")
@@ -73,7 +74,7 @@ def _validation_images(corpus: Path) -> list[LabelledImage]:
         found = [image for image in images if image.masks]
         chosen: list[LabelledImage] = found[:: -(-len(found) // MOST) or 1]
     else:
-        rows = [i for i, split in enumerate(images.images["split"].to_pylist()) if split == "val"]
+        rows = rows_of(images, "val").nonzero()[0].tolist()
         chosen = [images.read(i) for i in rows[:: -(-len(rows) // MOST) or 1]]
     if not any(image.masks for image in chosen):
         raise ReadError("no image of the validation split has an object", path=corpus)

@@ -64,6 +64,18 @@ def test_it_learns(small_model: Tiny, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["0000020.png", "0000040.png"]
 
 
+def test_tensorboard_is_told_what_the_table_is(small_model: Tiny, tmp_path: Path) -> None:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(small_model, discs(small_model, RUN), RUN, tmp_path)
+    board = reading.EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    table = rows(tmp_path / "log.csv")
+    for name in ("loss", "iou_round_1", "rate"):
+        told = [(event.step, event.value) for event in board.Scalars(f"log/{name}")]
+        assert told == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-5)) for row in table]
+    assert [event.step for event in board.Images("predictions")] == [6, 12]
+
+
 SCRIPT = """
 import sys, torch
 from pathlib import Path
@@ -137,6 +149,23 @@ def test_a_run_is_continued_only_if_asked_and_only_as_the_same(small_model: Tiny
     # Where it stops is no part of what it is.
     train(small_model, discs(small_model, RUN), RUN, tmp_path)
     assert json.loads((tmp_path / "run.json").read_text())["step"] == 12
+
+
+def test_a_run_is_continued_by_as_many_processes_as_began_it(small_model: Tiny, tmp_path: Path, monkeypatch) -> None:
+    train(small_model, discs(small_model, RUN), RUN.model_copy(update={"stop": 1}), tmp_path)
+    monkeypatch.setattr(World, "wait", lambda self: None)
+    monkeypatch.setattr(World, "wrap", lambda self, step: step)
+    with pytest.raises(ConfigError, match=r"another configuration: processes was 1, and is 2"):
+        train(small_model, discs(small_model, RUN), RUN, tmp_path, World(size=2))
+
+
+def test_what_killed_runs_left_half_written_is_removed(small_model: Tiny, tmp_path: Path) -> None:
+    left = [tmp_path / folder / ".part-1-abc-x.pt" for folder in ("", "predictions", "features")]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    train(small_model, discs(small_model, RUN), RUN.model_copy(update={"stop": 1}), tmp_path)
+    assert not any(path.exists() for path in left)
 
 
 def test_a_run_from_another_network_is_not_continued(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import made_corpus
 import vesalius as vs
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ModelError, ReadError
+from vesalius.training.pool import rows_of
 from vesalius.training.run import find_recipe, open_images, run_training
 
 RECIPE = """
@@ -92,6 +93,19 @@ def test_a_curated_corpus_is_trained_on(tmp_path: Path) -> None:
     trained = run_training(write_recipe(tmp_path), corpus.folder, tmp_path / "run")
     assert trained.architecture == "tiny"
     assert len(json.loads((tmp_path / "run" / "run.json").read_text())["corpus_digest"]) == 64
+
+
+def test_a_corpus_without_a_validation_split_is_validated_on_what_is_held_out(tmp_path: Path, capsys) -> None:
+    corpus = made_corpus.write(tmp_path / "corpus", [list(range(20))])
+    output = tmp_path / "run"
+    assert command("train", write_recipe(tmp_path), "--corpus", corpus.folder, "-o", output, "--device", "cpu") == 0
+    held_out, counts = rows_of(corpus, "val"), corpus.images["masks"].to_numpy()
+    assert held_out.any()
+    told = capsys.readouterr().err
+    assert f"no validation split: {held_out.sum()} training images are held out for it" in told
+    assert (output / "validation.csv").exists()
+    trained = rows_of(corpus, "train") & (counts > 0)
+    assert json.loads((output / "run.json").read_text())["images"] == trained.sum()
 
 
 def test_bundled_recipes_are_found_and_others_named(tmp_path: Path) -> None:

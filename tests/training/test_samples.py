@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.training.conftest import disc_images
+from tests.training.conftest import disc_images, tiny
 
 from made_corpus import write
 from vesalius.core.errors import ConfigError, ReadError
@@ -17,7 +17,10 @@ from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.store import Corpus
 from vesalius.models.presets import PRESETS, Preset
 from vesalius.predict.predictor import whole_frame
-from vesalius.training.pool import Crop, joined
+from vesalius.training.batches import collate
+from vesalius.training.interaction import InteractionConfig, InteractiveStep
+from vesalius.training.losses import LossConfig
+from vesalius.training.pool import Crop, joined, rows_of
 from vesalius.training.samples import Sample, SampleConfig, SampleSource, batches
 
 SMALL = Preset(side=64, mask_side=32, fit="stretch")
@@ -147,7 +150,8 @@ def test_a_split_is_drawn_from_and_no_other() -> None:
 def test_a_corpus_is_drawn_from_as_its_split_says(corpus: Corpus) -> None:
     source = SampleSource(corpus, SMALL, PLAIN, seed=0)
     splits, counts = corpus.images["split"].to_pylist(), corpus.images["masks"].to_pylist()
-    wanted = [i for i in range(20) if splits[i] == "train" and counts[i]]
+    held_out = rows_of(corpus, "val")
+    wanted = [i for i in range(20) if splits[i] == "train" and counts[i] and not held_out[i]]
     assert list(source.indices) == wanted
     assert {source[i].index for i in range(300)} == set(wanted)
     assert source.targets == tuple(sorted({f"target {i % 3}" for i in wanted}))
@@ -160,7 +164,9 @@ def test_a_corpus_is_drawn_from_as_its_split_says(corpus: Corpus) -> None:
 def test_what_is_kept_in_memory_and_what_is_read_are_one(corpus: Corpus, augment: bool) -> None:
     settings = {"augment": augment, "objects": 2, "shapes": 0.0, "grown": 0.0}
     kept, read = (SampleSource(corpus, SMALL, SampleConfig(**settings, memory=memory), seed=0) for memory in (1.0, 0.0))
-    listed = SampleSource(list(corpus.stream()), SMALL, SampleConfig(**settings), seed=0)
+    splits = np.where(rows_of(corpus, "val"), "val", corpus.images["split"].to_pylist())
+    images = [replace(image, split=split) for image, split in zip(corpus.stream(), splits.tolist(), strict=True)]
+    listed = SampleSource(images, SMALL, SampleConfig(**settings), seed=0)
     for number in range(30):
         assert same(kept[number], read[number])
         assert same(kept[number], listed[number])
@@ -356,3 +362,39 @@ def test_joined_objects_keep_their_shapes() -> None:
     assert np.array_equal(whole.mask, expected[y0:y1, x0:x1])
     assert whole.mask.sum() == expected.sum()
     assert (whole.target, whole.joined) == ("k", True)
+
+
+def test_no_two_streams_of_random_numbers_are_one(monkeypatch) -> None:
+    source = SampleSource(disc_images(3), SMALL, SampleConfig(augment=False, order="epochs"), seed=0)
+    states = []
+    default_rng = np.random.default_rng
+
+    def recorded(seed):
+        states.append(tuple(np.random.SeedSequence(seed).generate_state(4)))
+        return default_rng(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", recorded)
+    config = InteractionConfig()
+    for step in range(6):
+        batch = collate([source[step]], [step], step, SMALL)
+        list(InteractiveStep(tiny(), config, LossConfig()).play(batch))
+    # Six samples, two epochs, two objects in each sample, and the turns of each step.
+    assert len(states) == 6 + 2 + 12 + 6
+    assert len(set(states)) == len(states)
+
+
+def test_where_no_split_is_for_validation_a_tenth_of_the_training_cases_is(corpus: Corpus) -> None:
+    splits, cases = (np.array(corpus.images[name].to_pylist()) for name in ("split", "case"))
+    assert set(splits) == {"train", "test"}
+    train, held_out = rows_of(corpus, "train"), rows_of(corpus, "val")
+    assert not (train & held_out).any()
+    assert np.array_equal(train | held_out, splits == "train")
+    assert len(set(cases[held_out])) == 1
+    assert not set(cases[held_out]) & set(cases[train])
+    assert np.array_equal(rows_of(corpus, "test"), splits == "test")
+
+
+def test_few_cases_are_all_trained_on(tmp_path: Path) -> None:
+    small = write(tmp_path / "small", [list(range(8))])
+    assert not rows_of(small, "val").any()
+    assert rows_of(small, "train").sum() == 6

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vesalius.models.sam.config import AdapterName
-from vesalius.models.sam.layers import Linear
+from vesalius.models.sam.layers import Linear, linear
 
 
 class Adapter(nn.Module):
@@ -60,8 +60,8 @@ class SamMed2dAdapter(Adapter):
         down, up = (weight.flatten(1) for weight in self.spatial.parameters())
         around = F.pad(x, (0, 0, 1, 1, 1, 1))
         patches = [around[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)]
-        half = F.relu(F.linear(torch.stack(patches, dim=-1).flatten(3), down))
-        spread = torch.unflatten(half @ up, -1, (dim, 4, 4))
+        half = F.relu(linear(torch.stack(patches, dim=-1).flatten(3), down))
+        spread = torch.unflatten(linear(half, up.T), -1, (dim, 4, 4))
         rows = _interleaved(spread.unbind(-2), 1)
         return F.relu(_interleaved(rows.unbind(-1), 2))
 

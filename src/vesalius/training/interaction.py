@@ -255,15 +255,16 @@ class InteractiveStep(nn.Module):
         chosen = truth
         names = self._categories() if self.loss.category else None
         for turn in self.play(batch):
-            logits = _enlarged(turn.logits, truth.shape[2])
-            iou = true_iou(logits.detach(), truth)
+            side = truth.shape[2]
+            iou = true_iou(_enlarged(turn.logits.detach(), side), truth)
             if config.select == "loss" or config.spread:
-                losses = mask_loss(logits, truth, self.loss)
+                losses = mask_loss(_enlarged(turn.logits, side), truth, self.loss)
                 best = {"loss": losses, "iou": -iou, "quality": -turn.quality}[config.select].argmin(1, keepdim=True)
                 loss = loss + (1 - config.spread) * losses.gather(1, best)[:, 0] + config.spread * losses.mean(1)
             else:
                 best = (iou if config.select == "iou" else turn.quality).argmax(1, keepdim=True)
-                loss = loss + mask_loss(_gathered(logits, best), truth, self.loss)[:, 0]
+                # Chosen before it is enlarged: the others would only be carried along, and back.
+                loss = loss + mask_loss(_enlarged(_gathered(turn.logits, best), side), truth, self.loss)[:, 0]
             loss = loss + self.loss.quality * ((turn.quality - iou) ** 2).mean(1)
             if names is not None and turn.shown is not None:
                 shown = turn.shown.float().gather(1, best[:, :, None].expand(-1, -1, turn.shown.shape[2]))[:, 0]
@@ -271,7 +272,7 @@ class InteractiveStep(nn.Module):
                 loss = loss + self.loss.category * category_loss(shown, names, known, self.loss.temperature)
             chosen = turn.chosen()
             sums.append(iou.gather(1, chosen).sum())
-        filled = (_gathered(logits, chosen) > 0).flatten(1).any(1).sum()
+        filled = (_enlarged(_gathered(turn.logits.detach(), chosen), side) > 0).flatten(1).any(1).sum()
         count = torch.tensor(float(len(batch)), device=truth.device)
         stats = torch.stack([*sums, filled.to(truth.dtype), count])
         return loss.sum() / (config.rounds * (total or len(batch))), stats.detach()

@@ -26,10 +26,10 @@ from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.embeddings import FeatureCache, frozen_digest
 from vesalius.training.interaction import Batch, InteractiveStep
-from vesalius.training.monitor import LOG, VALIDATION, Monitor, contact_sheet, write_run
+from vesalius.training.monitor import LOG, PREDICTIONS, VALIDATION, Monitor, contact_sheet, write_run
 from vesalius.training.samples import SampleSource
 
-STATE, BEST = "state.pt", "best"
+STATE, BEST, FEATURES = "state.pt", "best", "features"
 
 # Settings that a run may be continued with other values of.
 _FREE = {"stop", "workers", "cache"}
@@ -104,10 +104,11 @@ class Average:
 
     Args:
         model: The network.
+        decay: If 0, the average is the network itself.
     """
 
-    def __init__(self, model: SegmentationModel) -> None:
-        self.values = {name: value.clone() for name, value in moving(model).items()}
+    def __init__(self, model: SegmentationModel, decay: float) -> None:
+        self.values = {name: value.clone() if decay else value for name, value in moving(model).items()}
 
     @torch.no_grad()
     def update(self, model: SegmentationModel, decay: float) -> None:
@@ -183,6 +184,7 @@ class _Run:
             {
                 "config": config.model_dump(mode="json", exclude=_FREE),
                 "count": task.count,
+                "processes": world.size,
                 "names": list(task.names),
                 "frozen": frozen_digest(model),
                 "about": dict(task.about),
@@ -191,11 +193,11 @@ class _Run:
         )
         self.step = InteractiveStep(model, config.interaction, config.loss, config.seed, task.names)
         self.wrapped = world.wrap(self.step)
-        self.average = Average(model)
-        self.optimiser = _optimiser(model, config)
+        self.average = Average(model, config.ema)
+        self.optimiser = optimiser_of(model, config)
         self.cache = None
         if config.cache != "none":
-            folder = output / "features" if config.cache == "disk" else None
+            folder = output / FEATURES if config.cache == "disk" else None
             self.cache = FeatureCache(model, str(config.bf16), folder)
         self.done, self.best, self.empty, self.waited = 0, -math.inf, 0, 0
 
@@ -204,7 +206,11 @@ class _Run:
         self.output.mkdir(parents=True, exist_ok=True)
         self._resume(resume)
         if self.world.is_first:
-            remove_stand_ins(self.output)
+            for folder in (self.output, self.output / FEATURES, self.output / PREDICTIONS):
+                remove_stand_ins(folder)
+        # Nobody writes before that is done.
+        self.world.wait()
+        if self.world.is_first:
             self._record()
             # Before the source is at work for the steps.
             self.sheet = self._sheet()
@@ -274,12 +280,16 @@ class _Run:
                 torch.autograd.backward(loss)
             losses += loss.detach()
             sums += stats
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.clip or math.inf)
+        gradients = [value.grad for value in self.trained if value.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if config.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.trained, config.clip, norm)
         losses = world.total(losses) / world.size
         sums = world.total(sums)
         self._check(step, batches, losses, norm, sums)
         self.optimiser.step()
-        self.average.update(self.model, min(config.ema, (step + 1) / (step + 10)))
+        if config.ema:
+            self.average.update(self.model, min(config.ema, (step + 1) / (step + 10)))
         return torch.stack([losses, norm, *(sums[:-2] / sums[-1])]).cpu()
 
     def _check(self, step: int, batches: Sequence[Batch], loss: Tensor, norm: Tensor, sums: Tensor) -> None:
@@ -388,7 +398,8 @@ class _Run:
                 f"holds a run of another configuration: {told}", path=self.output, remedy="choose another folder"
             )
         load(self.model, state["model"])
-        self.average.values = state["average"]
+        for name, value in self.average.values.items():
+            value.copy_(state["average"][name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.done, self.best = int(state["step"]), float(state["best"])
         self.empty, self.waited = int(state["empty"]), int(state["waited"])
@@ -404,12 +415,14 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
     return ""
 
 
-def _optimiser(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
+def optimiser_of(model: SegmentationModel, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of what trains; fused, so that it goes over weights and gradients once."""
     trained = [value for value in model.parameters() if value.requires_grad]
     if config.optimiser == "adam":
-        return torch.optim.Adam(trained, lr=config.rate, betas=config.betas)
+        return torch.optim.Adam(trained, lr=config.rate, betas=config.betas, fused=True)
     groups = [
         {"params": [value for value in trained if value.ndim > 1], "weight_decay": config.decay},
         {"params": [value for value in trained if value.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.rate, betas=config.betas)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, fused=True)

@@ -107,5 +107,6 @@ def category_loss(shown: Tensor, names: Tensor, target: Tensor, temperature: flo
 def true_iou(logits: Tensor, truth: Tensor) -> Tensor:
     """(N, M) IoU of the thresholded logits (N, M, h, w) with the truth (N, 1, h, w) thresholded at one half."""
     predicted, real = logits > 0, truth > 0.5
-    union = (predicted | real).sum((2, 3))
-    return (predicted & real).sum((2, 3)) / union.clamp_min(1)
+    both = (predicted & real).sum((2, 3))
+    union = predicted.sum((2, 3)) + real.sum((2, 3)) - both
+    return both / union.clamp_min(1)

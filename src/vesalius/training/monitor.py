@@ -20,7 +20,7 @@ import vesalius
 from vesalius.core.files import replacing
 from vesalius.training.interaction import Batch, InteractiveStep
 
-LOG, VALIDATION = "log.csv", "validation.csv"
+LOG, VALIDATION, PREDICTIONS = "log.csv", "validation.csv", "predictions"
 
 # Truth, and the outlines after the first and the last round.
 GREEN, ORANGE, MAGENTA = (0, 200, 0), (255, 160, 0), (255, 0, 255)
@@ -78,7 +78,7 @@ class Monitor:
 
     def picture(self, step: int, sheet: NDArray[np.uint8]) -> None:
         """Keeps a contact sheet, (H, W, 3) uint8 RGB, as ``predictions/STEP.png``."""
-        folder = self.output / "predictions"
+        folder = self.output / PREDICTIONS
         folder.mkdir(exist_ok=True)
         with replacing(folder / f"{step:07d}.png") as part:
             cv2.imwrite(str(part), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vesalius.corpus.interactive_masks import TARGET as UNNAMED
 from vesalius.corpus.objects import LabelledImage, ObjectMask
+from vesalius.corpus.split import place_of
 from vesalius.corpus.store import Corpus
 
 if TYPE_CHECKING:
@@ -165,13 +166,12 @@ class CorpusPool(Pool):
         modalities, modality = _codes(images["modality"], "unknown")
         datasets, dataset = _codes(images["dataset"])
         targets, target = _codes(self._corpus.masks(["target"])["target"])
-        splits, in_split = _codes(images["split"])
         self.objects = Objects(
             first=np.concatenate([[0], np.cumsum(images["masks"].to_numpy(), dtype=np.int64)]),
             modality=modality,
             dataset=dataset,
             target=target,
-            wanted=in_split == (splits.index(split) if split in splits else -1),
+            wanted=rows_of(self._corpus, split),
             modalities=modalities,
             datasets=datasets,
             targets=targets,
@@ -217,6 +217,28 @@ class CorpusPool(Pool):
             self._pseudo[index] = crops
             self._used += sum(crop.mask.nbytes for crop in crops)
         return crops
+
+
+def rows_of(corpus: Corpus, split: str) -> NDArray[np.bool_]:
+    """(I,) which images of a corpus belong to a split.
+
+    Where no split is for validation (SA-Med2D-20M's rules make training and test alone), it is the images of a tenth of
+    the training cases, chosen by name, and these do not train. Of fewer than ten cases none is taken.
+    """
+    splits, in_split = _codes(corpus.images["split"])
+
+    def within(name: str) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = in_split == (splits.index(name) if name in splits else -1)
+        return found
+
+    if split == "test" or "val" in splits:
+        return within(split)
+    cases, case = _codes(corpus.images["case"])
+    train = within("train")
+    # The place of the bare name decides splits elsewhere, and there these cases would be alike.
+    by_place = sorted(np.unique(case[train]).tolist(), key=lambda i: place_of(f"validation {cases[i]}"))
+    held_out = train & np.isin(case, by_place[: len(by_place) // 10])
+    return held_out if split == "val" else within(split) & ~held_out
 
 
 def pool_of(images: Corpus | Sequence[LabelledImage], split: str, room: int) -> Pool:

@@ -24,6 +24,7 @@ from vesalius.predict.load import find_model
 from vesalius.training.config import NetworkConfig, TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.loop import Task, Validation, checkpoint, train
+from vesalius.training.pool import rows_of
 from vesalius.training.samples import SampleSource
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -111,13 +112,13 @@ def run_training(
 
     Args:
         recipe: See `find_recipe`.
-        corpus: See `open_images`; its training split is trained on.
+        corpus: See `open_images`; its training split is trained on, but for what `rows_of` holds out of it.
         output: Folder for the run; the trained network is kept in its ``checkpoint`` folder, besides what `train` says.
         init: What to start from, in place of the recipe's own.
         resume: Whether a run that is there already is continued.
         world: The processes; this one alone on the CPU if None.
         validate: Measures the network now and then.
-        tell: Is told which parameters train.
+        tell: Is told which parameters train, and what is held out.
 
     Returns:
         The trained network.
@@ -133,6 +134,8 @@ def run_training(
     for part, count in tune(model, config.network, config.seed).items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
     source = SampleSource(images, model.preset, config.samples, config.seed)
+    if isinstance(images, Corpus) and "val" not in images.images["split"].unique().to_pylist():
+        tell(f"no validation split: {rows_of(images, 'val').sum():,} training images are held out for it, by case")
     about = {
         "corpus": str(corpus),
         "corpus_digest": file_digest(images.folder / DESCRIPTION) if isinstance(images, Corpus) else None,

@@ -227,8 +227,8 @@ class SampleSource:
             return index, row - int(first[index])
         epoch, place = divmod(number, len(self))
         if self._epoch[0] != epoch:
-            # Numbers of samples seed with two integers, epochs with three.
-            self._epoch = epoch, np.random.default_rng((self.seed, epoch, 0)).permutation(self.indices)
+            # The last word keeps the stream apart from those of samples and prompts; a zero would not.
+            self._epoch = epoch, np.random.default_rng((self.seed, epoch, 0, 3)).permutation(self.indices)
         index = int(self._epoch[1][place])
         return index, int(rng.integers(first[index + 1] - first[index]))
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vesalius.models.sam.config import SamConfig
-from vesalius.models.sam.layers import LayerNorm2d, Mlp
+from vesalius.models.sam.layers import LayerNorm2d, Linear, Mlp, linear
 
 MASKS = 3
 
@@ -24,10 +24,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, shrink: int = 1) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = nn.Linear(dim, dim // shrink)
-        self.k_proj = nn.Linear(dim, dim // shrink)
-        self.v_proj = nn.Linear(dim, dim // shrink)
-        self.out_proj = nn.Linear(dim // shrink, dim)
+        self.q_proj = Linear(dim, dim // shrink)
+        self.k_proj = Linear(dim, dim // shrink)
+        self.v_proj = Linear(dim, dim // shrink)
+        self.out_proj = Linear(dim // shrink, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None) -> Tensor:
         """(N or 1, Tq, dim), (N or 1, Tk, dim) twice, which keys (N, 1, 1, Tk) are there -> (N, Tq, dim)."""
@@ -150,7 +150,7 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((dim, hidden, hidden, out)))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise((dim, hidden, hidden, out)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., out)."""
@@ -187,7 +187,7 @@ class Upscaling(nn.Sequential):
 def _in_fours(x: Tensor, layer: nn.Module) -> Tensor:
     """(..., in) tokens -> (..., 4, out): what a transposed convolution of size and stride 2 makes of each."""
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    out = F.linear(x, weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4))
+    out = linear(x, weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4))
     return torch.unflatten(out, -1, (4, -1))
 
 
