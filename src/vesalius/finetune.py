@@ -20,7 +20,6 @@ from vesalius.core.files import replacing
 from vesalius.core.types import Prompt
 from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage, ObjectMask
-from vesalius.corpus.schema import DESCRIPTION
 from vesalius.corpus.split import SPLITS, place_of
 from vesalius.corpus.store import Corpus, is_corpus
 from vesalius.evaluation.comparison import Change, change_table, compare, target_table
@@ -36,7 +35,7 @@ from vesalius.evaluation.evaluate import (
 from vesalius.evaluation.report import object_of
 from vesalius.evaluation.strategies import CLICKS, STRATEGIES, first_click
 from vesalius.evaluation.validation import validation
-from vesalius.models.checkpoint import file_digest, weights_digest
+from vesalius.models.checkpoint import weights_digest
 from vesalius.models.convert import load_network
 from vesalius.predict.load import DEFAULT, find_model, load_model
 from vesalius.predict.overlay import View, contact_sheet, draw_overlay
@@ -45,9 +44,9 @@ from vesalius.prompts.sample import tight_box
 from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.interaction import FirstPrompt
-from vesalius.training.loop import BEST, Task, train
+from vesalius.training.loop import BEST, STATE, Task, train
 from vesalius.training.monitor import VALIDATION
-from vesalius.training.run import RECIPES, tune
+from vesalius.training.run import RECIPES, images_digest, tune
 from vesalius.training.samples import SampleSource
 
 Prompts = Literal["any", "box", "point"]
@@ -64,6 +63,8 @@ VALIDATED, MEASURED = 60, 10
 LEAST_STEPS, MOST_STEPS, VALIDATIONS = 200, 600, 12
 # Rows of a sheet of pictures, and how far they look: in longer sides of the object, from its middle.
 SHOWN, CONTEXT = 8, 1.5
+# The scores on the held-out cases, before and after.
+TABLES = "before.csv", "after.csv"
 # Least distance from the object's middle, in pixels.
 REACH = 16
 
@@ -114,8 +115,9 @@ class Division:
 def divide(folder: str | Path) -> Division:
     """Divides a corpus by case; its files stay as they are.
 
-    The splits that it states are kept. What it lacks of validation and test is taken from its training cases (from all
-    cases, where it states none), those of the lowest `place_of` their names: a seeded draw that is the same everywhere.
+    The splits that a corpus states are kept; sets of pairs state none. What it lacks of validation and test is taken
+    from its training cases (from all cases, where it states none), those of the lowest `place_of` their names: a seeded
+    draw that is the same everywhere.
 
     Args:
         folder: A corpus, or a folder of sets of pairs.
@@ -261,7 +263,7 @@ def finetune(
     config = settings(network.architecture, division.counts["train"], prompts)
     about = {
         "corpus": str(corpus),
-        "corpus_digest": file_digest(Path(corpus) / DESCRIPTION) if isinstance(division.images, Corpus) else None,
+        "corpus_digest": images_digest(division.images),
         "model": name,
         "start_weights": weights_digest(network),
         "prompts": prompts,
@@ -274,6 +276,11 @@ def finetune(
     if world.is_first:
         images = list(division.read("val", VALIDATED))
         validate = validation(images, world.device, strategies=DECISIVE[prompts])
+        if not (output / STATE).exists():
+            # Scores of another run, whose state was removed.
+            for name_of_table in TABLES:
+                (output / name_of_table).unlink(missing_ok=True)
+                _part(output / name_of_table).unlink(missing_ok=True)
     train(network, Task(source, validate=validate, about=about), config, output, world, resume)
     if not world.is_first:
         return None
@@ -285,7 +292,7 @@ def finetune(
 def _measure(output: Path, name: str, division: Division, predictors: tuple[Predictor, Predictor]) -> Path:
     """Writes what the held-out cases say of the two networks, before and after; returns the report."""
     before, after = predictors
-    tables = _scored(output / "before.csv", division, before), _scored(output / "after.csv", division, after)
+    tables = _scored(output / TABLES[0], division, before), _scored(output / TABLES[1], division, after)
     changes = compare(*tables)
     for strategy in ("box", "1 point"):
         sheet = _sheet(division.read("test"), strategy, predictors, tables)
@@ -299,10 +306,14 @@ def _measure(output: Path, name: str, division: Division, predictors: tuple[Pred
     return report
 
 
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
 def _scored(path: Path, division: Division, predictor: Predictor) -> list[Score]:
     """Scores on the held-out cases, from the table if it is there."""
     if not path.exists():
-        part = path.with_name(f"{path.name}.part")
+        part = _part(path)
         collect(
             part,
             division.read("test"),

@@ -70,6 +70,7 @@ def test_no_room_for_temporary_files(raw: Path, tmp_path: Path, monkeypatch: pyt
     [
         *("*", "**", "**/*", "**/*.png", "**/b", "**/b/**/*.png", "*/*.png", "none/*"),
         *("a/*.png", "a/x.png", "a/?.png", "a/[xy].png", "a/b/../*.png", "../*/a", "c[[]1]/*"),
+        *("x.png/*", "**/x.png/*.png"),
     ],
 )
 def test_patterns_find_what_glob_finds(tmp_path: Path, pattern: str) -> None:
@@ -284,6 +285,8 @@ def test_label_files_of_other_images_are_no_rejects(tmp_path: Path) -> None:
     assert rejected(tmp_path / "first", root, first) == [("set0", "labels/b1.png", "has no image")]
     # One label map for all images.
     assert rejected(tmp_path / "same", root, PAIRS | {"labels": "labels/a2.png"}) == []
+    # Labels that lie elsewhere.
+    assert rejected(tmp_path / "elsewhere", root, first | {"labels": f"{root}/labels/{{stem}}.png"}) == []
     # Labels beside images, whose pattern images match too.
     for stem in ("p", "q"):
         put(root / f"beside/{stem}_image.png")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,29 @@ def test_the_same_command_ends_as_it_did_and_only_if_asked(done: Done, monkeypat
     assert [(done.folder / name).read_bytes() for name in files] == before
     with pytest.raises(ConfigError, match="prompts was any, and is box"):
         finetune(done.corpus, done.folder, done.start, prompts="box", resume=True)
+
+
+def test_scores_of_another_run_are_not_taken(done: Done, tmp_path: Path, monkeypatch) -> None:
+    shorten(monkeypatch)
+    shutil.copytree(done.folder, tmp_path / "run")
+    (tmp_path / "run" / "state.pt").unlink()
+    expected = (done.folder / "before.csv").read_text()
+    (tmp_path / "run" / "before.csv").write_text(expected.splitlines()[0] + "\n")
+    (tmp_path / "run" / "after.csv.part").write_text("of another model")
+    finetune(done.corpus, tmp_path / "run", done.start)
+    assert (tmp_path / "run" / "before.csv").read_text() == expected
+
+
+def test_a_run_on_other_labels_is_another_run(done: Done, tmp_path: Path, monkeypatch) -> None:
+    shorten(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(done.corpus, tmp_path / "data")
+    save_checkpoint(tiny(), tmp_path / "start")
+    finetune("data", "run", "start")
+    label = next((tmp_path / "data").glob("*/labels/*.png"))
+    Image.fromarray(np.array(Image.open(label))[::-1]).save(label)
+    with pytest.raises(ConfigError, match="corpus_digest was"):
+        finetune("data", "run", "start", resume=True)
 
 
 def test_a_network_that_gets_no_better_is_kept_as_it_was(tmp_path: Path, monkeypatch) -> None:

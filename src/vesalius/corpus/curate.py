@@ -166,7 +166,11 @@ def list_jobs(recipe: Recipe, root: Path, left_out: Counter[str], folder: Path |
     for placed, profile in sets:
         listed = list_entries(placed, folder, used)
         if not listed.count:
-            raise ReadError(f"there is nothing in the layout {placed.layout}", path=placed.root)
+            raise ReadError(
+                f"there is nothing in the layout {placed.layout}",
+                path=placed.root,
+                remedy="correct the recipe's root, layout or patterns",
+            )
         if listed.unlabelled:
             left_out["there is no label file"] += listed.unlabelled
         for entry in listed.entries:

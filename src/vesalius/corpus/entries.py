@@ -104,7 +104,11 @@ def _file_key(path: Path) -> str:
 
 
 def _unlisted(error: OSError, dataset: DatasetRecipe) -> ReadError:
-    return ReadError(f"cannot be listed ({error.strerror or error})", path=error.filename or dataset.root)
+    return ReadError(
+        f"cannot be listed ({error.strerror or error})",
+        path=error.filename or dataset.root,
+        remedy="make it readable, or narrow the patterns of the recipe",
+    )
 
 
 def _checked(rows: Iterable[_Row], volumes: bool, root: Path) -> Iterator[Entry]:

@@ -49,7 +49,7 @@ class TorchRuntime:
                 f"torch cannot use the device {device!r} ({str(error).strip().splitlines()[0]})",
                 remedy=f"give one that is here: {here}",
             ) from error
-        if compile and device == "cpu" and not any(map(which, (os.environ.get("CXX", "g++"), "clang++"))):
+        if compile and device == "cpu" and not any(map(which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
             raise ModelError(
                 "torch compiles for the CPU by a C++ compiler, and there is none",
                 remedy="install g++ or clang++, or leave compile out",

@@ -165,7 +165,8 @@ class _Run:
         self.task, self.config, self.output, self.world = task, config, output, world
         if config.images % (config.accumulate * world.size):
             raise ConfigError(
-                f"{config.images} images are not a multiple of {config.accumulate} parts on {world.size} processes"
+                f"{config.images} images are not a multiple of {config.accumulate} parts on {world.size} processes",
+                remedy="take another number of processes, or another recipe",
             )
         self.device = torch.device(world.device)
         self.steps = config.total_steps(task.count)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vesalius.core.config import Config
@@ -59,6 +61,20 @@ def open_images(corpus: str | Path, split: str) -> Corpus | list[LabelledImage]:
     if not images:
         raise ReadError(f"none of its cases belongs to the split {split!r}", path=folder, remedy="give more cases")
     return images
+
+
+def images_digest(images: Corpus | Sequence[LabelledImage]) -> str:
+    """SHA-256 of what a corpus, or labelled images in memory, are."""
+    if isinstance(images, Corpus):
+        return file_digest(images.folder / DESCRIPTION)
+    digest = hashlib.sha256()
+    for image in images:
+        named = [(entry.target, entry.mask.shape) for entry in image.masks]
+        digest.update(repr((image.dataset, image.case, image.path.name, image.image.pixels.shape, named)).encode())
+        digest.update(np.ascontiguousarray(image.image.pixels).tobytes())
+        for entry in image.masks:
+            digest.update(np.packbits(entry.mask).tobytes())
+    return digest.hexdigest()
 
 
 def make_network(config: NetworkConfig, seed: int, start: str | Path | None = None) -> SegmentationModel:
@@ -138,7 +154,7 @@ def run_training(
         tell(f"no validation split: {rows_of(images, 'val').sum():,} training images are held out for it, by case")
     about = {
         "corpus": str(corpus),
-        "corpus_digest": file_digest(images.folder / DESCRIPTION) if isinstance(images, Corpus) else None,
+        "corpus_digest": images_digest(images),
         "start_weights": start,
     }
     names = source.targets if config.loss.category else ()

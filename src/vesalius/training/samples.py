@@ -258,6 +258,9 @@ class SampleSource:
                 whole = crop is crops[0] or mask.sum() >= _SEEN * growth * crop.mask.sum()
                 if mask.sum() >= least and whole:
                     target = _unsided(crop.target) if view.flipped else crop.target
+                    if config.joined and target != crop.target:
+                        # Without its side, the name would mean the other side's too.
+                        target = ""
                     shown.append(_Object(mask, target, crop.pseudo, crop.joined))
             return shown
 

@@ -18,7 +18,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from vesalius.core.errors import ReadError
+from vesalius.core.errors import ConfigError, ReadError
 from vesalius.corpus.layers import pack
 from vesalius.corpus.layouts.listing import read_member, read_rows
 from vesalius.corpus.layouts.support import (
@@ -52,11 +52,14 @@ def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
 
     Raises:
         ReadError: There is no JSON file of instances; one is damaged or contradicts itself.
+        ConfigError: The recipe's pattern of images is none.
     """
     patterns = (dataset.labels,) if dataset.labels else _PATTERNS
     indexes = next((found for found in (sorted(root.glob(pattern)) for pattern in patterns) if found), [])
     if not indexes:
         raise ReadError("holds no JSON file of instances", path=root, remedy=_REMEDY)
+    if dataset.images is not None and (Path(dataset.images).is_absolute() or not Path(dataset.images).parts):
+        raise ConfigError(f"images: {dataset.images!r} is no pattern below the root")
     for index in indexes:
         yield from _entries(index, dataset, root)
 

@@ -137,4 +137,6 @@ def _parsing(path: Path, remedy: str) -> Iterator[IO[bytes]]:
         raise ReadError(f"cannot be read ({error.strerror})", path=path, remedy=remedy) from error
     except (ijson.JSONError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ReadError(f"is not JSON, or is damaged or cut short ({reason})", path=path, remedy=remedy) from error
+        raise ReadError(
+            f"is not JSON, or is damaged or cut short ({reason}); NaN is not JSON", path=path, remedy=remedy
+        ) from error

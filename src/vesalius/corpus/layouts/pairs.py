@@ -73,7 +73,8 @@ def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
 def label_files(dataset: DatasetRecipe, root: Path) -> Iterator[Path]:
     """The files that match the recipe's patterns of labels and instances, whatever the image."""
     for pattern in (dataset.labels, dataset.instances):
-        if pattern and _PLACE.search(pattern):
+        # Files that lie elsewhere may be those of other data sets too.
+        if pattern and _PLACE.search(pattern) and not Path(pattern).is_absolute():
             for path in matching(root, _PLACE.sub("*", glob.escape(pattern))):
                 if path.is_file() and not path.name.startswith("."):
                     yield path

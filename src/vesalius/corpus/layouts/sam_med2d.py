@@ -59,7 +59,7 @@ def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the images of all modes.
 
     Raises:
-        ReadError: There are no lists, or they are damaged; an image is in two modes.
+        ReadError: There are no lists, or they are damaged.
     """
     if not any(next(root.glob(f"{kind}*.json"), None) for kind in (_TO_LABELS, _TO_IMAGE)):
         raise ReadError(f"holds no {_TO_LABELS}<mode>.json and no {_TO_IMAGE}<mode>.json", path=root, remedy=_REMEDY)

@@ -96,7 +96,7 @@ def _walk(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
                 if child.is_dir(follow_symlinks=False):
                     yield from _walk(folder / child.name, parts)
     elif not WILD.search(parts[0]):
-        if (folder / parts[0]).exists():
+        if (folder / parts[0]).is_dir() if parts[1:] else (folder / parts[0]).exists():
             yield from _walk(folder / parts[0], parts[1:])
     else:
         fits = re.compile(translate(os.path.normcase(parts[0]))).match
