@@ -1,5 +1,6 @@
 """Listing of large data sets: what is found, its order, its memory, and labels that belong to no image."""
 
+import gc
 import json
 import os
 import tempfile
@@ -198,20 +199,21 @@ def test_memory_does_not_grow_with_the_number_of_entries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_runs(monkeypatch, size=2**15, most=4)
-    peaks = []
-    # The first time counts what is imported and kept.
-    for turn, count in enumerate((500, 500, 2000)):
+    peaks: dict[int, list[int]] = {500: [], 2000: []}
+    # The first time counts what is imported and kept, and any time what other threads of the interpreter ask for.
+    for turn, count in enumerate((500, 500, 500, 2000, 2000, 2000)):
         root = tmp_path / str(turn)
         root.mkdir()
         given = recipe(layout=name, root=".", **make(root, count))
+        gc.collect()
         tracemalloc.start()
         try:
             (last,) = deque(enumerate(list_jobs(given, root, Counter()), 1), maxlen=1)
-            peaks.append(tracemalloc.get_traced_memory()[1])
+            peaks[count].append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
         assert last[0] == count
-    assert peaks[2] < 1.5 * peaks[1]
+    assert min(peaks[2000]) < 1.5 * min(peaks[500])
 
 
 def test_the_order_does_not_depend_on_what_is_kept_on_disk(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
