@@ -73,7 +73,7 @@ _TABLES = {
         ("y0", "int32"),
         ("x1", "int32"),
         ("y1", "int32"),
-        # COSMOS, section 4.8: short by long side of the box, difference of mean grey to the surroundings, Fourier order.
+        # COSMOS, section 4.8: short by long side of the box, mean grey against the surroundings, Fourier order.
         ("aspect", "double"),
         ("intensity_difference", "double"),
         ("fourier_order", "double"),
