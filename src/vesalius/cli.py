@@ -270,7 +270,7 @@ def evaluate(
     """
     from vesalius.evaluation.evaluate import EvaluationConfig
     from vesalius.evaluation.evaluate import evaluate as score
-    from vesalius.evaluation.report import write_report
+    from vesalius.evaluation.scores_report import write_report
     from vesalius.predict.load import load_model
 
     config = EvaluationConfig.from_dict(

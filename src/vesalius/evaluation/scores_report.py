@@ -5,23 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from vesalius.evaluation.baselines import BASELINES
+from vesalius.evaluation.comparison import NONE, average, grouped, interval, object_of, table
 from vesalius.evaluation.evaluate import Score, read_run, read_scores
-from vesalius.evaluation.statistics import Estimate, macro_average
+from vesalius.evaluation.statistics import Estimate
 from vesalius.evaluation.strategies import STRATEGIES
 
 # Upper bounds of the object's share of its image.
 SIZES = {"< 1 %": 0.01, "1 to 5 %": 0.05, "5 to 20 %": 0.2, "> 20 %": 1.0}
-NONE = "–"
 
 Column = tuple[str, str]  # model, strategy
 Key = Callable[[Score], str]
-T = TypeVar("T")
-K = TypeVar("K")
 
 
 def write_report(folder: Path) -> Path:
@@ -75,11 +71,6 @@ def report(scores: Sequence[Score], run: Mapping[str, Any]) -> str:
 def size_of(score: Score) -> str:
     """The class of `SIZES` that the object belongs to; an upper bound belongs to the class above."""
     return next((name for name, bound in SIZES.items() if score.area < bound), list(SIZES)[-1])
-
-
-def object_of(score: Score) -> tuple[str, str, int]:
-    """What tells an object from all others: its data set, image and number."""
-    return score.dataset, score.image, score.instance
 
 
 def _case(score: Score) -> tuple[str, str]:
@@ -136,7 +127,7 @@ def _detail(scores: Sequence[Score], seed: int) -> str:
                 interval(_dice(group, seed)),
                 interval(average([score.iou for score in group], group, seed)),
                 f"{misses} ({misses / len(group):.1%})",
-                NONE if np.isnan(gap.mean) else f"{gap.mean:.3f}",
+                NONE if math.isnan(gap.mean) else f"{gap.mean:.3f}",
             ]
         )
     heads = ["model", "prompt", "Dice", "IoU", "objects missed (Dice 0)", "mean error of the predicted IoU"]
@@ -208,35 +199,6 @@ def _dice(group: Sequence[Score], seed: int) -> Estimate:
     return average([score.dice for score in group], group, seed)
 
 
-def average(values: Sequence[float], group: Sequence[Score], seed: int) -> Estimate:
-    """The `macro_average` of one value per score, by the scores' data sets and cases."""
-    # A generator per number, so that no table depends on what was computed before it.
-    rng = np.random.default_rng(seed)
-    return macro_average(values, [score.dataset for score in group], [score.case for score in group], rng)
-
-
-def interval(estimate: Estimate) -> str:
-    """The mean, and its interval in brackets where it is known."""
-    if np.isnan(estimate.mean):
-        return NONE
-    if np.isnan(estimate.low):
-        return f"{estimate.mean:.3f}"
-    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
 def _size(group: Iterable[Score]) -> list[str]:
     """How many objects and cases."""
     return [str(len({key(s) for s in group})) for key in (object_of, _case)]
-
-
-def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Items by their key, in order of appearance."""
-    groups: dict[K, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))

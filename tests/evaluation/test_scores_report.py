@@ -9,7 +9,7 @@ import pytest
 
 from vesalius.core.errors import ReadError
 from vesalius.evaluation.evaluate import EvaluationConfig, Score, evaluate
-from vesalius.evaluation.report import report, size_of, write_report
+from vesalius.evaluation.scores_report import report, size_of, write_report
 
 RUN: dict[str, Any] = {
     "version": "9.9",
