@@ -10,11 +10,8 @@ from typing import Any
 from vesalius.evaluation.baselines import BASELINES
 from vesalius.evaluation.comparison import NONE, average, grouped, interval, object_of, table
 from vesalius.evaluation.evaluate import Score, read_run, read_scores
-from vesalius.evaluation.statistics import Estimate
+from vesalius.evaluation.statistics import SIZES, Estimate
 from vesalius.evaluation.strategies import STRATEGIES
-
-# Upper bounds of the object's share of its image.
-SIZES = {"< 1 %": 0.01, "1 to 5 %": 0.05, "5 to 20 %": 0.2, "> 20 %": 1.0}
 
 Column = tuple[str, str]  # model, strategy
 Key = Callable[[Score], str]

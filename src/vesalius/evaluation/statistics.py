@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
+# Upper bounds of the object's share of its image; a bound belongs to the class above.
+SIZES = {"< 1 %": 0.01, "1 to 5 %": 0.05, "5 to 20 %": 0.2, "> 20 %": 1.0}
 
 
 @dataclass(frozen=True)
