@@ -1,0 +1,727 @@
+"""The report of an evaluation: the papers' tables and figures, and the statistics behind them.
+
+Sections whose protocol was not run are left out. What each table is and where it comes from: ``docs/reports.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from vesalius.core.errors import ReadError, WriteError
+from vesalius.core.files import replacing
+from vesalius.evaluation import figures, galleries, tables
+from vesalius.evaluation.galleries import Gallery
+from vesalius.evaluation.rendering import Table, to_csv, to_html, to_latex, to_markdown
+from vesalius.evaluation.results import RUN, read_table
+from vesalius.evaluation.tables import METRIC_NAMES, Way, select
+
+if TYPE_CHECKING:
+    from vesalius.corpus.objects import LabelledImage
+
+TABLES_FOLDER = "report_tables"
+_MEANS = (
+    "Means are over the objects of a data set, then over data sets with equal weight; in brackets the 95 % confidence "
+    "interval (bootstrap of 2000 resamples over the cases within each data set; none where no set has two cases)."
+)
+_MEAN_ALONE = "Means are over the objects of a data set, then over data sets with equal weight."
+_UNITS = "Distances are in mm where an image states its spacing, else in pixels."
+_TEST = (
+    "Wilcoxon signed-rank test, two-sided, on the same objects, p-values corrected by Holm over the table. Objects of "
+    "a case are alike, so that with few cases of many objects p-values are too small."
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a report.
+
+    Attributes:
+        title: What it shows.
+        uri: The picture, as an address that holds it.
+        alt: What it shows, for those who do not see it.
+        notes: How to read it, and the rows that it is drawn from.
+    """
+
+    title: str
+    uri: str
+    alt: str
+    notes: tuple[str, ...] = ()
+
+
+Item = Table | Drawing | Gallery
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report."""
+
+    title: str
+    items: Sequence[Item]
+    text: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The tables of a finished evaluation.
+
+    Attributes:
+        folder: Where it lies.
+        run: What was measured.
+        rows: Scores with what is known of their objects; see `tables.read_rows`.
+        prompts: The first prompts.
+        volumes: Scores of whole volumes.
+        times: How long images and prompts took.
+        saliency: Maps of the image embeddings.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    rows: pd.DataFrame
+    prompts: pd.DataFrame
+    volumes: pd.DataFrame
+    times: pd.DataFrame
+    saliency: pd.DataFrame
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in order."""
+        return [str(name) for name in self.rows["model"].cat.categories]
+
+    @cached_property
+    def headlines(self) -> dict[str, Way]:
+        """See `tables.headlines`."""
+        return tables.headlines(self.rows)
+
+    def has(self, **wanted: Any) -> bool:
+        """Whether there are rows of these values that have an answer."""
+        return bool(select(self.rows, **wanted)["reason"].isna().any())
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Reads the tables of a finished evaluation.
+
+    Raises:
+        ReadError: The folder is none.
+    """
+    path = folder / RUN
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReadError(
+            f"is no finished evaluation: {RUN} cannot be read ({error})",
+            path=folder,
+            remedy="give the folder that `vesalius evaluate` wrote, or run the same `vesalius evaluate` to its end",
+        ) from error
+    models = _model_names(run)
+    rows = tables.read_rows(folder, models)
+    if rows.empty:
+        raise ReadError("holds no scores", path=folder, remedy="evaluate a corpus that has objects")
+    others = {name: read_table(folder, name).to_pandas() for name in ("prompts", "volumes", "times", "saliency")}
+    order = list(rows["model"].cat.categories)
+    for name in ("volumes", "times", "saliency"):
+        found = [*order, *(model for model in others[name]["model"].unique() if model not in order)]
+        others[name]["model"] = pd.Categorical(others[name]["model"], found)
+    for name in ("prompts", "volumes"):
+        others[name]["variant"] = others[name]["variant"].fillna("")
+    return Evaluation(folder, run, rows, **others)
+
+
+def _model_names(run: Mapping[str, Any]) -> list[str]:
+    """Names of the models in the order in which they were given."""
+    models = run.get("models", [])
+    return [model["name"] if isinstance(model, dict) else str(model) for model in models]
+
+
+def write_report(
+    folder: Path, output: Path | None = None, tell: Callable[[str, int, int], None] = lambda *_: None
+) -> Path:
+    """Writes the report of a finished evaluation, and its tables as CSV, Markdown and LaTeX beside it.
+
+    Args:
+        folder: The evaluation.
+        output: The HTML file; ``report.html`` in the folder if None. Tables go to ``report_tables`` beside it.
+        tell: Is told the part that is made next, how many are done, and how many there are.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        ReadError: The folder is no finished evaluation.
+        WriteError: The report cannot be written.
+    """
+    output = output or folder / "report.html"
+    if not output.parent.is_dir():
+        raise WriteError("its folder does not exist", path=output, remedy="name a file in a folder that exists")
+    tell("tables", 0, len(SECTIONS) + 1)
+    evaluation = read_evaluation(folder)
+    sections = []
+    for number, (name, make) in enumerate(SECTIONS.items(), 1):
+        tell(name, number, len(SECTIONS) + 1)
+        sections += [section for section in make(evaluation) if section.items or section.text]
+    try:
+        _write_tables(output.parent / TABLES_FOLDER, [i for s in sections for i in s.items if isinstance(i, Table)])
+        with replacing(output) as part:
+            part.write_text(render(evaluation, sections), encoding="utf-8")
+    except OSError as error:
+        raise WriteError(f"cannot be written ({error.strerror})", path=output) from error
+    tell("done", len(SECTIONS) + 1, len(SECTIONS) + 1)
+    return output
+
+
+def _write_tables(folder: Path, found: Sequence[Table]) -> None:
+    """Writes a folder of tables anew."""
+    part = folder.with_name(f".part-{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    writers = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
+    for table in found:
+        for suffix, text in writers.items():
+            (part / f"{table.name}.{suffix}").write_text(text(table), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def render(evaluation: Evaluation, sections: Sequence[Section]) -> str:
+    """The report as one HTML file that refers to nothing outside it."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    rows = evaluation.rows
+    objects = rows.drop_duplicates("object")
+    about = [
+        f"{len(objects)} objects in {objects['image'].nunique()} images of "
+        f"{len(objects.drop_duplicates(['dataset', 'case']))} cases from {objects['dataset'].nunique()} data sets; "
+        f"{len(evaluation.models)} models: {', '.join(evaluation.models)}.",
+        "Undefined values: where neither the outline nor the truth has a pixel, metrics are undefined, are left out of "
+        "means and are counted. Where one of them is empty, overlaps are 0 and distances are the image's diagonal, and "
+        "the object is counted as missed. A cell that a model cannot fill is empty and has its reason under the table. "
+        "Every table says from which rows of scores.parquet it is computed, and what was undefined or missed there.",
+    ]
+    numbers = {"table": 0, "figure": 0}
+    shown = []
+    for section in sections:
+        items = []
+        for item in section.items:
+            kind = "table" if isinstance(item, Table) else "figure"
+            numbers[kind] += 1
+            items.append(_item(item, f"{kind.capitalize()} {numbers[kind]}. {item.title}"))
+        anchor = re.sub(r"[^a-z0-9]+", "-", section.title.lower())
+        shown.append({"title": section.title, "anchor": anchor, "text": section.text, "items": items})
+    return template.render(title="Evaluation", about=about, sections=shown)
+
+
+def _item(item: Item, heading: str) -> dict[str, Any]:
+    if isinstance(item, Table):
+        return {"kind": "table", "heading": heading, "html": to_html(item)}
+    if isinstance(item, Drawing):
+        return {"kind": "drawing", "heading": heading, "uri": item.uri, "alt": item.alt, "notes": item.notes}
+    return {"kind": "gallery", "heading": heading, "heads": item.heads, "rows": item.rows, "notes": item.notes}
+
+
+def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) -> str:
+    """The rows that something is computed from, with what is undefined or missed in them."""
+    answered = rows[rows["reason"].isna()]
+    undefined = {name: int(answered[name].isna().sum()) for name in metrics}
+    several = ", ".join(f"{count} of {METRIC_NAMES[name].removesuffix(' (%)')}" for name, count in undefined.items())
+    return (
+        f"From {what}: {len(answered)} rows of {answered['object'].nunique()} objects. "
+        f"Undefined and left out: {several if any(undefined.values()) else 'none'}. "
+        f"Missed, without a pixel in common with the truth: {int((answered['dice'] == 0).sum())}. "
+        f"Without an answer: {len(rows) - len(answered)}."
+    )
+
+
+def told(way: Way) -> str:
+    """A prompt in words."""
+    parts = [f"protocol {way['protocol']}", f"strategy {way['strategy']}", f"choice {way['choice']}"]
+    parts += [f"variant {way['variant']}"] if way["variant"] else []
+    return ", ".join([*parts, f"round {way['round']}"])
+
+
+def _told(ways: Mapping[str, Way]) -> str:
+    return "; ".join(f"{name}: {told(way)}" for name, way in ways.items())
+
+
+def _overall(evaluation: Evaluation) -> Iterator[Section]:
+    rows, ways = evaluation.rows, evaluation.headlines
+    shown = {name: way for name, way in tables.SAM_MED2D.items() if evaluation.has(**way)} or ways
+    items: list[Item] = []
+    if shown:
+        items.append(
+            Table(
+                "overall",
+                "Dice (%) by model and prompt, and frames per second",
+                tables.overall(rows, evaluation.times),
+                source(tables.with_prompt(rows, shown), _told(shown)),
+                (
+                    _MEANS,
+                    "FPS: images per second, each encoded and asked for one object by a box. Form of SAM-Med2D, "
+                    "table 2.",
+                ),
+            )
+        )
+    if len(evaluation.models) > 1 and ways:
+        items.append(
+            Table(
+                "comparisons",
+                "Every two models on the same objects",
+                tables.comparisons(rows, ways),
+                source(tables.with_prompt(rows, ways), _told(ways)),
+                (
+                    _TEST,
+                    "Median difference: Dice of the second less that of the first, in points. Effect: matched-pairs "
+                    "rank-biserial correlation, 1 where the second is better on every object, -1 where the first is.",
+                ),
+            )
+        )
+    frame = tables.detail(rows)
+    if len(frame):
+        items.append(
+            Table(
+                "detail",
+                "All metrics of every prompt",
+                frame,
+                source(
+                    rows[~rows["protocol"].isin(["jitter", "grid"])],
+                    "all protocols but jitter and grid",
+                    ("dice", "nsd", "hd"),
+                ),
+                (
+                    _MEANS,
+                    _UNITS,
+                    "Of several rounds the first and the last. Undefined: of Dice. Error of predicted IoU: "
+                    "mean distance of the model's own estimate from the IoU, in points.",
+                ),
+            )
+        )
+    yield Section("All data sets", items)
+
+
+def _increments(evaluation: Evaluation) -> Iterator[Section]:
+    if evaluation.has(**tables.SAM_MED2D["1 pt"]) and evaluation.has(**tables.SAM_MED2D["5 pts"]):
+        rows = select(evaluation.rows, protocol="sam-med2d", strategy="points", round=[1, 5])
+        table = Table(
+            "point_increments",
+            "Dice (%) with one point and, in brackets, what four more add, by modality",
+            tables.increments(evaluation.rows),
+            source(rows, "protocol sam-med2d, strategy points, choice own, rounds 1 and 5"),
+            (_MEAN_ALONE, "Form of SAM-Med2D, table 3."),
+        )
+        yield Section("More points", [table])
+
+
+def _generalisation(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    rows = evaluation.rows
+    ways = {name: tables.SAM_MED2D[name] for name in ("box", "1 pt")}
+    if any(evaluation.has(**way) for way in ways.values()):
+        external = bool((rows["origin"] == "external").any())
+        used = tables.with_prompt(select(rows, origin="external") if external else rows, ways)
+        items.append(
+            Table(
+                "generalisation",
+                f"Dice (%) by {'external ' if external else ''}data set",
+                tables.generalisation(rows),
+                source(used, _told(ways)),
+                (
+                    "Means over objects; the weighted average is that of all objects. A star: the model without its "
+                    "adapters (protocol adapter-off). Form of SAM-Med2D, table 4."
+                    + ("" if external else " No data set is named as external, so all are listed."),
+                ),
+            )
+        )
+    if evaluation.has(protocol="adapter-off"):
+        items.append(
+            Table(
+                "adapters",
+                "Dice (%) with the adapters on and off",
+                tables.adapters_off(rows),
+                source(select(rows, protocol="adapter-off"), "protocol adapter-off, rounds 1 and last"),
+                (_MEANS,),
+            )
+        )
+    yield Section("Generalisation", items)
+
+
+def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    how = {"matched": "the mask nearest the truth (mask matching)", "own": "the mask that the model rates best"}
+    for choice, words in how.items():
+        rows = select(evaluation.rows, protocol="cosmos", choice=choice)
+        if not rows["reason"].isna().any():
+            continue
+        for metric, number in (("dice", 2), ("hd", 3)):
+            items.append(
+                Table(
+                    f"objects_{metric}_{choice}",
+                    f"{METRIC_NAMES[metric]} by object and modality, {words}",
+                    tables.by_strategy(evaluation.rows, metric, choice),
+                    source(rows, f"protocol cosmos, choice {choice}", (metric,)),
+                    (
+                        _MEAN_ALONE,
+                        *([_UNITS] if metric == "hd" else []),
+                        "S1 everything; S2 one point; S3 five points; S4 five points on the object and five beside it; "
+                        f"S5 box; S6 box and point. Form of COSMOS 1050K, table {number}.",
+                    ),
+                )
+            )
+    yield Section("Objects and strategies", items)
+
+
+def _by_modality(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    for name, way in evaluation.headlines.items():
+        rows = select(evaluation.rows, **way)
+        rows = rows[rows["reason"].isna()]
+        if rows.empty:
+            continue
+        notes = (
+            source(rows, told(way)),
+            "Boxes from the first to the third quartile with the median; whiskers reach at most 1.5 times as far; the "
+            "triangle and the number are the mean over the objects.",
+        )
+        pairs = (
+            ("each model by modality", figures.boxes_by_modality, "COSMOS 1050K, figure 10"),
+            ("each modality by model", figures.boxes_by_model, "IMIS-Bench, supplement, figure 3"),
+        )
+        for words, draw, paper in pairs:
+            title = f"Dice with {name}: {words}"
+            uri = figures.as_uri(draw(rows))
+            alt = f"Box plots of {title}; the numbers are those of the tables by modality."
+            items.append(Drawing(title, uri, alt, (*notes, f"Form of {paper}.")))
+    yield Section("Modalities", items)
+
+
+def _interactive(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    rows = select(evaluation.rows, protocol="interactive")
+    if rows["reason"].isna().any():
+        for metric, words in (("iou", "IoU, as FocalClick and SimpleClick are scored"), ("dice", "Dice")):
+            items.append(
+                Table(
+                    f"clicks_{metric}",
+                    f"Clicks needed, by {words}",
+                    tables.interactive(rows, metric),
+                    source(rows, "protocol interactive, all rounds", (metric,)),
+                    (
+                        "NoC: mean number of clicks to reach the score; an object that never does counts as the last "
+                        "click, and as a failure. Area under the curve of the mean score over the clicks, 100 if every "
+                        "score were perfect. Means over objects.",
+                    ),
+                )
+            )
+        for metric, words in (("dice", "Dice"), ("iou", "IoU")):
+            found = {
+                name: (range(1, curve.shape[1] + 1), _means(curve))
+                for name, curve in tables.click_curves(rows, metric).items()
+            }
+            items.append(
+                Drawing(
+                    f"{words} against the number of clicks",
+                    figures.as_uri(figures.curves(found, "clicks", f"mean {words} (%)")),
+                    f"Lines of mean {words} over clicks for {', '.join(found)}; from "
+                    + ", ".join(f"{name} {means[0]:.1f} to {means[-1]:.1f}" for name, (_, means) in found.items()),
+                    (source(rows, "protocol interactive, all rounds", (metric,)), "Form of COSMOS 1050K, figure 16."),
+                )
+            )
+    rows = select(evaluation.rows, protocol="imis")
+    if rows["reason"].isna().any():
+        items.append(
+            Table(
+                "corrections",
+                "Dice (%) after a first prompt and after each correction",
+                tables.corrections(evaluation.rows),
+                source(rows, "protocol imis, all rounds"),
+                (_MEANS,),
+            )
+        )
+    yield Section("Clicks and corrections", items)
+
+
+def _means(curve: Any) -> list[float]:
+    return [100 * float(value) for value in pd.DataFrame(curve).mean()]
+
+
+def _factors(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    rows = select(evaluation.rows, protocol="cosmos")
+    if rows["reason"].isna().any():
+        items.append(
+            Table(
+                "correlations",
+                "Spearman partial correlation of Dice with properties of the objects",
+                tables.correlations(rows),
+                source(rows, "protocol cosmos"),
+                (
+                    "Each is correlated with the others held fixed; p < 0.001, uncorrected, in bold. Modalities have "
+                    "no order: theirs is a multiple correlation, which has no sign. Aspect ratio: short by long side "
+                    "of the box. Form of COSMOS 1050K, table 6.",
+                ),
+                3,
+            )
+        )
+    way = evaluation.headlines.get("box")
+    if way is not None:
+        rows = select(evaluation.rows, **way)
+        rows = rows[rows["reason"].isna()]
+        if len(rows):
+            notes = source(rows, told(way))
+            items += [
+                Drawing(
+                    "Dice with a box against properties of the objects",
+                    figures.as_uri(figures.scatter(rows)),
+                    "Scatter plots of Dice against size, intensity difference, Fourier order and aspect ratio; the "
+                    "correlations are in the table above.",
+                    (notes, "The line joins the medians of ten equal parts. Form of COSMOS 1050K, figure 13."),
+                ),
+                Drawing(
+                    "Fourier order by level of Dice with a box",
+                    figures.as_uri(figures.complexity(rows)),
+                    "Box plots of the Fourier order of objects by ten levels of Dice for each model.",
+                    (notes, "Form of COSMOS 1050K, figure 14."),
+                ),
+            ]
+    yield Section("What Dice depends on", items)
+
+
+def _jitter(evaluation: Evaluation) -> Iterator[Section]:
+    rows = select(evaluation.rows, protocol="jitter")
+    if rows["reason"].isna().any():
+        used = source(rows, "protocol jitter, each object against itself with variant 0")
+        notes = ("Boxes and points moved at random by so many pixels.", _MEANS)
+        yield Section(
+            "Robustness to the prompt",
+            [
+                Table(
+                    "jitter",
+                    "Dice lost (points) when prompts are moved",
+                    tables.jitter(evaluation.rows),
+                    used,
+                    (*notes, "Form of COSMOS 1050K, table 8."),
+                    2,
+                ),
+                Table(
+                    "robustness",
+                    "Objects (%) that lose over ten points of Dice",
+                    tables.robustness(evaluation.rows),
+                    used,
+                    notes,
+                ),
+            ],
+        )
+
+
+def _grid(evaluation: Evaluation) -> Iterator[Section]:
+    rows = select(evaluation.rows, protocol="grid")
+    if rows["reason"].isna().any():
+        table = Table(
+            "grid",
+            "Dice (%) of everything mode by its number of points",
+            tables.grid(evaluation.rows, evaluation.times),
+            source(rows, "protocol grid, strategy S1"),
+            (_MEANS, "Form of COSMOS 1050K, table 5."),
+        )
+        yield Section("Everything mode", [table])
+
+
+def _validation(evaluation: Evaluation) -> Iterator[Section]:
+    way = next(
+        (
+            way
+            for way in [
+                {**tables.SAM_MED2D["box"], "protocol": "medsam", "variant": "0-20"},
+                *evaluation.headlines.values(),
+            ]
+            if evaluation.has(**way)
+        ),
+        None,
+    )
+    if way is None:
+        return
+    rows = select(evaluation.rows, **way)
+    specialist = specialist_of(evaluation.models)
+    rows = rows.assign(kind=[tables.kind_of(str(name)) for name in rows["modality"]])
+    origins = rows["origin"].astype(object).fillna("")
+    items: list[Item] = []
+    for origin in sorted(origins.unique(), reverse=True):
+        for kind in ("CT", "MR", "grey", "RGB", "other"):
+            part = rows[(origins == origin) & (rows["kind"] == kind)]
+            if not part["reason"].isna().any():
+                continue
+            for metric in ("dice", "nsd"):
+                title = f"{origin} validation, {kind}: {METRIC_NAMES[metric]}".strip()
+                marks = f"* better than {evaluation.models[0]}"
+                if specialist:
+                    marks += f"; † better than {specialist}"
+                items.append(
+                    Table(
+                        "_".join(filter(None, ("validation", origin, kind.lower(), metric))),
+                        title[0].upper() + title[1:],
+                        tables.validation(part, specialist, metric),
+                        source(part, told(way), (metric,)),
+                        (
+                            "Medians with first and third quartiles over the objects.",
+                            f"{marks} (p < 0.05).",
+                            _TEST,
+                            "Form of MedSAM, supplement, tables 5 to 11.",
+                        ),
+                    )
+                )
+    yield Section("Internal and external validation", items)
+
+
+def specialist_of(models: Sequence[str]) -> str | None:
+    """The first model that is named as a specialist, which others are compared with too; else the second."""
+    named = [name for name in models if re.search(r"specialist|unet|u-net|deeplab", name.lower())]
+    return named[0] if named else (models[1] if len(models) > 1 else None)
+
+
+def _breakdowns(evaluation: Evaluation) -> Iterator[Section]:
+    ways = {name: way for name, way in evaluation.headlines.items() if evaluation.has(**way)}
+    rows = tables.with_prompt(evaluation.rows, ways)
+    properties = {
+        "modality": "modality",
+        "dataset": "data set",
+        "group": "part of the body",
+        "organ": "organ",
+        "target": "target",
+        "size": "size (share of the image)",
+        "origin": "origin",
+        "split": "split",
+    }
+    items: list[Item] = [
+        Table(
+            f"by_{column}",
+            f"Dice (%) by {words}",
+            tables.breakdown(evaluation.rows, column, ways),
+            source(rows.dropna(subset=[column]), _told(ways)),
+            (_MEANS,),
+        )
+        for column, words in properties.items()
+        if rows[column].notna().any()
+    ]
+    yield Section("Breakdowns", items if ways else [])
+
+
+def _times(evaluation: Evaluation) -> Iterator[Section]:
+    if len(evaluation.times):
+        timed = evaluation.times
+        table = Table(
+            "times",
+            "Seconds to encode an image and to answer a prompt",
+            tables.inference_times(timed, [name for name in evaluation.models if (timed["model"] == name).any()]),
+            f"From times.parquet: {len(timed)} rows of {timed['image'].nunique()} images.",
+            (
+                "Means; everything mode (S1) is per image. The machine is named at the end. Form of COSMOS 1050K, "
+                "table 4.",
+            ),
+            4,
+        )
+        yield Section("Inference time", [table])
+
+
+def _volumes(evaluation: Evaluation) -> Iterator[Section]:
+    rows = evaluation.volumes
+    if len(rows):
+        table = Table(
+            "volumes",
+            "Metrics of whole volumes",
+            tables.volumes(rows),
+            f"From volumes.parquet: {len(rows)} rows of {rows['volume'].nunique()} volumes.",
+            ("Slices are outlined one by one and put together.", _MEANS, _UNITS),
+        )
+        yield Section("Volumes", [table])
+
+
+def _galleries(evaluation: Evaluation) -> Iterator[Section]:
+    rows, ways = evaluation.rows, evaluation.headlines
+    ways = {name: way for name, way in ways.items() if evaluation.has(**way)}
+    crowded = galleries.choose_crowded(tables.with_prompt(rows, ways))
+    by_order = galleries.choose_complex(select(rows, **ways["box"])) if "box" in ways else []
+    wanted = set(crowded) | set(rows.loc[rows["object"].isin(by_order), "image"]) | set(evaluation.saliency["image"])
+    for way in ways.values():
+        answered = select(rows, **way)
+        answered = answered[answered["reason"].isna()]
+        first = next(name for name in evaluation.models if (answered["model"] == name).any())
+        chosen = [one for _, one in galleries.choose_cases(select(answered, model=first))]
+        wanted |= set(rows.loc[rows["object"].isin(chosen), "image"])
+    objects = rows.drop_duplicates("image")
+    text: tuple[str, ...] = ()
+    images: dict[str, LabelledImage] = {}
+    corpus = _corpus(evaluation.run)
+    try:
+        if corpus is None:
+            raise ReadError("the run names no corpus")
+        images = galleries.read_images(corpus, objects[objects["image"].isin(wanted)])
+        if not images:
+            raise ReadError("holds none of the images any more", path=corpus)
+    except ReadError as error:
+        text = (f"There are no pictures of cases, as the corpus cannot be read: {error}.",)
+    found: list[Gallery | None] = []
+    if images:
+        found += [
+            galleries.cases(evaluation.folder, rows, evaluation.prompts, images, way, name)
+            for name, way in ways.items()
+        ]
+        found.append(galleries.fused(evaluation.folder, rows, evaluation.prompts, images, ways, crowded))
+        if "box" in ways:
+            found.append(galleries.complex_cases(evaluation.folder, rows, images, ways["box"], by_order))
+    if len(evaluation.saliency):
+        found.append(galleries.saliency(evaluation.saliency, images))
+    yield Section("Pictures", [one for one in found if one is not None and one.rows], text)
+
+
+def _corpus(run: Mapping[str, Any]) -> Path | None:
+    path = (run.get("corpus") or {}).get("path")
+    return Path(path) if path else None
+
+
+def _manifest(evaluation: Evaluation) -> Iterator[Section]:
+    entries = dict(_entries(evaluation.run))
+    frame = pd.DataFrame({"value": list(entries.values())}, pd.Index(list(entries), name="entry"))
+    table = Table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.")
+    yield Section("The run", [table])
+
+
+def _entries(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The entries of JSON, each with its path; lists of plain values in one."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _entries(inner, f"{name}.{key}".strip("."))
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        for number, inner in enumerate(value):
+            yield from _entries(inner, f"{name}[{number}]")
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value)) or "none"
+    else:
+        yield name, "" if value is None else str(value)
+
+
+# Name for the progress -> what makes the section.
+SECTIONS: dict[str, Callable[[Evaluation], Iterator[Section]]] = {
+    "all data sets": _overall,
+    "points": _increments,
+    "generalisation": _generalisation,
+    "objects and strategies": _cosmos,
+    "modalities": _by_modality,
+    "clicks": _interactive,
+    "correlations": _factors,
+    "jitter": _jitter,
+    "grid": _grid,
+    "validation": _validation,
+    "breakdowns": _breakdowns,
+    "times": _times,
+    "volumes": _volumes,
+    "pictures": _galleries,
+    "manifest": _manifest,
+}
