@@ -202,6 +202,9 @@ def _times(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 seconds = 2.0 if strategy == "S1" else 0.02 * (number + 1)
                 shared = {"model": model, "image": image, "stage": strategy, "variant": ""}
                 yield shared | {"prompts": 2, "seconds": seconds}
+            for side in (8, 16, 32, 64, 128, 256) if clicks else ():
+                shared = {"model": model, "image": image, "stage": "S1", "variant": str(side)}
+                yield shared | {"prompts": side**2, "seconds": side / 16}
 
 
 def _saliency(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -104,7 +104,7 @@ def curves(found: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
             "linestyle": _DASHES[number // len(COLOURS) % len(_DASHES)],
         }
         axis.plot(rounds, means, label=name, markersize=4, linewidth=1.4, **style)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 5, 10]))
     axis.set_xlabel(xlabel, fontsize=9)
     axis.set_ylabel(ylabel, fontsize=9)
     axis.grid(axis="y", linewidth=0.4, alpha=0.6)
@@ -114,6 +114,8 @@ def curves(found: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel:
 
 def scatter(rows: pd.DataFrame) -> Figure:
     """Dice against each attribute of the objects; the line joins medians of ten equal parts (COSMOS, figure 13)."""
+    from matplotlib.ticker import NullFormatter
+
     rows = rows.dropna(subset=["dice"])
     models = [name for name in _names(rows["model"]) if (rows["model"] == name).any()]
     names = [name for name in ATTRIBUTES if name != "modality"]
@@ -122,15 +124,15 @@ def scatter(rows: pd.DataFrame) -> Figure:
         model, name = models[number // len(names)], names[number % len(names)]
         chosen = rows[(rows["model"] == model) & rows[name].notna()]
         shown = chosen.iloc[:: max(1, math.ceil(len(chosen) / _MOST_POINTS))]
-        axis.scatter(shown[name], 100 * shown["dice"], s=3, alpha=0.35, color=COLOURS[0], linewidths=0, rasterized=True)
-        if len(chosen) >= 20:
+        axis.scatter(shown[name], 100 * shown["dice"], s=5, alpha=0.5, color=COLOURS[0], linewidths=0, rasterized=True)
+        if len(chosen) >= 100:
             parts = pd.qcut(chosen[name].rank(method="first"), 10, labels=False)
             middles = chosen.groupby(parts)[[name, "dice"]].median()
             axis.plot(middles[name], 100 * middles["dice"], color="black", linewidth=1.3)
         if name == "area":
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_ylim(-2, 102)
-        axis.tick_params(labelsize=6)
         if number % len(names) == 0:
             axis.set_ylabel(f"{model}\nDice (%)", fontsize=7)
         axis.set_xlabel(f"{ATTRIBUTES[name]}{' (pixels)' if name == 'area' else ''}", fontsize=7)
@@ -142,7 +144,6 @@ def complexity(rows: pd.DataFrame) -> Figure:
     rows = rows.dropna(subset=["dice", "fourier_order"])
     models = [name for name in _names(rows["model"]) if (rows["model"] == name).any()]
     figure, axes = _panels(len(models), 3.4, 2.4)
-    top = float(np.percentile(rows["fourier_order"], 99.5)) if len(rows) else 1.0
     for axis, model in zip(axes, models, strict=True):
         chosen = rows[rows["model"] == model]
         levels = np.clip((10 * chosen["dice"]).astype(int), 0, 9)
@@ -152,8 +153,7 @@ def complexity(rows: pd.DataFrame) -> Figure:
                 _box(axis, orders, level + 1, COLOURS[2], vertical=True)
         axis.set_xticks(range(1, 11), [str(level) for level in range(1, 11)], fontsize=7)
         axis.set_xlim(0.4, 10.6)
-        axis.set_ylim(0, top)
-        axis.tick_params(labelsize=7)
+        axis.set_ylim(0)
         axis.set_title(model, fontsize=9)
         axis.set_xlabel("Dice level (tenths)", fontsize=8)
         axis.set_ylabel("Fourier order", fontsize=8)
@@ -168,7 +168,7 @@ def _panels(count: int, width: float, height: float, columns: int | None = None)
     """A figure of panels in rows, sizes in inches."""
     from matplotlib.figure import Figure
 
-    columns = columns or (1 if count == 1 else 2 if count < 5 else 3)
+    columns = columns or (count if count < 3 else 2 if count == 4 else 3)
     rows = math.ceil(count / columns)
     figure = Figure((columns * width, rows * height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -177,4 +177,5 @@ def _panels(count: int, width: float, height: float, columns: int | None = None)
         axis.set_visible(False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=7)
     return figure, axes[:count]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NONE = "–"
-# Columns that fit on a page, beside the heads of rows.
-_FIT = 9
+# Letters that fit on a line of a page, and those that a column takes beside its text.
+_LINE, _GAP = 150, 3
 _LEVEL = 0.001
 
 
@@ -92,10 +92,24 @@ def cell_text(cell: Any, digits: int = 1) -> str:
     return str(cell)
 
 
+def without_empty_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The frame without the rows that have no answer at all, and a note for each reason why."""
+    empty = [[cell.reason for cell in cells if isinstance(cell, Absent)] for _, cells in _rows(frame)]
+    dropped = [len(reasons) == frame.shape[1] for reasons in empty]
+    names = [name for name in ("model", "strategy") if name in frame.index.names]
+    told: dict[str, dict[str, None]] = {}
+    for place, reasons in enumerate(empty):
+        if dropped[place]:
+            label = " ".join(str(frame.index.get_level_values(name)[place]) for name in names)
+            told.setdefault(reasons[0], {})[label] = None
+    notes = [f"Not listed, as there is no answer: {', '.join(labels)} ({reason})." for reason, labels in told.items()]
+    return frame[[not one for one in dropped]], tuple(notes)
+
+
 def to_html(table: Table) -> str:
     """The table, in parts of the same rows where its groups of columns are too many for a page, and its notes."""
     reasons: dict[str, str] = {}
-    parts = "\n".join(_html_part(part, table.digits, reasons) for part in _parts(table.frame))
+    parts = "\n".join(_html_part(part, table.digits, reasons) for part in _parts(table.frame, table.digits))
     notes = [table.source, *table.notes]
     lines = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     feet = "".join(f"<p><sup>{sign}</sup> {html.escape(reason)}</p>" for reason, sign in reasons.items())
@@ -212,16 +226,26 @@ def _groups(frame: pd.DataFrame) -> list[tuple[str, list[int]]]:
     return groups
 
 
-def _parts(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The frame, or parts of it: as many of the groups of its columns together as fit."""
-    if frame.columns.nlevels == 1 or len(frame.columns) <= _FIT:
+def _parts(frame: pd.DataFrame, digits: int) -> list[pd.DataFrame]:
+    """The frame, or parts of it: as many of the groups of its columns together as fit on a line."""
+    if frame.columns.nlevels == 1:
         return [frame]
+    widths = _widths(frame, digits)
+    heads = sum(widths[: frame.index.nlevels])
     parts: list[list[int]] = [[]]
     for _, places in _groups(frame):
-        if parts[-1] and len(parts[-1]) + len(places) > _FIT:
+        if parts[-1] and heads + sum(widths[frame.index.nlevels + place] for place in parts[-1] + places) > _LINE:
             parts.append([])
         parts[-1] += places
     return [frame.iloc[:, places] for places in parts]
+
+
+def _widths(frame: pd.DataFrame, digits: int) -> list[int]:
+    """Letters that each column takes, the heads of rows first."""
+    names = [column[-1] if isinstance(column, tuple) else column for column in frame.columns]
+    rows = [[*heads, *(cell_text(cell, digits) for cell in cells)] for heads, cells in _rows(frame)]
+    lines = [[*_head_names(frame), *map(str, names)], *rows]
+    return [max(map(len, texts)) + _GAP for texts in zip(*lines, strict=True)]
 
 
 def _html_part(frame: pd.DataFrame, digits: int, reasons: dict[str, str]) -> str:
@@ -231,7 +255,8 @@ def _html_part(frame: pd.DataFrame, digits: int, reasons: dict[str, str]) -> str
         spans = [f"<th scope='colgroup' colspan='{len(p)}'>{html.escape(str(n))}</th>" for n, p in _groups(frame)]
         lines.append(f"<tr><td colspan='{len(heads)}'></td>{''.join(spans)}</tr>")
     names = [str(column[-1] if isinstance(column, tuple) else column) for column in frame.columns]
-    columns = [f"<th scope='col'>{html.escape(name)}</th>" for name in [*heads, *names]]
+    columns = [f"<th scope='col' class='head'>{html.escape(name)}</th>" for name in heads]
+    columns += [f"<th scope='col'>{html.escape(name)}</th>" for name in names]
     lines.append(f"<tr>{''.join(columns)}</tr>")
     body = []
     for labels, cells in _rows(frame):
@@ -245,8 +270,9 @@ def _html_part(frame: pd.DataFrame, digits: int, reasons: dict[str, str]) -> str
             kind = " class='words'" if isinstance(cell, str) else ""
             texts.append(f"<td{kind}>{text}</td>")
         body.append(f"<tr>{''.join(texts)}</tr>")
+    wide = " class='wide'" if sum(_widths(frame, digits)) > _LINE else ""
     return (
-        f"<div class='scroll'><table><thead>{''.join(lines)}</thead>\n<tbody>"
+        f"<div class='scroll'><table{wide}><thead>{''.join(lines)}</thead>\n<tbody>"
         + "\n".join(body)
         + "</tbody></table></div>"
     )

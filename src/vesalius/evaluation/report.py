@@ -20,7 +20,7 @@ from vesalius.core.errors import ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.evaluation import figures, galleries, tables
 from vesalius.evaluation.galleries import Gallery
-from vesalius.evaluation.rendering import Table, to_csv, to_html, to_latex, to_markdown
+from vesalius.evaluation.rendering import Table, to_csv, to_html, to_latex, to_markdown, without_empty_rows
 from vesalius.evaluation.results import RUN, read_table
 from vesalius.evaluation.tables import METRIC_NAMES, Way, select
 
@@ -28,16 +28,10 @@ if TYPE_CHECKING:
     from vesalius.corpus.objects import LabelledImage
 
 TABLES_FOLDER = "report_tables"
-_MEANS = (
-    "Means are over the objects of a data set, then over data sets with equal weight; in brackets the 95 % confidence "
-    "interval (bootstrap of 2000 resamples over the cases within each data set; none where no set has two cases)."
-)
-_MEAN_ALONE = "Means are over the objects of a data set, then over data sets with equal weight."
+_MEANS = "Means over objects, then over data sets, with 95 % confidence intervals over cases."
+_MEAN_ALONE = "Means over objects, then over data sets."
 _UNITS = "Distances are in mm where an image states its spacing, else in pixels."
-_TEST = (
-    "Wilcoxon signed-rank test, two-sided, on the same objects, p-values corrected by Holm over the table. Objects of "
-    "a case are alike, so that with few cases of many objects p-values are too small."
-)
+_TEST = "Wilcoxon signed-rank test, two-sided, on the same objects; p-values corrected by Holm over the table."
 
 
 @dataclass(frozen=True)
@@ -202,6 +196,10 @@ def render(evaluation: Evaluation, sections: Sequence[Section]) -> str:
         f"{len(objects)} objects in {objects['image'].nunique()} images of "
         f"{len(objects.drop_duplicates(['dataset', 'case']))} cases from {objects['dataset'].nunique()} data sets; "
         f"{len(evaluation.models)} models: {', '.join(evaluation.models)}.",
+        "Means are over the objects of a data set, then over data sets with equal weight. Their 95 % confidence intervals, "
+        "in square brackets, are percentiles of 2000 bootstrap resamples of the cases within each data set; there is none "
+        "where no data set has two cases. Medians have their quartiles in round brackets. Tests take objects for "
+        "independent, though those of a case are alike: with few cases of many objects p-values are too small.",
         "Undefined values: where neither the outline nor the truth has a pixel, metrics are undefined, are left out of "
         "means and are counted. Where one of them is empty, overlaps are 0 and distances are the image's diagonal, and "
         "the object is counted as missed. A cell that a model cannot fill is empty and has its reason under the table. "
@@ -226,6 +224,16 @@ def _item(item: Item, heading: str) -> dict[str, Any]:
     if isinstance(item, Drawing):
         return {"kind": "drawing", "heading": heading, "uri": item.uri, "alt": item.alt, "notes": item.notes}
     return {"kind": "gallery", "heading": heading, "heads": item.heads, "rows": item.rows, "notes": item.notes}
+
+
+def _table(
+    name: str, title: str, frame: pd.DataFrame, used: str, notes: tuple[str, ...] = (), digits: int = 1
+) -> Table:
+    """A table; models that have no answer in a row of their own are named under it instead."""
+    if "model" in frame.index.names:
+        frame, left_out = without_empty_rows(frame)
+        notes = *notes, *left_out
+    return Table(name, title, frame, used, notes, digits)
 
 
 def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) -> str:
@@ -258,7 +266,7 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
     items: list[Item] = []
     if shown:
         items.append(
-            Table(
+            _table(
                 "overall",
                 "Dice (%) by model and prompt, and frames per second",
                 tables.overall(rows, evaluation.times),
@@ -272,7 +280,7 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
         )
     if len(evaluation.models) > 1 and ways:
         items.append(
-            Table(
+            _table(
                 "comparisons",
                 "Every two models on the same objects",
                 tables.comparisons(rows, ways),
@@ -282,26 +290,7 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
                     "Median difference: Dice of the second less that of the first, in points. Effect: matched-pairs "
                     "rank-biserial correlation, 1 where the second is better on every object, -1 where the first is.",
                 ),
-            )
-        )
-    frame = tables.detail(rows)
-    if len(frame):
-        items.append(
-            Table(
-                "detail",
-                "All metrics of every prompt",
-                frame,
-                source(
-                    rows[~rows["protocol"].isin(["jitter", "grid"])],
-                    "all protocols but jitter and grid",
-                    ("dice", "nsd", "hd"),
-                ),
-                (
-                    _MEANS,
-                    _UNITS,
-                    "Of several rounds the first and the last. Undefined: of Dice. Error of predicted IoU: "
-                    "mean distance of the model's own estimate from the IoU, in points.",
-                ),
+                2,
             )
         )
     yield Section("All data sets", items)
@@ -310,7 +299,7 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
 def _increments(evaluation: Evaluation) -> Iterator[Section]:
     if evaluation.has(**tables.SAM_MED2D["1 pt"]) and evaluation.has(**tables.SAM_MED2D["5 pts"]):
         rows = select(evaluation.rows, protocol="sam-med2d", strategy="points", round=[1, 5])
-        table = Table(
+        table = _table(
             "point_increments",
             "Dice (%) with one point and, in brackets, what four more add, by modality",
             tables.increments(evaluation.rows),
@@ -328,7 +317,7 @@ def _generalisation(evaluation: Evaluation) -> Iterator[Section]:
         external = bool((rows["origin"] == "external").any())
         used = tables.with_prompt(select(rows, origin="external") if external else rows, ways)
         items.append(
-            Table(
+            _table(
                 "generalisation",
                 f"Dice (%) by {'external ' if external else ''}data set",
                 tables.generalisation(rows),
@@ -342,7 +331,7 @@ def _generalisation(evaluation: Evaluation) -> Iterator[Section]:
         )
     if evaluation.has(protocol="adapter-off"):
         items.append(
-            Table(
+            _table(
                 "adapters",
                 "Dice (%) with the adapters on and off",
                 tables.adapters_off(rows),
@@ -362,7 +351,7 @@ def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
             continue
         for metric, number in (("dice", 2), ("hd", 3)):
             items.append(
-                Table(
+                _table(
                     f"objects_{metric}_{choice}",
                     f"{METRIC_NAMES[metric]} by object and modality, {words}",
                     tables.by_strategy(evaluation.rows, metric, choice),
@@ -408,7 +397,7 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
     if rows["reason"].isna().any():
         for metric, words in (("iou", "IoU, as FocalClick and SimpleClick are scored"), ("dice", "Dice")):
             items.append(
-                Table(
+                _table(
                     f"clicks_{metric}",
                     f"Clicks needed, by {words}",
                     tables.interactive(rows, metric),
@@ -437,7 +426,7 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
     rows = select(evaluation.rows, protocol="imis")
     if rows["reason"].isna().any():
         items.append(
-            Table(
+            _table(
                 "corrections",
                 "Dice (%) after a first prompt and after each correction",
                 tables.corrections(evaluation.rows),
@@ -457,7 +446,7 @@ def _factors(evaluation: Evaluation) -> Iterator[Section]:
     rows = select(evaluation.rows, protocol="cosmos")
     if rows["reason"].isna().any():
         items.append(
-            Table(
+            _table(
                 "correlations",
                 "Spearman partial correlation of Dice with properties of the objects",
                 tables.correlations(rows),
@@ -502,7 +491,7 @@ def _jitter(evaluation: Evaluation) -> Iterator[Section]:
         yield Section(
             "Robustness to the prompt",
             [
-                Table(
+                _table(
                     "jitter",
                     "Dice lost (points) when prompts are moved",
                     tables.jitter(evaluation.rows),
@@ -510,7 +499,7 @@ def _jitter(evaluation: Evaluation) -> Iterator[Section]:
                     (*notes, "Form of COSMOS 1050K, table 8."),
                     2,
                 ),
-                Table(
+                _table(
                     "robustness",
                     "Objects (%) that lose over ten points of Dice",
                     tables.robustness(evaluation.rows),
@@ -524,7 +513,7 @@ def _jitter(evaluation: Evaluation) -> Iterator[Section]:
 def _grid(evaluation: Evaluation) -> Iterator[Section]:
     rows = select(evaluation.rows, protocol="grid")
     if rows["reason"].isna().any():
-        table = Table(
+        table = _table(
             "grid",
             "Dice (%) of everything mode by its number of points",
             tables.grid(evaluation.rows, evaluation.times),
@@ -558,25 +547,22 @@ def _validation(evaluation: Evaluation) -> Iterator[Section]:
             part = rows[(origins == origin) & (rows["kind"] == kind)]
             if not part["reason"].isna().any():
                 continue
-            for metric in ("dice", "nsd"):
-                title = f"{origin} validation, {kind}: {METRIC_NAMES[metric]}".strip()
-                marks = f"* better than {evaluation.models[0]}"
-                if specialist:
-                    marks += f"; † better than {specialist}"
-                items.append(
-                    Table(
-                        "_".join(filter(None, ("validation", origin, kind.lower(), metric))),
-                        title[0].upper() + title[1:],
-                        tables.validation(part, specialist, metric),
-                        source(part, told(way), (metric,)),
-                        (
-                            "Medians with first and third quartiles over the objects.",
-                            f"{marks} (p < 0.05).",
-                            _TEST,
-                            "Form of MedSAM, supplement, tables 5 to 11.",
-                        ),
-                    )
+            marks = f"* better than {evaluation.models[0]}"
+            marks += f"; † better than {specialist}" if specialist else ""
+            title = f"{origin} validation, {kind}".strip()
+            items.append(
+                _table(
+                    "_".join(filter(None, ("validation", origin.replace(" ", "_"), kind.lower()))),
+                    title[0].upper() + title[1:],
+                    tables.validation(part, specialist),
+                    source(part, told(way), ("dice", "nsd")),
+                    (
+                        "Medians (first, third quartile) over objects.",
+                        f"{marks} (p < 0.05). {_TEST}",
+                        "Form of MedSAM, supplement, tables 5 to 11.",
+                    ),
                 )
+            )
     yield Section("Internal and external validation", items)
 
 
@@ -600,7 +586,7 @@ def _breakdowns(evaluation: Evaluation) -> Iterator[Section]:
         "split": "split",
     }
     items: list[Item] = [
-        Table(
+        _table(
             f"by_{column}",
             f"Dice (%) by {words}",
             tables.breakdown(evaluation.rows, column, ways),
@@ -616,7 +602,7 @@ def _breakdowns(evaluation: Evaluation) -> Iterator[Section]:
 def _times(evaluation: Evaluation) -> Iterator[Section]:
     if len(evaluation.times):
         timed = evaluation.times
-        table = Table(
+        table = _table(
             "times",
             "Seconds to encode an image and to answer a prompt",
             tables.inference_times(timed, [name for name in evaluation.models if (timed["model"] == name).any()]),
@@ -633,7 +619,7 @@ def _times(evaluation: Evaluation) -> Iterator[Section]:
 def _volumes(evaluation: Evaluation) -> Iterator[Section]:
     rows = evaluation.volumes
     if len(rows):
-        table = Table(
+        table = _table(
             "volumes",
             "Metrics of whole volumes",
             tables.volumes(rows),
@@ -686,10 +672,28 @@ def _corpus(run: Mapping[str, Any]) -> Path | None:
     return Path(path) if path else None
 
 
+def _detail(evaluation: Evaluation) -> Iterator[Section]:
+    rows = evaluation.rows[~evaluation.rows["protocol"].isin(["jitter", "grid"])]
+    if rows["reason"].isna().any():
+        table = _table(
+            "detail",
+            "All metrics of every prompt",
+            tables.detail(rows),
+            source(rows, "all protocols but jitter and grid", ("dice", "nsd", "hd")),
+            (
+                _MEANS,
+                _UNITS,
+                "Of several rounds the first and the last. Missed and undefined: objects by Dice. Error of predicted "
+                "IoU: mean distance of the model's own estimate from the IoU, in points.",
+            ),
+        )
+        yield Section("Every prompt in detail", [table])
+
+
 def _manifest(evaluation: Evaluation) -> Iterator[Section]:
     entries = dict(_entries(evaluation.run))
     frame = pd.DataFrame({"value": list(entries.values())}, pd.Index(list(entries), name="entry"))
-    table = Table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.")
+    table = _table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.")
     yield Section("The run", [table])
 
 
@@ -723,5 +727,6 @@ SECTIONS: dict[str, Callable[[Evaluation], Iterator[Section]]] = {
     "times": _times,
     "volumes": _volumes,
     "pictures": _galleries,
+    "detail": _detail,
     "manifest": _manifest,
 }

@@ -19,6 +19,7 @@ from vesalius.evaluation.results import read_table
 from vesalius.evaluation.statistics import (
     SIZES,
     Estimate,
+    Quartiles,
     area_under_curve,
     clicks_needed,
     holm,
@@ -104,6 +105,8 @@ def read_rows(folder: Path, models: Sequence[str] = ()) -> pd.DataFrame:
     for column in ("protocol", "strategy", "variant", "choice", "reason"):
         scores[column] = scores[column].astype("category")
     for column in ("dataset", "modality", "case", "split", "origin", "target", "group", "organ"):
+        if objects[column].notna().any():
+            objects[column] = objects[column].fillna("not stated")
         objects[column] = objects[column].astype("category")
     return scores.merge(objects, on="object", how="left", validate="many_to_one")
 
@@ -209,7 +212,6 @@ def frames_per_second(times: pd.DataFrame) -> dict[str, float]:
 
 def detail(rows: pd.DataFrame) -> pd.DataFrame:
     """All metrics of every prompt, with what was missed; of several rounds the first and the last."""
-    rows = rows[~rows["protocol"].isin(["jitter", "grid"])]
     ends = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
     rows = rows[(rows["round"] == 1) | (rows["round"] == ends)]
     shown = [*METRIC_NAMES] if rows["hce"].notna().any() else [name for name in METRIC_NAMES if name != "hce"]
@@ -369,7 +371,7 @@ def grid(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     timed = times[(times["stage"] == "S1") & times["variant"].isin(sides)]
     if len(timed):
         seconds = timed.groupby(["model", "variant"], observed=True)["seconds"].mean()
-        for model in dict.fromkeys(frame.index.get_level_values(0)):
+        for model in [name for name in dict.fromkeys(frame.index.get_level_values(0)) if name in seconds.index]:
             frame.loc[(model, "seconds per image", ""), :] = [seconds.get((model, side)) for side in sides]
     return frame
 
@@ -385,7 +387,9 @@ def kind_of(modality: str) -> str:
     return _KINDS.get(found.lineage[-1] if found else modality, "other")
 
 
-def validation(rows: pd.DataFrame, specialist: str | None = None, metric: str = "dice") -> pd.DataFrame:
+def validation(
+    rows: pd.DataFrame, specialist: str | None = None, metrics: Sequence[str] = ("dice", "nsd")
+) -> pd.DataFrame:
     """Median and quartiles by target and modality (MedSAM, supplement, tables 5 to 11).
 
     Wilcoxon's test on the same objects, corrected over the table: a ``*`` for being better than the first model, a
@@ -394,27 +398,28 @@ def validation(rows: pd.DataFrame, specialist: str | None = None, metric: str = 
     Args:
         rows: Of one prompt.
         specialist: The model that others are compared with besides the first; none if None.
-        metric: Larger is better.
+        metrics: Of which larger is better.
     """
-    frame = pivot(rows, ["target", "modality"], ["model"], median(metric))
-    tests: dict[tuple[Any, str, str], tuple[float, float]] = {}
-    references = {"*": str(frame.columns[0])} | ({"†": specialist} if specialist in frame.columns else {})
-    for key, group in rows.groupby(["target", "modality"], observed=True):
-        wide = _wide(group, metric)
-        for sign, reference in references.items():
-            for model in wide.columns:
+    index = ["target", "modality"]
+    parts = {METRIC_NAMES[name]: pivot(rows, index, ["model"], median(name)) for name in metrics}
+    frame = pd.concat(parts, axis=1)
+    models = list(dict.fromkeys(frame.columns.get_level_values(1)))
+    references = {"*": models[0]} | ({"†": specialist} if specialist in models[1:] else {})
+    tests = {}
+    for key, group in rows.groupby(index, observed=True):
+        for metric in metrics:
+            wide = _wide(group, metric)
+            for (sign, reference), model in itertools.product(references.items(), wide.columns):
                 if reference in wide.columns and model != reference:
-                    found = signed_rank(wide[reference], wide[model])
-                    tests[key, model, sign] = found.p, found.effect
-    corrected = holm([p for p, _ in tests.values()])
-    marks: dict[tuple[Any, str], str] = {}
-    for ((key, model, sign), (_, effect)), p in zip(tests.items(), corrected, strict=True):
-        if p < 0.05 and effect > 0:
-            marks[key, model] = marks.get((key, model), "") + sign
+                    tests[key, METRIC_NAMES[metric], model, sign] = signed_rank(wide[reference], wide[model])
+    corrected = holm([found.p for found in tests.values()])
+    better = {name for (name, found), p in zip(tests.items(), corrected, strict=True) if p < 0.05 and found.effect > 0}
     cells = [
         [
-            cell if isinstance(cell, Absent | None) else Marked(cell, marks.get((key, model), ""))
-            for model, cell in zip(frame.columns, row, strict=True)
+            Marked(cell, "".join(sign for sign in references if (key, *column, sign) in better))
+            if isinstance(cell, Quartiles)
+            else cell
+            for column, cell in zip(frame.columns, row, strict=True)
         ]
         for key, row in zip(frame.index, frame.to_numpy(), strict=True)
     ]
