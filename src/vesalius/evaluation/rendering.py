@@ -125,7 +125,8 @@ def to_markdown(table: Table) -> str:
     ]
     names = [_escape_markdown(name) for name in [*_head_names(table.frame), *_flat(table.frame)]]
     lines = [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows)]
-    notes = [table.source, *table.notes, *(f"<sup>{sign}</sup> {reason}" for reason, sign in reasons.items())]
+    notes = [_escape_markdown(note) for note in (table.source, *table.notes)]
+    notes += [f"<sup>{sign}</sup> {_escape_markdown(reason)}" for reason, sign in reasons.items()]
     return f"# {table.title}\n\n" + "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
 
 

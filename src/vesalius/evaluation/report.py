@@ -196,10 +196,11 @@ def render(evaluation: Evaluation, sections: Sequence[Section]) -> str:
         f"{len(objects)} objects in {objects['image'].nunique()} images of "
         f"{len(objects.drop_duplicates(['dataset', 'case']))} cases from {objects['dataset'].nunique()} data sets; "
         f"{len(evaluation.models)} models: {', '.join(evaluation.models)}.",
-        "Means are over the objects of a data set, then over data sets with equal weight. Their 95 % confidence intervals, "
-        "in square brackets, are percentiles of 2000 bootstrap resamples of the cases within each data set; there is none "
-        "where no data set has two cases. Medians have their quartiles in round brackets. Tests take objects for "
-        "independent, though those of a case are alike: with few cases of many objects p-values are too small.",
+        "Means are over the objects of a data set, then over data sets with equal weight. Their 95 % confidence "
+        "intervals, in square brackets, are percentiles of 2000 bootstrap resamples of the cases within each data set; "
+        "there is none where no data set has two cases. Medians have their quartiles in round brackets. Tests take "
+        "objects for independent, though those of a case are alike: with few cases of many objects p-values are too "
+        "small.",
         "Undefined values: where neither the outline nor the truth has a pixel, metrics are undefined, are left out of "
         "means and are counted. Where one of them is empty, overlaps are 0 and distances are the image's diagonal, and "
         "the object is counted as missed. A cell that a model cannot fill is empty and has its reason under the table. "
