@@ -35,6 +35,7 @@ DEFAULT: dict[str, Any] = {
     "target": "liver",
     "area": 100,
     "size": "1 to 5 %",
+    "unit": "px",
 }
 
 
@@ -257,6 +258,16 @@ def test_breakdown_counts_objects_and_cases() -> None:
     assert frame.loc["mr", ("box", "a")] == Estimate(
         80.0, pytest.approx(np.nan, nan_ok=True), pytest.approx(np.nan, nan_ok=True)
     )
+
+
+def test_distances_of_two_units_are_kept_apart() -> None:
+    named = {"protocol": "cosmos", "strategy": "S5"}
+    rows = made({**named, "hd": 2.0, "unit": "mm"}, {**named, "hd": 8.0}, {**named, "hd": 4.0})
+    frame = tables.by_strategy(rows, "hd", "own")
+    assert frame["a", "S5"].to_dict() == {("liver, ct", "mm"): 2, ("liver, ct", "px"): 6}
+    assert tables.by_strategy(rows, "dice", "own").shape == (1, 1)
+    detail = tables.detail(rows).iloc[0]
+    assert (detail["HD (mm)"], detail["HD (px)"]) == (2, 6)
 
 
 def test_detail_counts_what_was_missed_and_what_is_undefined() -> None:

@@ -359,7 +359,7 @@ def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
                     source(rows, f"protocol cosmos, choice {choice}", (metric,)),
                     (
                         _MEAN_ALONE,
-                        *([_UNITS] if metric == "hd" else []),
+                        *(["HD is in the unit that is named."] if metric == "hd" else []),
                         "S1 everything; S2 one point; S3 five points; S4 five points on the object and five beside it; "
                         f"S5 box; S6 box and point. Form of COSMOS 1050K, table {number}.",
                     ),
@@ -683,7 +683,7 @@ def _detail(evaluation: Evaluation) -> Iterator[Section]:
             source(rows, "all protocols but jitter and grid", ("dice", "nsd", "hd")),
             (
                 _MEANS,
-                _UNITS,
+                "Distances in mm are of the images that state their spacing, in pixels of the others.",
                 "Of several rounds the first and the last. Missed and undefined: objects by Dice. Error of predicted "
                 "IoU: mean distance of the model's own estimate from the IoU, in points.",
             ),

@@ -36,6 +36,7 @@ Cell = Callable[[pd.DataFrame], Any]
 
 # Metrics that are shares, which are printed in percent.
 _SHARES = ("dice", "iou", "nsd", "boundary_iou")
+_DISTANCES = ("hd", "hd95", "assd")
 METRIC_NAMES = {
     "dice": "Dice (%)",
     "iou": "IoU (%)",
@@ -98,6 +99,7 @@ def read_rows(folder: Path, models: Sequence[str] = ()) -> pd.DataFrame:
     scores = read_table(folder, "scores").drop_columns(["rle"]).to_pandas()
     objects = read_table(folder, "objects").to_pandas()
     bounds = [0.0, *SIZES.values()]
+    objects["unit"] = np.where(objects["row_spacing"].notna(), "mm", "px")
     objects["size"] = pd.cut(objects["share"], [*bounds[:-1], np.inf], right=False, labels=list(SIZES))
     found = [*models, *(name for name in scores["model"].unique() if name not in models)]
     scores["variant"] = scores["variant"].fillna("")
@@ -183,6 +185,12 @@ def mean(metric: str = "dice") -> Cell:
     return lambda group: float(scale * group.groupby("dataset", observed=True)[metric].mean().mean())
 
 
+def _mean_of(metric: str, unit: str) -> Cell:
+    """A cell with the mean of the distances that are in a unit."""
+    cell = mean(metric)
+    return lambda group: cell(group[group["unit"] == unit])
+
+
 def median(metric: str = "dice") -> Cell:
     """A cell with the median and the quartiles of the objects."""
     scale = 100.0 if metric in _SHARES else 1.0
@@ -216,7 +224,12 @@ def detail(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["round"] == 1) | (rows["round"] == ends)]
     shown = [*METRIC_NAMES] if rows["hce"].notna().any() else [name for name in METRIC_NAMES if name != "hce"]
     index = ["protocol", "strategy", "variant", "round", "choice", "model"]
-    cells: dict[str, Cell] = {METRIC_NAMES[name]: estimate(name) if name == "dice" else mean(name) for name in shown}
+    cells: dict[str, Cell] = {}
+    for name in shown:
+        if name in _DISTANCES:
+            cells |= {f"{METRIC_NAMES[name]} ({unit})": _mean_of(name, unit) for unit in sorted(set(rows["unit"]))}
+        else:
+            cells[METRIC_NAMES[name]] = estimate(name) if name == "dice" else mean(name)
     cells["objects"] = len
     cells["missed"] = lambda group: int((group["dice"] == 0).sum())
     cells["undefined"] = lambda group: int(group["dice"].isna().sum())
@@ -298,8 +311,10 @@ def adapters_off(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_strategy(rows: pd.DataFrame, metric: str, choice: str) -> pd.DataFrame:
     """A mean by object and modality, model and strategy (COSMOS, tables 2 and 3)."""
-    rows = select(rows, protocol="cosmos", choice=choice)
-    return pivot(_with_object(rows), ["object and modality"], ["model", "strategy"], mean(metric))
+    rows = _with_object(select(rows, protocol="cosmos", choice=choice))
+    # Distances of two units have no mean.
+    index = ["object and modality"] if metric in _SHARES else ["object and modality", "unit"]
+    return pivot(rows, index, ["model", "strategy"], mean(metric))
 
 
 def _with_object(rows: pd.DataFrame) -> pd.DataFrame:
