@@ -102,7 +102,17 @@ class Predictor:
         Raises:
             PromptError: A prompt does not fit the image, or is a word and the network does not understand words.
         """
-        return self._answer([embedding] * len(prompts), prompts)
+        return [found[0] for found in self._answer([embedding] * len(prompts), prompts)]
+
+    def candidates(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Prediction]]:
+        """All masks that the network gives for each prompt (three, or one), the best by predicted IoU first.
+
+        The first is that of `predict`.
+
+        Raises:
+            PromptError: As `predict`.
+        """
+        return self._answer([embedding] * len(prompts), prompts, every=True)
 
     def predict_slices(self, images: Sequence[Slice], prompts: Sequence[Prompt]) -> list[Prediction]:
         """Outlines one object on each of several images, each by its own prompt; see `predict`.
@@ -113,13 +123,16 @@ class Predictor:
         Raises:
             PromptError: As `predict`.
         """
-        return self._answer([self._shown(image) for image in images], prompts)
+        return [found[0] for found in self._answer([self._shown(image) for image in images], prompts)]
 
     def _shown(self, image: Slice) -> Shown:
         rgb = image.rgb()
         return Shown(image, rgb, whole_frame(image.size, self.preset), pixel_digest(rgb))
 
-    def _answer(self, images: Sequence[Shown], prompts: Sequence[Prompt]) -> list[Prediction]:
+    def _answer(
+        self, images: Sequence[Shown], prompts: Sequence[Prompt], every: bool = False
+    ) -> list[list[Prediction]]:
+        """For each prompt the best mask alone, or every mask, the best first."""
         for shown, prompt in zip(images, prompts, strict=True):
             if prompt.text is not None and not self.runtime.takes_text:
                 raise PromptError(
@@ -129,18 +142,19 @@ class Predictor:
                 )
             prompt.check(shown.image.size, shown.image.source)
         frames = [self._frame(shown, prompt) for shown, prompt in zip(images, prompts, strict=True)]
-        predictions = self._decode(images, prompts, frames)
+        answers = self._decode(images, prompts, frames, every)
         second = [
             (i, frame)
             for i, prompt in enumerate(prompts)
-            if frames[i].is_whole and (frame := self._second_look(images[i], prompt, predictions[i])) is not None
+            if frames[i].is_whole and (frame := self._second_look(images[i], prompt, answers[i][0])) is not None
         ]
         if second:
-            again = self._decode([images[i] for i, _ in second], [prompts[i] for i, _ in second], [f for _, f in second])
-            for (i, _), prediction in zip(second, again, strict=True):
-                if prediction.quality > predictions[i].quality:
-                    predictions[i] = prediction
-        return predictions
+            of, to = [images[i] for i, _ in second], [prompts[i] for i, _ in second]
+            again = self._decode(of, to, [frame for _, frame in second], every)
+            for (i, _), answer in zip(second, again, strict=True):
+                if answer[0].quality > answers[i][0].quality:
+                    answers[i] = answer
+        return answers
 
     def _frame(self, shown: Shown, prompt: Prompt) -> Frame:
         """The frame in which a prompt is answered first."""
@@ -195,26 +209,33 @@ class Predictor:
                 self._cache.put(*key, features)
         return [known[shown.digest, frame] for shown, frame in views]
 
-    def _decode(self, images: Sequence[Shown], prompts: Sequence[Prompt], frames: Sequence[Frame]) -> list[Prediction]:
+    def _decode(
+        self, images: Sequence[Shown], prompts: Sequence[Prompt], frames: Sequence[Frame], every: bool
+    ) -> list[list[Prediction]]:
         # A group has the same parts in every row, so that an answer does not depend on its neighbours.
         groups: dict[tuple[int, bool, bool, bool], list[int]] = {}
         for i, prompt in enumerate(prompts):
             drawn = prompt.mask is not None or prompt.logits is not None
             parts = (len(np.asarray(prompt.points)), prompt.box is not None, drawn, prompt.text is not None)
             groups.setdefault(parts, []).append(i)
-        out: dict[int, Prediction] = {}
+        out: dict[int, list[Prediction]] = {}
         for members in groups.values():
             views = {(images[i].digest, frames[i]): (images[i], frames[i]) for i in members}
-            order = list(views)
-            rows = [order.index((images[i].digest, frames[i])) for i in members]
+            places = list(views)
+            rows = [places.index((images[i].digest, frames[i])) for i in members]
             arrays = prompt_arrays([prompts[i] for i in members], [frames[i] for i in members], self.preset, rows)
             features = self._features(list(views.values()))
             logits, quality = self.runtime.decode(features, arrays, self.preset.multimask)
-            for row, (i, best) in enumerate(zip(members, quality.argmax(1), strict=True)):
-                values = logits[row, best].copy()
-                mask = frames[i].inverse_logits(values) > 0
-                out[i] = Prediction(mask, float(quality[row, best].clip(0, 1)), Logits(values, frames[i]))
+            by_quality = np.argsort(-quality, axis=1, kind="stable")
+            for row, i in enumerate(members):
+                chosen = by_quality[row] if every else by_quality[row, :1]
+                out[i] = [_prediction(logits[row, level], quality[row, level], frames[i]) for level in chosen]
         return [out[i] for i in range(len(prompts))]
+
+
+def _prediction(logits: NDArray[np.float32], quality: np.float32, frame: Frame) -> Prediction:
+    values = logits.copy()
+    return Prediction(frame.inverse_logits(values) > 0, float(quality.clip(0, 1)), Logits(values, frame))
 
 
 def whole_frame(size: tuple[int, int], preset: Preset) -> Frame:
