@@ -19,11 +19,11 @@ CORNERS = tuple(itertools.product((0, 1), repeat=3))
 def element_sizes(spacing: tuple[float, ...]) -> NDArray[np.float64]:
     """Size of the piece of boundary in a cell of 2 x 2 pixels or 2 x 2 x 2 voxels, by the cell's code.
 
-    The code has a bit for each pixel of the cell, set where the pixel is inside, the first pixel (lowest index along every
-    axis) in the highest bit. The piece runs through the midpoints between inside and outside (marching squares and marching
-    cubes, Lorensen and Cline 1987); where two diagonal pixels of a face are inside, it keeps the smaller group apart. A
-    piece of more than three corners need not be flat: it is triangulated so that its area on cubic voxels is largest, the
-    choice of the tables in common use, among them DeepMind's surface-distance.
+    The code has a bit for each pixel of the cell, set where the pixel is inside, the first pixel (lowest index along
+    every axis) in the highest bit. The piece runs through the midpoints between inside and outside (marching squares
+    and marching cubes, Lorensen and Cline 1987); where two diagonal pixels of a face are inside, it keeps the smaller
+    group apart. A piece of more than three corners need not be flat: it is triangulated so that its area on cubic
+    voxels is largest, the choice of the tables in common use, among them DeepMind's surface-distance.
 
     Args:
         spacing: Distance between pixel centres along each of two or three axes.
