@@ -66,6 +66,10 @@ class Predictor:
         self.runs_by = runtime.label
         self._cache = EmbeddingCache()
 
+    def forget(self) -> None:
+        """Drops all embeddings that are kept."""
+        self._cache = EmbeddingCache()
+
     @property
     def preset(self) -> Preset:
         """How the network wants its input."""
