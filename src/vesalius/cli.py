@@ -43,6 +43,7 @@ app.command()(cli_corpus.curate)
 app.add_typer(cli_corpus.app)
 app.command()(cli_training.train)
 app.command()(cli_training.finetune)
+app.command()(cli_evaluation.evaluate)
 app.command()(cli_evaluation.report)
 app.command()(cli_vocabulary.vocabulary)
 app.command()(cli_vocabulary.datasets)
@@ -247,37 +248,3 @@ def parse_point(text: str) -> Click:
             f"point {text!r} is not two numbers and a sign", remedy="give x,y or x,y,+ or x,y,- such as 100,120,-"
         ) from None
     return x, y, label
-
-
-@app.command()
-def evaluate(
-    data: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Set of image and label pairs (with a set.json), or a folder of them."),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results; made if absent.")
-    ],
-    model: Model = None,
-    runtime: Runtime = "auto",
-    split: Annotated[str, typer.Option(metavar="val|train", help="Which cases.")] = "val",
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the clicks and of the choice of objects.")] = 0,
-    max_objects_per_image: Annotated[
-        int, typer.Option(metavar="N", help="Of an image with more objects, this many are drawn.")
-    ] = 10,
-) -> None:
-    """Measure a model under a box and 1, 3 and 5 clicks, beside an ellipse in the box and GrabCut.
-
-    Writes scores.csv (a row per object, model and prompt), run.json and report.md. Started again on the same folder,
-    it goes on where it was stopped.
-    """
-    from vesalius.evaluation.evaluate import EvaluationConfig
-    from vesalius.evaluation.evaluate import evaluate as score
-    from vesalius.evaluation.scores_report import write_report
-    from vesalius.predict.load import load_model
-
-    config = EvaluationConfig.from_dict(
-        {"data": data, "split": split, "seed": seed, "max_objects": max_objects_per_image}
-    )
-    score(config, load_model(model, runtime=runtime), output)  # type: ignore[arg-type]
-    print(write_report(output))
