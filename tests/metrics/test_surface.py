@@ -71,18 +71,24 @@ def test_sizes_of_elements_are_those_of_surface_distance(spacing: tuple[float, .
     assert element_sizes(spacing) == pytest.approx(getattr(tables, table)(spacing), abs=1e-12)
 
 
-@pytest.mark.parametrize(("pixels_per_point", "dilated"), [(0, 0), (0, 10**9), (10**9, 0), (10**9, 10**9)])
+@pytest.mark.parametrize("dilated", [0, 10**9])
+@pytest.mark.parametrize("block", [7, 4096])
+@pytest.mark.parametrize("window", [1, 4, 30])
 @pytest.mark.parametrize("spacing", SPACINGS[:3])
 def test_every_way_of_finding_distances_gives_the_same(
-    monkeypatch: pytest.MonkeyPatch, spacing: tuple[float, ...], pixels_per_point: int, dilated: int
+    monkeypatch: pytest.MonkeyPatch, spacing: tuple[float, ...], window: int, block: int, dilated: int
 ) -> None:
     rng = np.random.default_rng(1)
     pairs = [blobs(rng, (40, 60), smooth) for smooth in (0.6, 2, 5)]
     expected = [values(surface_scores(a, b, spacing, 2.1)) for a, b in pairs]
-    monkeypatch.setattr(surface, "PIXELS_PER_POINT", pixels_per_point)
-    monkeypatch.setattr(surface, "DILATED_PIXELS", dilated)
-    for (a, b), before in zip(pairs, expected, strict=True):
-        assert values(surface_scores(a, b, spacing, 2.1)) == pytest.approx(before, abs=1e-12)
+    for name, value in {"WINDOW": window, "BLOCK": block, "DILATED_PIXELS": dilated}.items():
+        monkeypatch.setattr(surface, name, value)
+    surface._window.cache_clear()
+    try:
+        for (a, b), before in zip(pairs, expected, strict=True):
+            assert values(surface_scores(a, b, spacing, 2.1)) == pytest.approx(before, abs=1e-12)
+    finally:
+        surface._window.cache_clear()
 
 
 @pytest.mark.parametrize("spacing", [1.0, 0.5])
