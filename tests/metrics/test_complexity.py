@@ -93,6 +93,12 @@ def test_place_other_parts_and_holes_do_not_count() -> None:
     assert fourier_order(STAR[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]) == alone
 
 
+def test_the_largest_part_may_be_thin() -> None:
+    line, both = np.zeros((20, 50), np.bool_), np.zeros((20, 50), np.bool_)
+    line[3, 4:44] = both[3, 4:44] = both[10:14, 10:14] = True
+    assert fourier_order(both) == fourier_order(line)
+
+
 def test_least_objects() -> None:
     pixel = np.zeros((9, 9), np.bool_)
     assert fourier_order(pixel).order == 0

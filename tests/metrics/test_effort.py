@@ -50,6 +50,12 @@ def test_a_thin_line_that_is_missing_counts() -> None:
     assert human_correction_effort(truth, drawn(TRUTH)) == 0
 
 
+def test_teeth_of_a_pixel_are_not_followed() -> None:
+    truth = drawn(TRUTH)
+    truth[20:60:4, 60] = truth[21:60:4, 60] = True
+    assert human_correction_effort(truth | drawn((30, 50, 60, 110)), truth) == 2
+
+
 def test_where_the_image_ends_does_not_matter_to_what_is_far_from_it() -> None:
     a, b = drawn((20, 60, 20, 38)), drawn(TRUTH)
     assert human_correction_effort(np.pad(a, 30), np.pad(b, 30)) == human_correction_effort(a, b)
