@@ -136,7 +136,9 @@ class Predictor:
             if frames[i].is_whole and (frame := self._second_look(images[i], prompt, predictions[i])) is not None
         ]
         if second:
-            again = self._decode([images[i] for i, _ in second], [prompts[i] for i, _ in second], [f for _, f in second])
+            again = self._decode(
+                [images[i] for i, _ in second], [prompts[i] for i, _ in second], [f for _, f in second]
+            )
             for (i, _), prediction in zip(second, again, strict=True):
                 if prediction.quality > predictions[i].quality:
                     predictions[i] = prediction
