@@ -1,86 +1,43 @@
 """One object through a volume: the outlines of a few slices, carried from slice to slice.
 
-A *key slice* is one whose outline somebody has accepted. From each, the outline is carried both ways: the next slice is
-asked with a box around the last outline and with that outline as mask prompt, its answer is the next outline, and so on
-until a rule stops it (`PropagationRules`), until the volume ends, or until the next key slice.
+A *key slice* is one whose outline somebody has accepted. What is found depends on where a slice lies:
 
-Between two key slices the outline is carried from both ends, one slice a turn, until the two meet: each slice belongs
-to the nearer key slice, the middle one of an odd number to the lower. If one side is stopped, the other goes on to
-where that happened, and that slice too. So what lies between two key slices depends on these two alone, and a
-correction changes nothing beyond the next key slices.
+- Between two key slices with an outline, a slice is asked with the shape that lies between these two (`shape_between`),
+  weighted by how near each is: as a mask prompt, and a box around it. The two ends meet in every slice.
+- Outside the key slices, the outline is carried: the next slice is asked with the last outline as mask prompt and a box
+  around it, its answer is the next outline, and so on until a rule stops it (`PropagationRules`) or the volume ends. It
+  is the same beside a key slice on which the object is said to be absent.
+
+So what lies between two key slices depends on these two alone, and a correction changes nothing beyond the next ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from vesalius.core.errors import ConfigError, GeometryError, PromptError
+from vesalius.core.errors import GeometryError, PromptError
 from vesalius.core.geometry import Geometry
-from vesalius.core.types import AXES, Prediction, Prompt, Volume
-from vesalius.metrics.overlap import dice
+from vesalius.core.types import AXES, Prediction, Prompt, Slice, Volume
 from vesalius.predict.predictor import Predictor
+from vesalius.predict.propagation_rules import (
+    Appearance,
+    Mask,
+    PropagationRules,
+    Stop,
+    appearance,
+    enlarged_box,
+    judge,
+)
 from vesalius.prompts.sample import tight_box
 
-Mask = NDArray[np.bool_]
-Box = tuple[float, float, float, float]
-Rule = Literal["small", "grew", "shrank", "overlap", "quality"]
-
-
-@dataclass(frozen=True)
-class PropagationRules:
-    """How the next slice is asked, and when an answer is not believed.
-
-    Attributes:
-        margin: The box reaches past the last outline by this share of its longer side, on every side.
-        least_margin: And by at least this many pixels.
-        least_area: Pixels; a smaller outline is the end of the object.
-        most_change: An outline that is this many times larger or smaller than the last one is not believed.
-        least_overlap: Nor one whose Dice with the last one is below this.
-        least_quality: Nor one whose predicted IoU is below this.
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
-
-    margin: float = 0.05
-    least_margin: float = 1.0
-    least_area: int = 4
-    most_change: float = 3.0
-    least_overlap: float = 0.3
-    least_quality: float = 0.4
-
-    def __post_init__(self) -> None:
-        for name in ("margin", "least_margin"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a number from 0 on")
-        if not self.least_area >= 1:
-            raise ConfigError(f"least_area is {self.least_area}", remedy="give a number of pixels from 1 on")
-        if not self.most_change > 1:
-            raise ConfigError(f"most_change is {self.most_change}", remedy="give a ratio above 1")
-        for name in ("least_overlap", "least_quality"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a number from 0 to 1")
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Why an answer was not believed.
-
-    Attributes:
-        rule: ``"small"`` (below the least area), ``"grew"``, ``"shrank"``, ``"overlap"`` or ``"quality"``.
-        value: What was measured: pixels, ratio of areas, Dice with the last outline, predicted IoU.
-        limit: What the rule asks for.
-    """
-
-    rule: Rule
-    value: float
-    limit: float
+# Slices between key slices that are asked at once.
+_BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +47,15 @@ class SliceOutline:
     Attributes:
         index: The slice.
         mask: (H, W) bool; empty where propagation was stopped.
-        key: The key slice it was carried from; ``index`` itself for a key slice.
+        keys: The key slices it comes from: one that it was carried from, or the two that it lies between; ``index``
+            itself for a key slice.
         quality: Predicted IoU of the answer; None for a mask that was given.
         stop: Why the answer was not believed; None if it was.
     """
 
     index: int
     mask: Mask
-    key: int
+    keys: tuple[int, ...]
     quality: float | None
     stop: Stop | None = None
 
@@ -197,8 +155,7 @@ def propagate_slices(
 ) -> Iterator[SliceOutline]:
     """The outlines of `propagate` as they are found: the key slices, what ``before`` knew, then the new ones.
 
-    Close the iterator to cancel. Of two outlines of one slice the later one counts: a slice where one side was stopped
-    may be reached from the other.
+    Close the iterator to cancel; each slice comes once.
 
     Args:
         predictor: As in `propagate`.
@@ -223,18 +180,25 @@ def propagate_slices(
     count = volume.voxels.shape[2 - AXES.index(axis)]
     masks = {index: _mask(said) for index, said in sorted(keys.items())}
     for index, said in sorted(keys.items()):
-        yield SliceOutline(index, masks[index], index, said.quality if isinstance(said, Prediction) else None)
-    gaps = []
-    for low, high in _neighbours(masks, count):
-        if before is not None and _knows(before, low, high, masks, count):
+        yield SliceOutline(index, masks[index], (index,), said.quality if isinstance(said, Prediction) else None)
+    between: list[tuple[int, int, int]] = []
+    fronts: list[_Front] = []
+    for low, high in pairwise([-1, *masks, count]):
+        if before is not None and _knows(before, low, high, masks):
             yield from (found for index, found in before.slices.items() if low < index < high)
+            continue
+        full = [key for key in (low, high) if key in masks and masks[key].any()]
+        if len(full) == 2:
+            between += [(low, index, high) for index in range(low + 1, high)]
         else:
-            gaps.append((_Front.at_key(low, 1, masks), _Front.at_key(high, -1, masks)))
-    while asking := [front for low, high in gaps for front in _turn(low, high)]:
-        prompts = [Prompt(box=enlarged_box(front.mask, rules), mask=front.mask) for front in asking]
-        images = [volume.slice(axis, front.reached + front.step) for front in asking]
-        for front, answer in zip(asking, predictor.predict_slices(images, prompts), strict=True):
-            yield front.take(answer, rules)
+            fronts += [_Front.at_key(volume, axis, key, high if key == low else low, masks[key]) for key in full]
+    for start in range(0, len(between), _BATCH):
+        yield from _ask_between(predictor, volume, axis, masks, between[start : start + _BATCH], rules)
+    while fronts := [front for front in fronts if front.reached + front.step != front.end and front.stop is None]:
+        images = [volume.slice(axis, front.reached + front.step) for front in fronts]
+        shapes = [front.mask for front in fronts]
+        for front, image, answer in zip(fronts, images, _ask(predictor, images, shapes, rules), strict=True):
+            yield front.take(image, answer, rules)
 
 
 def assemble(
@@ -255,40 +219,66 @@ def assemble(
     )
 
 
-def enlarged_box(mask: Mask, rules: PropagationRules) -> Box:
-    """The box in which the next slice is asked: around (H, W) ``mask``, enlarged by the margins, cut at the border.
+def shape_between(low: Mask, high: Mask, weight: float) -> Mask:
+    """The shape between two outlines, after Raya and Udupa 1990 (shape-based interpolation), moved along a line.
 
-    Raises:
-        PromptError: The mask is empty.
-    """
-    height, width = mask.shape
-    x0, y0, x1, y1 = tight_box(mask)
-    margin = max(rules.least_margin, rules.margin * max(x1 - x0, y1 - y0))
-    return max(0.0, x0 - margin), max(0.0, y0 - margin), min(width, x1 + margin), min(height, y1 + margin)
-
-
-def judge(answer: Prediction, last: Mask, rules: PropagationRules) -> Stop | None:
-    """The first rule, in the order of `Rule`, by which an answer is not believed; None if it is.
+    Each outline is moved so that its centre comes to lie between the two centres; then the signed distances to both
+    edges are averaged, and what lies inside is the shape. Without the move, outlines that hardly overlap, as those of
+    a slanting object, would have little or nothing between them.
 
     Args:
-        answer: On the next slice.
-        last: (H, W) bool, the outline before it, not empty.
-        rules: What to ask for.
+        low: (H, W) bool, not empty.
+        high: (H, W) bool, not empty.
+        weight: 0 for ``low``, 1 for ``high``.
     """
-    area = int(answer.mask.sum())
-    if area < rules.least_area:
-        return Stop("small", area, rules.least_area)
-    change = area / int(last.sum())
-    if change > rules.most_change:
-        return Stop("grew", change, rules.most_change)
-    if change < 1 / rules.most_change:
-        return Stop("shrank", change, 1 / rules.most_change)
-    overlap = dice(answer.mask, last)
-    if overlap < rules.least_overlap:
-        return Stop("overlap", overlap, rules.least_overlap)
-    if answer.quality < rules.least_quality:
-        return Stop("quality", answer.quality, rules.least_quality)
-    return None
+    x0, y0, x1, y1 = tight_box(low | high)
+    # Nothing lies beyond the outlines' common box; a frame of background keeps distances right at its border.
+    shapes = [np.pad(mask[y0:y1, x0:x1], 2) for mask in (low, high)]
+    centres = [np.argwhere(shape).mean(0) for shape in shapes]
+    centre = (1 - weight) * centres[0] + weight * centres[1]
+    moved = [
+        ndimage.shift(_signed_distance(shape), centre - own, order=1, mode="nearest")
+        for shape, own in zip(shapes, centres, strict=True)
+    ]
+    out = np.zeros_like(low)
+    out[y0:y1, x0:x1] = ((1 - weight) * moved[0] + weight * moved[1] > 0)[2:-2, 2:-2]
+    return out
+
+
+def _signed_distance(mask: Mask) -> NDArray[np.float64]:
+    """Distance in pixels of each pixel to the other side of the edge, positive inside."""
+    return np.asarray(ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask))
+
+
+def _ask(
+    predictor: Predictor, images: Sequence[Slice], shapes: Sequence[Mask], rules: PropagationRules
+) -> list[Prediction]:
+    prompts = [Prompt(box=enlarged_box(shape, rules), mask=shape) for shape in shapes]
+    return predictor.predict_slices(images, prompts)
+
+
+def _ask_between(
+    predictor: Predictor,
+    volume: Volume,
+    axis: str,
+    masks: Mapping[int, Mask],
+    places: Sequence[tuple[int, int, int]],
+    rules: PropagationRules,
+) -> Iterator[SliceOutline]:
+    """Outlines of slices, each between two key slices: (lower key slice, slice, higher key slice)."""
+    shapes = []
+    for low, index, high in places:
+        shape = shape_between(masks[low], masks[high], (index - low) / (high - low))
+        # Nothing may be left between two thin shapes; then the nearer one is asked for.
+        shapes.append(shape if shape.any() else masks[low if 2 * index <= low + high else high])
+    images = [volume.slice(axis, index) for _, index, _ in places]
+    for (low, index, high), shape, answer in zip(places, shapes, _ask(predictor, images, shapes, rules), strict=True):
+        yield _outline(index, (low, high), answer, judge(answer.mask, shape, answer.quality, None, rules))
+
+
+def _outline(index: int, keys: tuple[int, ...], answer: Prediction, stop: Stop | None) -> SliceOutline:
+    mask = answer.mask if stop is None else np.zeros_like(answer.mask)
+    return SliceOutline(index, mask, keys, answer.quality, stop)
 
 
 @dataclass(eq=False)
@@ -297,51 +287,47 @@ class _Front:
 
     Attributes:
         key: The key slice.
+        seen: What it shows.
+        end: The slice before which it ends.
         step: 1 or -1.
         reached: The last slice whose outline was believed.
         mask: That outline.
-        live: Whether it goes on.
+        stop: Why it goes no further.
     """
 
     key: int
+    seen: Appearance | None
+    end: int
     step: int
     reached: int
     mask: Mask
-    live: bool
+    stop: Stop | None = None
 
     @classmethod
-    def at_key(cls, key: int, step: int, masks: Mapping[int, Mask]) -> _Front:
-        """The start; a border of the volume and an empty key slice have nothing to carry."""
-        mask = masks.get(key, np.zeros((0, 0), np.bool_))
-        return cls(key, step, key, mask, bool(mask.any()))
+    def at_key(cls, volume: Volume, axis: str, key: int, end: int, mask: Mask) -> _Front:
+        """The start."""
+        seen = appearance(_grey(volume.slice(axis, key)), mask)
+        return cls(key, seen, end, 1 if end > key else -1, key, mask)
 
-    def take(self, answer: Prediction, rules: PropagationRules) -> SliceOutline:
+    def take(self, image: Slice, answer: Prediction, rules: PropagationRules) -> SliceOutline:
         """Goes on to the next slice by its answer, or stops."""
-        index = self.reached + self.step
-        stop = judge(answer, self.mask, rules)
-        if stop is not None:
-            self.live = False
-            return SliceOutline(index, np.zeros_like(answer.mask), self.key, answer.quality, stop)
-        self.reached, self.mask = index, answer.mask
-        return SliceOutline(index, answer.mask, self.key, answer.quality)
+        share = None if self.seen is None or not answer.mask.any() else self.seen.share(_grey(image), answer.mask)
+        self.stop = judge(answer.mask, self.mask, answer.quality, share, rules)
+        found = _outline(image.index, (self.key,), answer, self.stop)
+        if self.stop is None:
+            self.reached, self.mask = image.index, answer.mask
+        return found
 
 
-def _turn(low: _Front, high: _Front) -> list[_Front]:
-    """Those of the two fronts of a gap that go on by one slice now."""
-    asking = [low] if low.live and low.reached + 1 < high.reached else []
-    if high.live and high.reached - 1 > low.reached + len(asking):
-        asking.append(high)
-    return asking
+def _grey(image: Slice) -> NDArray[np.float32]:
+    """(H, W) grey values as they are shown to the network."""
+    return np.asarray(image.rgb().mean(2, dtype=np.float32))
 
 
-def _neighbours(keys: Iterable[int], count: int) -> list[tuple[int, int]]:
-    """Neighbouring key slices, in order; the borders of the volume, -1 and ``count``, count as such."""
-    return list(pairwise([-1, *sorted(keys), count]))
-
-
-def _knows(before: Propagation, low: int, high: int, masks: Mapping[int, Mask], count: int) -> bool:
-    """Whether ``before`` has carried the same outlines between two neighbouring key slices."""
-    if (low, high) not in _neighbours(before.keys, count):
+def _knows(before: Propagation, low: int, high: int, masks: Mapping[int, Mask]) -> bool:
+    """Whether ``low`` and ``high`` (a border, where not in ``masks``) are neighbours in ``before`` with these masks."""
+    count = before.mask.shape[2 - AXES.index(before.axis)]
+    if (low, high) not in pairwise([-1, *sorted(before.keys), count]):
         return False
     return all(np.array_equal(masks[key], _mask(before.keys[key])) for key in (low, high) if key in masks)
 
