@@ -87,12 +87,12 @@ def test_an_outline_is_carried_to_both_ends() -> None:
     ("rule", "mask", "quality", "value"),
     [
         ("small", disc(0), 0.9, 1),
-        ("small", disc(-1), 0.9, 0),
+        ("small", np.zeros((40, 50), bool), 0.9, 0),
         ("grew", disc(18), 0.9, disc(18).sum() / disc(8).sum()),
         ("shrank", disc(4), 0.9, disc(4).sum() / disc(8).sum()),
         ("overlap", disc(8, x=34), 0.9, dice(disc(8, x=34), disc(8))),
         ("quality", disc(8), 0.3, 0.3),
-        ("grey", disc(8, x=29), 0.9, 0.4),
+        ("grey", disc(8, x=29), 0.9, (disc(8) & disc(8, x=29)).sum() / disc(8).sum()),
     ],
 )
 def test_each_rule_stops(rule: str, mask: Mask, quality: float, value: float) -> None:
@@ -102,7 +102,7 @@ def test_each_rule_stops(rule: str, mask: Mask, quality: float, value: float) ->
     result = run(answer, {5: disc(8)})
     stop = result.slices[8].stop
     assert stop.rule == rule
-    assert stop.value == pytest.approx(value, abs=0.05)
+    assert stop.value == pytest.approx(value)
     assert [index for index, found in result.slices.items() if found.stop is not None] == [8]
     assert result.mask.any((1, 2)).tolist() == [True] * 8 + [False] * 4
     assert max(result.slices) == 8
@@ -177,12 +177,11 @@ def test_the_shape_between_reaches_both_ends_and_the_border() -> None:
 
 
 def test_where_nothing_is_left_between_two_shapes_the_nearer_one_asks() -> None:
-    rows, columns = np.mgrid[:40, :50]
-    upright, flat = (columns == 20) & (rows < 30), (rows == 20) & (columns < 40)
-    assert not shape_between(upright, flat, 0.5).any()
-    result = run(follow, {4: upright, 7: flat})
-    assert (result.mask[5] == upright).all()
-    assert (result.mask[6] == flat).all()
+    ring, dot = disc(10) & ~disc(8), disc(2)
+    assert not shape_between(ring, dot, 0.5).any()
+    result = run(follow, {4: ring, 7: dot})
+    assert (result.mask[5] == ring).all()
+    assert (result.mask[6] == dot).all()
 
 
 def test_nothing_is_carried_past_a_slice_without_the_object() -> None:
@@ -282,13 +281,13 @@ def bundled() -> Predictor:
 
 @pytest.fixture(scope="module")
 def ellipsoid() -> tuple[vs.Volume, Mask]:
-    z, y, x = np.mgrid[:18, :44, :52]
-    truth = ((z - 9) / 6) ** 2 + ((y - 22) / 13) ** 2 + ((x - 26) / 17) ** 2 < 1
+    z, y, x = np.mgrid[:12, :32, :36]
+    truth = ((z - 6) / 4.5) ** 2 + ((y - 16) / 9) ** 2 + ((x - 18) / 11) ** 2 < 1
     noisy = np.random.default_rng(0).normal(np.where(truth, 150, 80), 12)
     return volume(noisy.clip(0, 255).astype(np.uint8)), truth
 
 
-@pytest.mark.parametrize(("axis", "middle"), [("z", 9), ("y", 22), ("x", 26)])
+@pytest.mark.parametrize(("axis", "middle"), [("z", 6), ("y", 16), ("x", 18)])
 def test_the_bundled_model_finds_an_ellipsoid_from_one_box(
     bundled: Predictor, ellipsoid: tuple[vs.Volume, Mask], axis: str, middle: int
 ) -> None:
@@ -301,5 +300,5 @@ def test_the_bundled_model_finds_an_ellipsoid_from_one_box(
 
 def test_more_prompts_find_more_of_it(bundled: Predictor, ellipsoid: tuple[vs.Volume, Mask]) -> None:
     image, truth = ellipsoid
-    prompts = {index: vs.Prompt(box=tight_box(truth[index])) for index in (4, 9, 14)}
+    prompts = {index: vs.Prompt(box=tight_box(truth[index])) for index in (3, 6, 9)}
     assert dice(propagate(bundled, image, prompts).mask, truth) > 0.94
