@@ -255,8 +255,14 @@ def propagate(
     ] = PropagationRules.least_quality,
     least_grey: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Stop at one whose mean grey value is nearer the key slice's surroundings."),
+        typer.Option(
+            metavar="SHARE", help="Stop at one whose mean grey value is less like the key slice's object than this."
+        ),
     ] = PropagationRules.least_grey,
+    least_contrast: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Stop at one that stands out less than this share of the key slice's."),
+    ] = PropagationRules.least_contrast,
     time: Annotated[int | None, typer.Option(metavar="N", help="Time point of a series or film, from 0.")] = None,
     window: Annotated[
         str | None,
@@ -314,7 +320,9 @@ def propagate(
         boxes=boxes,
         clicks=clicks,
         axis=axis,
-        rules=PropagationRules(margin, least_margin, least_area, most_change, least_overlap, least_quality, least_grey),
+        rules=PropagationRules(
+            margin, least_margin, least_area, most_change, least_overlap, least_quality, least_grey, least_contrast
+        ),
         time=time,
         window=window,
         modality=modality,

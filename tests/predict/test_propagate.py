@@ -14,7 +14,7 @@ from vesalius.metrics.overlap import dice
 from vesalius.predict.load import load_model
 from vesalius.predict.predictor import Predictor
 from vesalius.predict.propagate import accept, assemble, propagate, propagate_slices, shape_between
-from vesalius.predict.propagation_rules import PropagationRules, appearance, enlarged_box
+from vesalius.predict.propagation_rules import PropagationRules, appearance, enlarged_box, judge
 from vesalius.prompts.sample import tight_box
 
 Mask = np.ndarray
@@ -93,6 +93,7 @@ def test_an_outline_is_carried_to_both_ends() -> None:
         ("overlap", disc(8, x=34), 0.9, dice(disc(8, x=34), disc(8))),
         ("quality", disc(8), 0.3, 0.3),
         ("grey", disc(8, x=29), 0.9, (disc(8) & disc(8, x=29)).sum() / disc(8).sum()),
+        ("contrast", disc(5), 0.9, 1 - appearance(np.float32(disc(8)), disc(5)).around),
     ],
 )
 def test_each_rule_stops(rule: str, mask: Mask, quality: float, value: float) -> None:
@@ -111,12 +112,12 @@ def test_each_rule_stops(rule: str, mask: Mask, quality: float, value: float) ->
 @pytest.mark.parametrize(
     ("rules", "mask", "quality"),
     [
-        (PropagationRules(least_area=1, most_change=1000, least_overlap=0), disc(0), 0.9),
-        (PropagationRules(most_change=10, least_grey=0), disc(18), 0.9),
-        (PropagationRules(most_change=10), disc(4), 0.9),
-        (PropagationRules(least_overlap=0, least_grey=-1), disc(8, x=34), 0.9),
+        (PropagationRules(least_area=1, most_change=1000, least_overlap=0, least_contrast=-1), disc(0), 0.9),
+        (PropagationRules(most_change=10, least_grey=0, least_contrast=-1), disc(18), 0.9),
+        (PropagationRules(most_change=10, least_contrast=0), disc(4), 0.9),
+        (PropagationRules(least_overlap=0, least_grey=-1, least_contrast=-1), disc(8, x=34), 0.9),
         (PropagationRules(least_quality=0.2), disc(8), 0.3),
-        (PropagationRules(least_grey=0.2), disc(8, x=29), 0.9),
+        (PropagationRules(least_grey=0.2, least_contrast=-1), disc(8, x=29), 0.9),
     ],
 )
 def test_each_rule_can_be_loosened(rules: PropagationRules, mask: Mask, quality: float) -> None:
@@ -135,6 +136,7 @@ def test_each_rule_can_be_loosened(rules: PropagationRules, mask: Mask, quality:
         {"least_overlap": 2},
         {"least_quality": -1},
         {"least_grey": 1.5},
+        {"least_contrast": float("nan")},
     ],
 )
 def test_rules_that_make_no_sense(wrong: dict[str, float]) -> None:
@@ -151,10 +153,13 @@ def test_boxes_end_at_the_border() -> None:
 def test_grey_values_count_only_where_they_tell_the_object_from_its_surroundings() -> None:
     grey = np.where(disc(8), 120, 100).astype(np.float32)
     seen = appearance(grey, disc(8))
-    assert (seen.inside, seen.around) == (120, 100)
-    assert seen.share(grey, ~disc(8)) == 0
-    assert appearance(grey + np.random.default_rng(0).normal(0, 40, grey.shape), disc(8)) is None
-    assert appearance(grey, np.ones_like(disc(8))) is None
+    assert (seen.inside, seen.around, seen.spread, seen.is_distinct) == (120, 100, 0, True)
+    noisy = (grey + np.random.default_rng(0).normal(0, 40, grey.shape)).astype(np.float32)
+    assert not appearance(noisy, disc(8)).is_distinct
+    assert not appearance(grey, np.ones_like(disc(8))).is_distinct
+    unlike = appearance(grey, disc(8, x=34))
+    assert judge(disc(8), disc(8), 0.9, PropagationRules(), (seen, unlike)).rule == "grey"
+    assert judge(disc(8), disc(8), 0.9, PropagationRules(), (appearance(noisy, disc(8)), unlike)) is None
 
 
 def test_between_two_key_slices_the_shape_between_them_asks() -> None:
@@ -198,7 +203,7 @@ def step(index: int, prompt: vs.Prompt) -> tuple[Mask, float]:
 
 
 def test_a_correction_changes_only_what_lies_between_its_neighbours() -> None:
-    rules = PropagationRules(least_grey=-10)
+    rules = PropagationRules(least_grey=-10, least_contrast=-10)
     box = vs.Prompt(box=(10, 12, 30, 28))
     first = run(step, {1: box, 5: disc(8), 10: disc(6)}, rules=rules)
     model = Scripted(step)
@@ -295,7 +300,7 @@ def test_the_bundled_model_finds_an_ellipsoid_from_one_box(
     box = tight_box(np.take(truth, middle, axis="zyx".index(axis)))
     result = propagate(bundled, image, {middle: vs.Prompt(box=box)}, axis=axis)
     assert dice(result.mask, truth) > 0.9
-    assert {found.stop.rule for found in result.slices.values() if found.stop} == {"grey"}
+    assert {found.stop.rule for found in result.slices.values() if found.stop} <= {"grey", "contrast"}
 
 
 def test_more_prompts_find_more_of_it(bundled: Predictor, ellipsoid: tuple[vs.Volume, Mask]) -> None:

@@ -273,7 +273,7 @@ def _ask_between(
         shapes.append(shape if shape.any() else masks[low if 2 * index <= low + high else high])
     images = [volume.slice(axis, index) for _, index, _ in places]
     for (low, index, high), shape, answer in zip(places, shapes, _ask(predictor, images, shapes, rules), strict=True):
-        yield _outline(index, (low, high), answer, judge(answer.mask, shape, answer.quality, None, rules))
+        yield _outline(index, (low, high), answer, judge(answer.mask, shape, answer.quality, rules))
 
 
 def _outline(index: int, keys: tuple[int, ...], answer: Prediction, stop: Stop | None) -> SliceOutline:
@@ -296,7 +296,7 @@ class _Front:
     """
 
     key: int
-    seen: Appearance | None
+    seen: Appearance
     end: int
     step: int
     reached: int
@@ -311,8 +311,8 @@ class _Front:
 
     def take(self, image: Slice, answer: Prediction, rules: PropagationRules) -> SliceOutline:
         """Goes on to the next slice by its answer, or stops."""
-        share = None if self.seen is None or not answer.mask.any() else self.seen.share(_grey(image), answer.mask)
-        self.stop = judge(answer.mask, self.mask, answer.quality, share, rules)
+        greys = (self.seen, appearance(_grey(image), answer.mask)) if answer.mask.any() else None
+        self.stop = judge(answer.mask, self.mask, answer.quality, rules, greys)
         found = _outline(image.index, (self.key,), answer, self.stop)
         if self.stop is None:
             self.reached, self.mask = image.index, answer.mask

@@ -14,7 +14,7 @@ from vesalius.prompts.sample import tight_box
 
 Mask = NDArray[np.bool_]
 Box = tuple[float, float, float, float]
-Rule = Literal["small", "grew", "shrank", "overlap", "quality", "grey"]
+Rule = Literal["small", "grew", "shrank", "overlap", "quality", "grey", "contrast"]
 
 # Pixels beyond an outline that count as its surroundings.
 _AROUND = 3
@@ -35,7 +35,10 @@ class PropagationRules:
         least_quality: Nor one whose predicted IoU is below this.
         least_grey: Nor one whose grey values do not look like the key slice's object: of the way from the mean grey
             value around the object to that inside it, both on the key slice, the mean inside the outline must have
-            come this share. It does not count where the two differ by less than the standard deviation inside.
+            come this share.
+        least_contrast: Nor one that stands out less from the pixels around it: the difference between the mean grey
+            values inside and around it, as a share of the same difference on the key slice. Neither of these two rules
+            counts where that difference is less than the standard deviation inside.
 
     Raises:
         ConfigError: A value is out of range.
@@ -47,7 +50,8 @@ class PropagationRules:
     most_change: float = 3.0
     least_overlap: float = 0.3
     least_quality: float = 0.4
-    least_grey: float = 0.5
+    least_grey: float = 0.6
+    least_contrast: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("margin", "least_margin"):
@@ -60,8 +64,9 @@ class PropagationRules:
         for name in ("least_overlap", "least_quality"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a number from 0 to 1")
-        if not self.least_grey <= 1:
-            raise ConfigError(f"least_grey is {self.least_grey}", remedy="give a share of at most 1")
+        for name in ("least_grey", "least_contrast"):
+            if not getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a share of at most 1")
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,9 @@ class Stop:
     """Why an answer was not believed.
 
     Attributes:
-        rule: ``"small"`` (below the least area), ``"grew"``, ``"shrank"``, ``"overlap"``, ``"quality"`` or ``"grey"``.
-        value: What was measured: pixels, ratio of areas, Dice with the last outline, predicted IoU, share.
+        rule: ``"small"`` (below the least area), ``"grew"``, ``"shrank"``, ``"overlap"``, ``"quality"``, ``"grey"``
+            or ``"contrast"``.
+        value: What was measured: pixels, ratio of areas, Dice with the last outline, predicted IoU, shares.
         limit: What the rule asks for.
     """
 
@@ -81,33 +87,33 @@ class Stop:
 
 @dataclass(frozen=True)
 class Appearance:
-    """Mean grey values of an object on its key slice.
+    """What the grey values of a slice show of an outline.
 
     Attributes:
-        inside: Inside the outline.
-        around: In the pixels around it.
+        inside: Their mean inside the outline.
+        around: Their mean in the pixels around it; NaN if there are none.
+        spread: Their standard deviation inside.
     """
 
     inside: float
     around: float
+    spread: float
 
-    def share(self, grey: NDArray[np.float32], mask: Mask) -> float:
-        """How far the mean of (H, W) ``grey`` inside a mask has come from the surroundings (0) to the object (1)."""
-        return (float(grey[mask].mean()) - self.around) / (self.inside - self.around)
+    @property
+    def is_distinct(self) -> bool:
+        """Whether grey values tell the inside from the surroundings."""
+        return abs(self.inside - self.around) >= max(self.spread, 1.0)
 
 
-def appearance(grey: NDArray[np.float32], mask: Mask) -> Appearance | None:
-    """What (H, W) ``grey`` shows inside and around a mask, not empty; None if the two are not told apart by it."""
+def appearance(grey: NDArray[np.float32], mask: Mask) -> Appearance:
+    """What (H, W) ``grey``, 0 to 255, shows of an outline, which is not empty."""
     import cv2
 
     side = 2 * _AROUND + 1
-    wide = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
-    around = wide & ~mask
-    if not around.any():
-        return None
-    found = Appearance(float(grey[mask].mean()), float(grey[around].mean()))
-    difference = abs(found.inside - found.around)
-    return found if difference > 0 and difference >= float(grey[mask].std()) else None
+    around = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool) & ~mask
+    inside = grey[mask]
+    outer = float(grey[around].mean()) if around.any() else float("nan")
+    return Appearance(float(inside.mean()), outer, float(inside.std()))
 
 
 def enlarged_box(mask: Mask, rules: PropagationRules) -> Box:
@@ -122,15 +128,17 @@ def enlarged_box(mask: Mask, rules: PropagationRules) -> Box:
     return max(0.0, x0 - margin), max(0.0, y0 - margin), min(width, x1 + margin), min(height, y1 + margin)
 
 
-def judge(mask: Mask, last: Mask, quality: float, grey_share: float | None, rules: PropagationRules) -> Stop | None:
+def judge(
+    mask: Mask, last: Mask, quality: float, rules: PropagationRules, greys: tuple[Appearance, Appearance] | None = None
+) -> Stop | None:
     """The first rule, in the order of `Rule`, by which an answer is not believed; None if it is.
 
     Args:
-        mask: (H, W) bool, the answer on the next slice.
+        mask: (H, W) bool, the answer.
         last: (H, W) bool, the outline before it, not empty.
         quality: Predicted IoU of the answer.
-        grey_share: See `Appearance.share`; None if the grey values do not count.
         rules: What to ask for.
+        greys: What the key slice shows, and what this one does; None if the grey values do not count.
     """
     area = int(mask.sum())
     if area < rules.least_area:
@@ -145,6 +153,13 @@ def judge(mask: Mask, last: Mask, quality: float, grey_share: float | None, rule
         return Stop("overlap", overlap, rules.least_overlap)
     if quality < rules.least_quality:
         return Stop("quality", quality, rules.least_quality)
-    if grey_share is not None and grey_share < rules.least_grey:
-        return Stop("grey", grey_share, rules.least_grey)
+    if greys is None or not greys[0].is_distinct:
+        return None
+    key, now = greys
+    difference = key.inside - key.around
+    share, contrast = (now.inside - key.around) / difference, (now.inside - now.around) / difference
+    if share < rules.least_grey:
+        return Stop("grey", share, rules.least_grey)
+    if contrast < rules.least_contrast:
+        return Stop("contrast", contrast, rules.least_contrast)
     return None
