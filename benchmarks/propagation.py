@@ -45,15 +45,15 @@ Mask = NDArray[np.bool_]
 
 def volumes(data: Path, tuning: bool) -> Iterator[tuple[str, str, str, str, Path, Path]]:
     """Set, case, volume, axis, image and mask of each volume."""
-    labels = sorted((data / "hippocampus" / "labelsTr").glob("*.nii.gz"))
-    for label in labels[:10] if tuning else labels[10:]:
-        name = label.name.removesuffix(".nii.gz")
-        yield "hippocampus", name, name, "y", data / "hippocampus" / "imagesTr" / label.name, label
     for mask in sorted((data / "sts").glob("*/*_mask.nii.gz")):
         if (mask.parent.name == "STS_008") == tuning:
             kind = mask.name.removesuffix("_mask.nii.gz")
             image = mask.with_name(f"{kind}_image.nii.gz")
             yield f"sarcoma {kind.replace('_', ' ')}", mask.parent.name, f"{mask.parent.name}_{kind}", "z", image, mask
+    labels = sorted((data / "hippocampus" / "labelsTr").glob("*.nii.gz"))
+    for label in labels[:10] if tuning else labels[10:]:
+        name = label.name.removesuffix(".nii.gz")
+        yield "hippocampus", name, name, "y", data / "hippocampus" / "imagesTr" / label.name, label
 
 
 def spread(truth: Mask, count: int) -> list[int]:

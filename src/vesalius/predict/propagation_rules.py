@@ -38,7 +38,7 @@ class PropagationRules:
             come this share.
         least_contrast: Nor one that stands out less from the pixels around it: the difference between the mean grey
             values inside and around it, as a share of the same difference on the key slice. Neither of these two rules
-            counts where that difference is less than the standard deviation inside.
+            counts where that difference is less than a quarter of the standard deviation inside.
 
     Raises:
         ConfigError: A value is out of range.
@@ -102,7 +102,7 @@ class Appearance:
     @property
     def is_distinct(self) -> bool:
         """Whether grey values tell the inside from the surroundings."""
-        return abs(self.inside - self.around) >= max(self.spread, 1.0)
+        return abs(self.inside - self.around) >= max(self.spread / 4, 1.0)
 
 
 def appearance(grey: NDArray[np.float32], mask: Mask) -> Appearance:
