@@ -148,7 +148,9 @@ def main() -> None:
             if label in done:
                 continue
             truth = vs.read_volume(mask).voxels > 0
-            for way, count, value in score(model, vs.read_volume(image), truth, axis):
+            # A NIfTI file does not say that its values are Hounsfield units.
+            volume = vs.read_volume(image, modality="ct" if name.endswith("CT") else None)
+            for way, count, value in score(model, volume, truth, axis):
                 values = (name, case, label, way, str(count), f"{value:.6f}")
                 rows.append(dict(zip(FIELDS, values, strict=True)))
                 writer.writerow(rows[-1])
