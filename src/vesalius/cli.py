@@ -331,10 +331,25 @@ def propagate(
         out=out,
         record=None if json_ in (None, "-") else Path(json_),
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("slices", total=None)
-        result = propagate_file(job, lambda done, total: progress.update(task, completed=done, total=total))
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = progress.add_task("slices", total=None)
+
+    def tell(done: int, total: int) -> None:
+        # Started by the first slice, so that bad input is told in one line.
+        progress.start()
+        progress.update(task, completed=done, total=total)
+
+    try:
+        result = propagate_file(job, tell)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
     if json_ == "-":
         import json
 

@@ -243,7 +243,17 @@ def test_slices_come_as_they_are_found_and_the_rest_can_be_cancelled() -> None:
     slices.close()
     assert [outline.index for outline in found] == [5, 6, 4] or [outline.index for outline in found] == [5, 4, 6]
     assert model.asked == [outline.index for outline in found[1:]]
-    assert assemble(volume(), "z", keys, found).mask.any((1, 2)).sum() == 3
+    assert assemble(volume(), "z", keys, found, PropagationRules()).mask.any((1, 2)).sum() == 3
+
+
+@pytest.mark.parametrize("count", [2, 4, 6, 9])
+def test_a_cancelled_result_is_completed(count: int) -> None:
+    keys = {3: disc(8), 8: disc(6)}
+    expected = run(step, keys)
+    slices = propagate_slices(Scripted(step), volume(), keys)
+    part = assemble(volume(), "z", keys, [next(slices) for _ in range(count)], PropagationRules())
+    assert (run(step, keys, before=part).mask == expected.mask).all()
+    assert part.mask.sum() < expected.mask.sum()
 
 
 @pytest.mark.parametrize(("axis", "order"), [("y", (1, 0, 2)), ("x", (1, 2, 0))])

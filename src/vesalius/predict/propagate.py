@@ -102,13 +102,14 @@ def propagate(
             pixels of the slice, which is kept as it is. An empty mask says that the object is not on that slice, and
             nothing is carried past it.
         axis: Array axis along which the object is carried: ``"x"``, ``"y"`` or ``"z"``.
-        rules: How slices are asked and when propagation stops.
-        before: Result of the same model, volume, axis and rules for other key slices.
+        rules: How slices are asked and when propagation stops; if left out, those of ``before``, or the defaults.
+        before: Result of the same model, volume, axis and rules for other key slices, or the first part of one.
 
     Raises:
         PromptError: There is no key slice, or a prompt or mask does not fit its slice.
         GeometryError: The axis or a slice does not exist, or ``before`` is of another grid or axis.
     """
+    rules = rules or (PropagationRules() if before is None else before.rules)
     accepted = accept(predictor, volume, keys, axis=axis)
     found = list(propagate_slices(predictor, volume, accepted, axis=axis, rules=rules, before=before))
     return assemble(volume, axis, accepted, found, rules)
@@ -168,7 +169,7 @@ def propagate_slices(
     Raises:
         GeometryError: The axis does not exist, or ``before`` is of another grid or axis.
     """
-    rules = rules or PropagationRules()
+    rules = rules or (PropagationRules() if before is None else before.rules)
     if axis not in AXES:
         raise GeometryError(f"there is no axis {axis!r}", path=volume.source, remedy="use x, y or z")
     if before is not None and (before.axis, before.rules, before.mask.shape) != (axis, rules, volume.voxels.shape[:3]):
@@ -206,7 +207,7 @@ def assemble(
     axis: str,
     keys: Mapping[int, Prediction | Mask],
     found: Iterable[SliceOutline],
-    rules: PropagationRules | None = None,
+    rules: PropagationRules,
 ) -> Propagation:
     """The label volume of outlines in the order in which `propagate_slices` gave them, all or the first of them."""
     slices = {outline.index: outline for outline in found}
@@ -214,9 +215,7 @@ def assemble(
     along = np.moveaxis(mask, 2 - AXES.index(axis), 0)
     for index, outline in slices.items():
         along[index] = outline.mask
-    return Propagation(
-        mask, volume.geometry, axis, rules or PropagationRules(), dict(keys), dict(sorted(slices.items()))
-    )
+    return Propagation(mask, volume.geometry, axis, rules, dict(keys), dict(sorted(slices.items())))
 
 
 def shape_between(low: Mask, high: Mask, weight: float) -> Mask:
@@ -325,11 +324,17 @@ def _grey(image: Slice) -> NDArray[np.float32]:
 
 
 def _knows(before: Propagation, low: int, high: int, masks: Mapping[int, Mask]) -> bool:
-    """Whether ``low`` and ``high`` (a border, where not in ``masks``) are neighbours in ``before`` with these masks."""
+    """Whether ``before`` has all between ``low`` and ``high`` (a border, where not in ``masks``) for these masks."""
     count = before.mask.shape[2 - AXES.index(before.axis)]
     if (low, high) not in pairwise([-1, *sorted(before.keys), count]):
         return False
-    return all(np.array_equal(masks[key], _mask(before.keys[key])) for key in (low, high) if key in masks)
+    ends = [key for key in (low, high) if key in masks]
+    if not all(np.array_equal(masks[key], _mask(before.keys[key])) for key in ends):
+        return False
+    found = [outline for index, outline in before.slices.items() if low < index < high]
+    full = sum(bool(masks[key].any()) for key in ends)
+    # A result that was cancelled lacks slices; what was carried from one side is whole if a rule has stopped it.
+    return not full or len(found) == high - low - 1 or (full == 1 and any(outline.stop for outline in found))
 
 
 def _mask(said: Prediction | Mask) -> Mask:
