@@ -48,14 +48,15 @@ class Predictor:
     Args:
         runtime: The network, ready to run.
         name: What to call it in outputs.
+        cache: Where embeddings are kept; one of its own if left out.
     """
 
-    def __init__(self, runtime: Runtime, name: str) -> None:
+    def __init__(self, runtime: Runtime, name: str, cache: EmbeddingCache | None = None) -> None:
         self.runtime = runtime
         self.name = name
         self.digest = runtime.digest
         self.runs_by = runtime.label
-        self._cache = EmbeddingCache()
+        self.cache = EmbeddingCache() if cache is None else cache
 
     @property
     def preset(self) -> Preset:
@@ -94,6 +95,17 @@ class Predictor:
         Raises:
             PromptError: A prompt does not fit the image, or is a word and the network does not understand words.
         """
+        return [found[0] for found in self._answers(embedding, prompts, every=False)]
+
+    def candidates(self, embedding: Embedding, prompt: Prompt) -> list[Prediction]:
+        """All masks that the network gives for one prompt (three, or one), the best by predicted IoU first.
+
+        The first is that of `predict`; errors as there.
+        """
+        return self._answers(embedding, [prompt], every=True)[0]
+
+    def _answers(self, embedding: Embedding, prompts: Sequence[Prompt], every: bool) -> list[list[Prediction]]:
+        """For each prompt the best mask alone, or every mask, the best first."""
         for prompt in prompts:
             if prompt.text is not None and not self.runtime.takes_text:
                 raise PromptError(
@@ -103,18 +115,18 @@ class Predictor:
                 )
             prompt.check(embedding.image.size, embedding.image.source)
         frames = [self._frame(embedding, prompt) for prompt in prompts]
-        predictions = self._decode(embedding, prompts, frames)
+        answers = self._decode(embedding, prompts, frames, every)
         second = [
             (i, prompt, frame)
             for i, prompt in enumerate(prompts)
-            if frames[i].is_whole and (frame := self._second_look(embedding, prompt, predictions[i])) is not None
+            if frames[i].is_whole and (frame := self._second_look(embedding, prompt, answers[i][0])) is not None
         ]
         if second:
-            again = self._decode(embedding, [p for _, p, _ in second], [f for _, _, f in second])
-            for (i, _, _), prediction in zip(second, again, strict=True):
-                if prediction.quality > predictions[i].quality:
-                    predictions[i] = prediction
-        return predictions
+            again = self._decode(embedding, [p for _, p, _ in second], [f for _, _, f in second], every)
+            for (i, _, _), answer in zip(second, again, strict=True):
+                if answer[0].quality > answers[i][0].quality:
+                    answers[i] = answer
+        return answers
 
     def _frame(self, embedding: Embedding, prompt: Prompt) -> Frame:
         """The frame in which a prompt is answered first."""
@@ -151,24 +163,26 @@ class Predictor:
 
     def _features(self, rgb: NDArray[np.uint8], digest: str, frames: Sequence[Frame]) -> list[ImageFeatures]:
         """Features of several frames of one image, from the cache or the network."""
-        known = {frame: features for frame in frames if (features := self._cache.get(digest, frame)) is not None}
+        known = {frame: features for frame in frames if (features := self.cache.get(digest, frame)) is not None}
         new = [frame for frame in dict.fromkeys(frames) if frame not in known]
         if new:
             images = np.stack([frame.image(rgb) for frame in new])
             encoded = self.runtime.encode(images, np.array([frame.content for frame in new], np.int64))
             for frame, features in zip(new, encoded, strict=True):
                 known[frame] = features
-                self._cache.put(digest, frame, features)
+                self.cache.put(digest, frame, features)
         return [known[frame] for frame in frames]
 
-    def _decode(self, embedding: Embedding, prompts: Sequence[Prompt], frames: Sequence[Frame]) -> list[Prediction]:
+    def _decode(
+        self, embedding: Embedding, prompts: Sequence[Prompt], frames: Sequence[Frame], every: bool
+    ) -> list[list[Prediction]]:
         # A group has the same parts in every row, so that an answer does not depend on its neighbours.
         groups: dict[tuple[int, bool, bool, bool], list[int]] = {}
         for i, prompt in enumerate(prompts):
             drawn = prompt.mask is not None or prompt.logits is not None
             parts = (len(np.asarray(prompt.points)), prompt.box is not None, drawn, prompt.text is not None)
             groups.setdefault(parts, []).append(i)
-        out: dict[int, Prediction] = {}
+        out: dict[int, list[Prediction]] = {}
         for members in groups.values():
             unique = list(dict.fromkeys(frames[i] for i in members))
             whole = unique == [embedding.frame]
@@ -176,11 +190,18 @@ class Predictor:
             rows = [unique.index(frames[i]) for i in members]
             arrays = prompt_arrays([prompts[i] for i in members], [frames[i] for i in members], self.preset, rows)
             logits, quality = self.runtime.decode(features, arrays, self.preset.multimask)
-            for row, (i, best) in enumerate(zip(members, quality.argmax(1), strict=True)):
-                values = logits[row, best].copy()
-                mask = frames[i].inverse_logits(values) > 0
-                out[i] = Prediction(mask, float(quality[row, best].clip(0, 1)), Logits(values, frames[i]))
+            order = np.argsort(-quality, axis=1, kind="stable")
+            for row, i in enumerate(members):
+                out[i] = [
+                    _prediction(logits[row, level], quality[row, level], frames[i])
+                    for level in (order[row] if every else order[row, :1])
+                ]
         return [out[i] for i in range(len(prompts))]
+
+
+def _prediction(logits: NDArray[np.float32], quality: np.float32, frame: Frame) -> Prediction:
+    values = logits.copy()
+    return Prediction(frame.inverse_logits(values) > 0, float(quality.clip(0, 1)), Logits(values, frame))
 
 
 def whole_frame(size: tuple[int, int], preset: Preset) -> Frame:
