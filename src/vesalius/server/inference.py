@@ -305,7 +305,7 @@ class Engine:
             known = self._answers.get(key)
             if known is None:
                 prompt = prompt_of(said, before, embedding.image.size)
-                known = [] if prompt is None else self.people.candidates(embedding, prompt)
+                known = [] if prompt is None else self.people.candidates(embedding, [prompt])[0]
                 size = sum(one.logits.values.nbytes + one.mask.nbytes for one in known)
                 self._answers.put(key, known, size + 500)
             found = known
