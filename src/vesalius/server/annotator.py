@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vesalius.core.errors import VesaliusError
 from vesalius.core.types import AXES, Slice, Volume
@@ -18,11 +23,13 @@ from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
 from vesalius.server import messages
 from vesalius.server.documents import Annotation, Document, Plane, State
+from vesalius.server.exports import Annotated, export_all, formats_of
 from vesalius.server.inference import Engine
 from vesalius.server.masks import Block, block_of, crosses, mask_in_block, runs, slice_shape
-from vesalius.server.refusals import Refusal
+from vesalius.server.refusals import Refusal, refusal_of
 from vesalius.server.sessions import Sessions
 from vesalius.server.workspace import Workspace
+from vesalius.vocabulary.targets import targets
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +37,8 @@ _log = logging.getLogger(__name__)
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#4c8dff", "#b2df8a")
 # A prompt that finds its slice changed by another one is asked again so many times.
 _TRIES = 3
+# Most jobs that run or wait.
+_JOBS = 8
 
 
 @dataclass(eq=False)
@@ -160,6 +169,7 @@ class Annotator:
             "window": _span(volume.window),
             "range": _span((low, high_value)),
             "windows": {name: _span(window) for name, window in windows.items()},
+            "formats": formats_of(self.workspace.item(image)),
         }
 
     def cut(self, image: str, axis: str, index: int) -> Slice:
@@ -176,7 +186,7 @@ class Annotator:
             middle = volume.voxels.shape[2 - AXES.index(axis)] // 2
             self._embedding(volume, image, axis, middle if index is None else index, window, can_wait=True)
 
-        self.engine.background.add((image, axis, index, window), encode)
+        self.engine.preparing.add((image, axis, index, window), encode)
 
     def _embedding(
         self,
@@ -413,12 +423,107 @@ class Annotator:
         self._check_slice(volume.voxels.shape[:3], wish.axis, wish.index)
         window = None if wish.window is None else (wish.window.low, wish.window.high)
         embedding = self._embedding(volume, image, wish.axis, wish.index, window)
-        found = segment_everything(self.engine.waiting, embedding, side=wish.side)
+        found = segment_everything(
+            self.engine.waiting, embedding, side=wish.side, min_quality=wish.quality, min_stability=wish.stability
+        )
         return {
             "proposals": [
                 {**runs(one.mask), "quality": round(one.quality, 4), "box": list(tight_box(one.mask))} for one in found
             ]
         }
+
+    def propagate(self, image: str, wish: messages.Propagate, session: str) -> Job:
+        """Begins to carry an object from the slices that were prompted or drawn through the others of its axis.
+
+        What was carried before and is carried no longer is taken away; it becomes one action when it is finished.
+
+        Raises:
+            Refusal: There is no such object or slice, it is locked, or it has no slice to begin with.
+        """
+        self.sessions.renew(session)
+        volume, document = self.workspace.volume(image), self.workspace.document(image)
+        count = volume.voxels.shape[2 - AXES.index(wish.axis)]
+        first, last = wish.first or 0, count - 1 if wish.last is None else wish.last
+        for index in (first, last):
+            self._check_slice(volume.voxels.shape[:3], wish.axis, index)
+        with document.lock:
+            thing = unlocked(document.state, wish.object)
+        keys = key_slices(thing, wish.axis, volume.voxels.shape[:3])
+        if not any(mask.any() for mask in keys.values()):
+            raise Refusal(422, "prompt", f"the object has no outline along {wish.axis}", remedy="outline a slice first")
+        if sum(job.state == "running" for job in self.jobs.values()) >= _JOBS:
+            raise Refusal(503, "busy", f"{_JOBS} jobs are running already", retry_after=10)
+        job = Job(secrets.token_hex(6), "propagate", total=last - first + 1 - sum(first <= key <= last for key in keys))
+        self.jobs[job.id] = job
+        while len(self.jobs) > 100:
+            self.jobs.pop(next(number for number, old in self.jobs.items() if old.state != "running"))
+        work = partial(self._carry, job, document, volume, wish, (first, last), keys, session)
+        self.engine.jobs.add(job.id, work)
+        return job
+
+    def _carry(
+        self,
+        job: Job,
+        document: Document,
+        volume: Volume,
+        wish: messages.Propagate,
+        span: tuple[int, int],
+        keys: Mapping[int, NDArray[np.bool_]],
+        session: str,
+    ) -> None:
+        from vesalius.predict.propagate import propagate_slices
+
+        try:
+            rows: dict[int, dict[str, Any]] = {}
+            with closing(propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis)) as found:
+                for outline in found:
+                    if job.cancelled.is_set():
+                        job.state = "cancelled"
+                        return
+                    if outline.index in keys or not span[0] <= outline.index <= span[1]:
+                        continue
+                    quality = None if outline.quality is None else round(outline.quality, 4)
+                    rows[outline.index] = {"index": outline.index, "quality": quality, **runs(outline.mask)}
+                    job.done = len(rows)
+            with document.lock:
+                thing = unlocked(document.state, wish.object)
+                if key_slices(thing, wish.axis, volume.voxels.shape[:3]).keys() != keys.keys():
+                    raise Refusal(409, "conflict", "the object was changed meanwhile", remedy="propagate again")
+                logged = {
+                    "kind": "propagate",
+                    "object": wish.object,
+                    "axis": wish.axis,
+                    "first": span[0],
+                    "last": span[1],
+                    "planes": [row for _, row in sorted(rows.items()) if row["area"]],
+                }
+                _append(document, logged, session)
+                job.revision = document.revision
+            job.done = job.total
+            job.state = "done"
+        except Exception as error:
+            refusal = refusal_of(error) if isinstance(error, VesaliusError) else error
+            if not isinstance(refusal, Refusal):
+                _log.exception("a propagation failed")
+                refusal = Refusal(500, "failed", f"it failed ({type(error).__name__})")
+            job.error = refusal.body()["error"]
+            job.state = "failed"
+
+    # Exports
+
+    def annotated(self, image: str) -> Annotated:
+        """An image with its annotations as they are now."""
+        document = self.workspace.document(image)
+        return Annotated(self.workspace.item(image), self.workspace.volume(image), document.state, document.path)
+
+    def export(self, wish: messages.Export) -> dict[str, Any]:
+        """Writes the annotations of all images of some states to a folder; see `exports.export_all`."""
+        states = {row["id"]: row["state"] for row in self.images()}
+        chosen = [self.annotated(image) for image, state in states.items() if state in wish.states]
+        now = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+        folder = self.workspace.folders[0] / "exports" / f"{wish.format}-{now}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return export_all(chosen, wish.format, folder)
 
     def job(self, number: str) -> Job:
         """The job of an id; a Refusal if there is none."""
@@ -462,6 +567,34 @@ def said_so_far(
             said["asked"] = True
         new.append({"id": f"p{number}.{place}", "step": step, **said})
     return [*kept, *new]
+
+
+def key_slices(thing: Annotation, axis: str, shape: Sequence[int]) -> dict[int, NDArray[np.bool_]]:
+    """Slices of an object that a person has answered for, with their masks: all that were not carried there."""
+    size = slice_shape(shape, axis)
+    return {
+        index: mask_of_runs(plane.mask, size)
+        for (own, index), plane in thing.planes.items()
+        if own == axis and plane.by != "propagated"
+    }
+
+
+def names_like(text: str, limit: int) -> list[dict[str, Any]]:
+    """Targets whose name or synonym has words that begin with those of a text, as plain JSON values."""
+    words = text.casefold().split()
+    found = []
+    for target in targets().values():
+        matches = []
+        for name in (target.name, *target.synonyms):
+            parts = name.casefold().split()
+            if all(any(part.startswith(word) for part in parts) for word in words):
+                begins = name.casefold().startswith(" ".join(words))
+                matches.append((name != target.name, not begins, len(name), name))
+        if matches:
+            synonym, later, length, match = min(matches)
+            told = {"name": target.name, "group": target.group, "organ": target.organ, "snomed": target.snomed}
+            found.append(((later, synonym, length, target.name), {**told, "match": match}))
+    return [told for _, told in sorted(found, key=lambda pair: pair[0])[:limit]]
 
 
 def state_of(state: State) -> str:

@@ -7,7 +7,8 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import Body, FastAPI, Header, Query, Request, Response
@@ -21,7 +22,8 @@ from vesalius.core.errors import VesaliusError
 from vesalius.core.types import to_8_bits
 from vesalius.io.intensity import WINDOWS
 from vesalius.server import messages
-from vesalius.server.annotator import COLOURS, Annotator, sent_type
+from vesalius.server.annotator import COLOURS, Annotator, names_like, sent_type
+from vesalius.server.exports import FORMATS, export_image
 from vesalius.server.refusals import Refusal, refusal_of
 from vesalius.server.security import Guard, Rules, is_loopback
 
@@ -94,6 +96,8 @@ def _add_general(app: FastAPI, annotator: Annotator, rules: Rules) -> None:
             },
             "windows": {name: {"level": level, "width": width} for name, (level, width) in WINDOWS.items()},
             "colours": list(COLOURS),
+            "formats": list(FORMATS),
+            "collections": list(get_args(messages.Collection)),
             "limits": {
                 "upload_bytes": rules.upload_bytes,
                 "body_bytes": rules.body_bytes,
@@ -117,6 +121,19 @@ def _add_general(app: FastAPI, annotator: Annotator, rules: Rules) -> None:
     def end_session(session: str) -> None:
         """Ends a session."""
         annotator.sessions.end(session)
+
+    @app.get("/api/vocabulary")
+    def vocabulary(
+        q: Annotated[str, Query(max_length=100)] = "", limit: Annotated[int, Query(ge=1, le=100)] = 12
+    ) -> dict[str, Any]:
+        """Names of targets that begin like a text."""
+        return {"targets": names_like(q, limit)}
+
+    @app.post("/api/export")
+    def export_all(wish: messages.Export, session: Session) -> dict[str, Any]:
+        """Writes the annotations of all images of some states to a folder."""
+        annotator.sessions.renew(session)
+        return annotator.export(wish)
 
     @app.get("/api/jobs/{job}")
     def job(job: str) -> dict[str, Any]:
@@ -199,6 +216,24 @@ def _add_images(app: FastAPI, annotator: Annotator) -> None:
     def everything(image: str, wish: messages.Everything, session: Session) -> dict[str, Any]:
         """Proposals of all that a slice shows."""
         return annotator.everything(image, wish, session)
+
+    @app.post("/api/images/{image}/propagate", status_code=202)
+    def propagate(image: str, wish: messages.Propagate, session: Session) -> dict[str, Any]:
+        """Carries an object through a volume."""
+        return annotator.propagate(image, wish, session).told()
+
+    @app.get("/api/images/{image}/export")
+    def export(
+        image: str, format: str, axis: messages.Axis | None = None, index: messages.Index | None = None
+    ) -> Response:
+        """The annotations of an image as a file."""
+        one = annotator.annotated(image)
+        if format not in FORMATS:
+            raise Refusal(400, "bad_request", f"there is no format {format!r}", remedy=f"use {', '.join(FORMATS)}")
+        suffix, kind = FORMATS[format]
+        name = quote(f"{one.stem}{suffix}")
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+        return Response(export_image(one, format, axis, index), media_type=kind, headers=headers)
 
 
 def _add_documents(app: FastAPI, annotator: Annotator) -> None:

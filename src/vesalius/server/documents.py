@@ -127,6 +127,13 @@ def _with_planes(thing: Annotation, action: Mapping[str, Any]) -> Annotation:
     kind = action["kind"]
     if kind in ("propagate", "file"):
         by = "propagated" if kind == "propagate" else "file"
+        if kind == "propagate":
+            span = range(action["first"], action["last"] + 1)
+            planes = {
+                place: plane
+                for place, plane in planes.items()
+                if plane.by != by or place[0] != action["axis"] or place[1] not in span
+            }
         for row in action["planes"]:
             place = (action["axis"], int(row["index"]))
             planes.pop(place, None)

@@ -186,15 +186,16 @@ class Background:
     """Does what can wait, the newest first, in one thread; what is no longer wanted falls out at the other end.
 
     Args:
+        name: Of the thread.
         limit: Most tasks that wait.
     """
 
-    def __init__(self, limit: int = 16) -> None:
+    def __init__(self, name: str, limit: int) -> None:
         self.limit = limit
         self._condition = threading.Condition()
         self._tasks: OrderedDict[Any, Callable[[], None]] = OrderedDict()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="vesalius-background", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def add(self, key: Any, task: Callable[[], None]) -> None:
@@ -249,7 +250,8 @@ class Engine:
         self.people = Predictor(SharedRuntime(predictor.runtime, turns, can_wait=False), predictor.name, cache)
         self.waiting = Predictor(SharedRuntime(predictor.runtime, turns, can_wait=True), predictor.name, cache)
         self.asking = Asking(limit, session_limit)
-        self.background = Background()
+        self.preparing = Background("vesalius-preparing", limit=16)
+        self.jobs = Background("vesalius-jobs", limit=100)
         self._embeddings: Bounded[Key, Embedding] = Bounded(memory // 2)
         self._answers: Bounded[Any, list[Prediction]] = Bounded(2**26)
 
@@ -315,7 +317,8 @@ class Engine:
     def close(self) -> None:
         """Ends the threads."""
         self.asking.close()
-        self.background.close()
+        self.preparing.close()
+        self.jobs.close()
 
 
 def prompt_of(said: Sequence[Mapping[str, Any]], before: Logits | None, size: tuple[int, int]) -> Prompt | None:

@@ -203,6 +203,8 @@ class Everything(Message):
     index: Index = 0
     window: Window | None = None
     side: Annotated[int, Field(ge=1, le=64)] = 16
+    quality: Quality = 0.7
+    stability: Quality = 0.9
 
 
 class Propagate(Message):
@@ -214,8 +216,11 @@ class Propagate(Message):
     last: Index | None = None
 
 
+Collection = Literal["corpus", "coco", "labels", "prompts"]
+
+
 class Export(Message):
     """Writes what was annotated to a folder."""
 
-    format: Literal["corpus", "coco", "labels", "prompts"]
+    format: Collection
     states: Annotated[list[Literal["todo", "begun", "done"]], Field(min_length=1)] = ["done"]
