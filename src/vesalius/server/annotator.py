@@ -287,9 +287,7 @@ class Annotator:
         if "objects" in made:
             answer["objects"] = [one["object"] for one in made["objects"]]
         view = action.view
-        if view is None and isinstance(
-            action, messages.PromptAction | messages.Choose | messages.Draw | messages.Clear
-        ):
+        if view is None and isinstance(action, messages.OnSlice):
             view = messages.View(axis=action.axis, index=action.index)
         if view is not None:
             found = self.planes(image, view.axis, view.index)
@@ -471,9 +469,9 @@ class Annotator:
         keys: Mapping[int, NDArray[np.bool_]],
         session: str,
     ) -> None:
-        from vesalius.predict.propagate import propagate_slices
-
         try:
+            from vesalius.predict.propagate import propagate_slices
+
             rows: dict[int, dict[str, Any]] = {}
             with closing(propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis)) as found:
                 for outline in found:

@@ -80,7 +80,9 @@ class _Action(Message):
     view: View | None = None
 
 
-class _OnSlice(_Action):
+class OnSlice(_Action):
+    """An action on one slice."""
+
     axis: Axis
     index: Index
 
@@ -111,7 +113,7 @@ class Delete(_Action):
     object: Number
 
 
-class PromptAction(_OnSlice):
+class PromptAction(OnSlice):
     """Says something about an object, or takes it back, and asks the model."""
 
     kind: Literal["prompt"]
@@ -123,7 +125,7 @@ class PromptAction(_OnSlice):
     colour: Colour | None = None
 
 
-class Choose(_OnSlice):
+class Choose(OnSlice):
     """Takes another of the model's candidates."""
 
     kind: Literal["choose"]
@@ -131,7 +133,7 @@ class Choose(_OnSlice):
     candidate: Annotated[int, Field(ge=0, le=100)]
 
 
-class Draw(_OnSlice):
+class Draw(OnSlice):
     """Replaces the mask of a slice by one that was drawn."""
 
     kind: Literal["mask"]
@@ -140,7 +142,7 @@ class Draw(_OnSlice):
     tool: Annotated[str, Field(max_length=40)] = "brush"
 
 
-class Clear(_OnSlice):
+class Clear(OnSlice):
     """Empties a slice of an object."""
 
     kind: Literal["clear"]
@@ -156,7 +158,7 @@ class Proposal(Message):
     colour: Colour | None = None
 
 
-class Accept(_OnSlice):
+class Accept(OnSlice):
     """Makes an object of each proposal."""
 
     kind: Literal["accept"]
