@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from made_dicom import made_series
 from PIL import Image
 
+from made_dicom import made_series
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.predict.load import load_model
 from vesalius.server.annotator import Annotator

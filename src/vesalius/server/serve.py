@@ -83,6 +83,7 @@ def _listen(host: str, port: int, stack: ExitStack) -> socket.socket:
         listening = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(128)
     except OSError as error:
         raise ConfigError(
             f"{host}:{port} cannot be listened on ({error.strerror or error})", remedy="give another --port or --host"
