@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import secrets
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from vesalius.core.errors import VesaliusError
 from vesalius.core.types import AXES, Slice, Volume
 from vesalius.io.intensity import WINDOWS, window_range
 from vesalius.io.outlines import mask_of_runs
+from vesalius.io.read import read_volume
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
 from vesalius.server import messages
@@ -409,6 +412,60 @@ class Annotator:
             ]
             return {"kind": "accept", "axis": action.axis, "index": action.index, "objects": objects}
         return said
+
+    def replace_objects(
+        self, image: str, objects: Sequence[tuple[str, NDArray[np.bool_]]], session: str, done: bool | None = None
+    ) -> None:
+        """Takes objects that were drawn elsewhere in the place of those of an image; one undo takes that back.
+
+        Args:
+            image: Its id.
+            objects: The name and the (Z, Y, X) mask of each.
+            session: Who did it.
+            done: Whether the annotator is done with the image; None leaves that.
+        """
+        document = self.workspace.document(image)
+        with document.lock:
+            number = document.revision + 1
+            made = [
+                {
+                    "object": f"o{number}.{place}",
+                    "name": name,
+                    "colour": COLOURS[place % len(COLOURS)],
+                    "planes": [{"index": int(z), **runs(mask[z])} for z in np.flatnonzero(mask.any((1, 2)))],
+                }
+                for place, (name, mask) in enumerate(objects)
+            ]
+            logged: dict[str, Any] = {"kind": "replace", "axis": "z", "objects": made}
+            if done is not None:
+                logged["done"] = done
+            _append(document, logged, session)
+
+    def add_image(self, name: str, write: Callable[[Path, str], Path]) -> str:
+        """Adds an image to the first of the given folders; returns its id.
+
+        Args:
+            name: What it is to be called; only its letters, digits, dots and dashes are taken.
+            write: Writes it to a folder under a stem, and returns the path.
+
+        Raises:
+            Refusal: There is such an image already.
+            VesaliusError: It cannot be read; then it is not kept.
+        """
+        folder = self.workspace.uploads
+        if folder is None:
+            raise Refusal(403, "origin", "only single files are shown here", remedy="serve a folder")
+        stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name.split(".")[0])[:80]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+            written = write(Path(temporary), stem or "image")
+            read_volume(written)
+            path = folder / written.name
+            if path.exists():
+                raise Refusal(409, "conflict", "there is an image of this name already", remedy="give another name")
+            written.rename(path)
+        self.workspace.refresh()
+        return next(number for number, item in self.workspace.items.items() if item.path == path)
 
     # Everything, and volumes
 

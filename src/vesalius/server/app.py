@@ -24,6 +24,7 @@ from vesalius.io.intensity import WINDOWS
 from vesalius.server import messages
 from vesalius.server.annotator import COLOURS, Annotator, names_like, sent_type
 from vesalius.server.exports import FORMATS, export_image
+from vesalius.server.monai_label import Uploads, add_monai_label
 from vesalius.server.refusals import Refusal, refusal_of
 from vesalius.server.security import Guard, Rules, is_loopback
 
@@ -40,6 +41,7 @@ def create_app(annotator: Annotator, rules: Rules | None = None) -> FastAPI:
         rules: Who is let in.
     """
     rules = rules or Rules()
+    uploads = Uploads()
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
@@ -47,6 +49,7 @@ def create_app(annotator: Annotator, rules: Rules | None = None) -> FastAPI:
             yield
         finally:
             annotator.close()
+            uploads.close()
 
     # The pages for the API's documentation load scripts from elsewhere, so there are none.
     app = FastAPI(title="Vesalius", version=__version__, lifespan=living, docs_url=None, redoc_url=None)
@@ -54,6 +57,7 @@ def create_app(annotator: Annotator, rules: Rules | None = None) -> FastAPI:
     _add_general(app, annotator, rules)
     _add_images(app, annotator)
     _add_documents(app, annotator)
+    add_monai_label(app, annotator, uploads)
     _add_page(app)
     app.add_middleware(Guard, rules=rules)
     return app
@@ -76,7 +80,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        code = "not_found" if error.status_code == 404 else "bad_request"
+        code = {404: "not_found", 408: "slow", 413: "too_large"}.get(error.status_code, "bad_request")
         return refused(request, Refusal(error.status_code, code, str(error.detail)))
 
 

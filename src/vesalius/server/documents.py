@@ -107,12 +107,25 @@ def apply(state: State, action: Mapping[str, Any]) -> State:
             plane = Plane("proposal", made["mask"], made["area"], made["quality"])
             place = (action["axis"], action["index"])
             objects[made["object"]] = Annotation(made["name"], made["colour"], planes={place: plane})
+    elif kind == "replace":
+        objects = {
+            made["object"]: Annotation(
+                made["name"],
+                made["colour"],
+                planes={
+                    (action["axis"], int(row["index"])): Plane("file", row["mask"], row["area"])
+                    for row in made["planes"]
+                },
+            )
+            for made in action["objects"]
+        }
+        state = replace(state, done=bool(action.get("done", state.done)))
     elif kind == "delete":
         del objects[action["object"]]
     elif kind == "update":
         values = {key: action[key] for key in ("name", "colour", "locked", "hidden") if key in action}
         objects[action["object"]] = replace(objects[action["object"]], **values)
-    elif kind in ("prompt", "mask", "choose", "clear", "propagate", "file"):
+    elif kind in ("prompt", "mask", "choose", "clear", "propagate"):
         number = action["object"]
         if number not in objects and "made" in action:
             objects[number] = Annotation(action["made"]["name"], action["made"]["colour"])
@@ -125,19 +138,16 @@ def apply(state: State, action: Mapping[str, Any]) -> State:
 def _with_planes(thing: Annotation, action: Mapping[str, Any]) -> Annotation:
     planes = dict(thing.planes)
     kind = action["kind"]
-    if kind in ("propagate", "file"):
-        by = "propagated" if kind == "propagate" else "file"
-        if kind == "propagate":
-            span = range(action["first"], action["last"] + 1)
-            planes = {
-                place: plane
-                for place, plane in planes.items()
-                if plane.by != by or place[0] != action["axis"] or place[1] not in span
-            }
+    if kind == "propagate":
+        span = range(action["first"], action["last"] + 1)
+        # What was carried before and is carried no longer goes.
+        planes = {
+            place: plane
+            for place, plane in planes.items()
+            if plane.by != "propagated" or place[0] != action["axis"] or place[1] not in span
+        }
         for row in action["planes"]:
-            place = (action["axis"], int(row["index"]))
-            planes.pop(place, None)
-            planes[place] = Plane(by, row["mask"], row["area"], row["quality"])
+            planes[action["axis"], int(row["index"])] = Plane("propagated", row["mask"], row["area"], row["quality"])
         return replace(thing, planes=planes)
     place = (action["axis"], int(action["index"]))
     # What is said last stands last, since where slices of two axes cross, the last word counts.
@@ -224,7 +234,7 @@ class Document:
         return self._kinds[self._undone[-1] - 1] if self._undone else None
 
     def append(self, action: Mapping[str, Any], session: str) -> State:
-        """Appends an action, and returns the state after it; `lock` must be held.
+        """Appends an action, and returns the state after it.
 
         Args:
             action: As `apply` takes it, or of the kind ``undo`` or ``redo``; plain JSON values.
@@ -234,21 +244,27 @@ class Document:
             WriteError: It cannot be written; then the log and the state are as they were.
             ValueError: There is nothing to undo or to do again, or the action makes no sense.
         """
-        number = self.revision + 1
-        line = {"n": number, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "session": session, **action}
-        kind = action["kind"]
-        applied, undone = _order(self._applied, self._undone, number, kind)
-        if kind == "undo":
-            state = self._folded(applied)
-        elif kind == "redo":
-            state = apply(self.state, next(self._actions({applied[-1]})))
-        else:
-            state = apply(self.state, line)
-        self._write(line)
-        self._kinds.append(kind)
-        self._applied, self._undone, self.state = applied, undone, state
-        self.changed.notify_all()
-        return state
+        with self.lock:
+            number = self.revision + 1
+            line = {
+                "n": number,
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "session": session,
+                **action,
+            }
+            kind = action["kind"]
+            applied, undone = _order(self._applied, self._undone, number, kind)
+            if kind == "undo":
+                state = self._folded(applied)
+            elif kind == "redo":
+                state = apply(self.state, next(self._actions({applied[-1]})))
+            else:
+                state = apply(self.state, line)
+            self._write(line)
+            self._kinds.append(kind)
+            self._applied, self._undone, self.state = applied, undone, state
+            self.changed.notify_all()
+            return state
 
     def _write(self, line: Mapping[str, Any]) -> None:
         lines = [line]

@@ -18,6 +18,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.exceptions import HTTPException
+
 from vesalius.server.refusals import Refusal
 
 _log = logging.getLogger("vesalius.server")
@@ -104,10 +106,10 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), PATIENCE if reading else None)
             except TimeoutError:
-                raise Refusal(408, "slow", "the body did not come in time") from None
+                raise HTTPException(408, "the body did not come in time") from None
             sent += len(message.get("body", b""))
-            if sent > limit:
-                raise _too_large(limit)
+            if sent > limit:  # FastAPI makes 400 of any other exception
+                raise HTTPException(413, _too_large(limit).message)
             return message
 
         cookie = None

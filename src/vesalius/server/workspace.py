@@ -33,6 +33,7 @@ class Item:
         id: What requests call it; the same in every run.
         name: What people call it: the path below the given folder, and more where a path holds several images.
         path: The file, or the folder of the series.
+        base: The given folder, or that of the given file.
         log: The log of its annotations.
         files: The files of a DICOM series.
         time: Time point of a file that holds several.
@@ -41,12 +42,16 @@ class Item:
     id: str
     name: str
     path: Path
+    base: Path
     log: Path
     files: tuple[Path, ...] | None = None
     time: int | None = None
 
     def read(self) -> Volume:
-        """Reads it; errors as `read_volume`."""
+        """Reads it; errors as `read_volume`, and ReadError where a link leads out of the given folder by now."""
+        for path in (self.path, *(self.files or ())):
+            if not path.resolve().is_relative_to(self.base):
+                raise ReadError("is a link that leads out of the given folder", path=path)
         if self.files is None:
             return volume_of(read_grid(self.path, self.time), self.path)
         from vesalius.io.dicom import read_series
@@ -83,6 +88,11 @@ class Workspace:
     def folders(self) -> list[Path]:
         """The folders of the logs."""
         return list(dict.fromkeys(item.log.parent for item in self.items.values()))
+
+    @property
+    def uploads(self) -> Path | None:
+        """Folder of images that are added; None where only single files are shown."""
+        return next((path.resolve() / "uploaded" for path in self._paths if path.is_dir()), None)
 
     def refresh(self) -> None:
         """Looks for images anew."""
@@ -222,7 +232,7 @@ def _item(
     number = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
     readable = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in name)[-80:].lstrip(".")
     folder = output.resolve() if output is not None else beside / FOLDER
-    return Item(number, name, path, folder / f"{readable}-{number[:6]}.jsonl", files, time)
+    return Item(number, name, path, base, folder / f"{readable}-{number[:6]}.jsonl", files, time)
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
