@@ -136,7 +136,9 @@ def _codes(mask: Mask) -> NDArray[np.uint8]:
     codes = mask.view(np.uint8)
     for count, axis in enumerate(reversed(range(mask.ndim))):
         before: tuple[slice, ...] = (slice(None),) * axis
-        codes = (codes[(*before, slice(None, -1))] << 2**count) | codes[(*before, slice(1, None))]
+        after = codes[(*before, slice(1, None))]
+        codes = codes[(*before, slice(None, -1))] * np.uint8(1 << 2**count)
+        codes |= after
     return codes
 
 

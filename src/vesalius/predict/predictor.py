@@ -67,6 +67,10 @@ class Predictor:
         self.runs_by = runtime.label
         self.cache = EmbeddingCache() if cache is None else cache
 
+    def forget(self) -> None:
+        """Drops all embeddings that are kept."""
+        self._cache = EmbeddingCache()
+
     @property
     def preset(self) -> Preset:
         """How the network wants its input."""
