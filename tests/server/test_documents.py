@@ -41,6 +41,9 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path):
         document.append({"kind": "create", "object": name, "name": name, "colour": "#000000"}, "me")
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"n":3,"kind":"del')
+    looked = Document(path, None)
+    assert list(looked.state.objects) == ["liver", "spleen"]
+    assert path.read_bytes() != whole
     again = Document(path, ABOUT)
     assert list(again.state.objects) == ["liver", "spleen"]
     assert "18 bytes" in again.warnings[0]

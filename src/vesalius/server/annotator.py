@@ -6,8 +6,8 @@ import logging
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -42,6 +42,8 @@ COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#4
 _TRIES = 3
 # Most jobs that run or wait.
 _JOBS = 8
+# Most requests at a time that take long.
+_HEAVY = 4
 
 
 @dataclass(eq=False)
@@ -100,6 +102,7 @@ class Annotator:
         self.engine = Engine(predictor, memory=memory, limit=limit, session_limit=session_limit)
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
+        self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: dict[tuple[str, str], tuple[Annotation, Block | None]] = {}
 
     def close(self) -> None:
@@ -108,6 +111,16 @@ class Annotator:
             job.cancelled.set()
         self.engine.close()
 
+    @contextmanager
+    def heavy(self) -> Iterator[None]:
+        """Work that takes long in the thread of its request; Refusal where too much of it goes on already."""
+        if not self._heavy.acquire(blocking=False):
+            raise Refusal(503, "busy", f"{_HEAVY} long requests are at work already", retry_after=5)
+        try:
+            yield
+        finally:
+            self._heavy.release()
+
     # Images
 
     def images(self) -> list[dict[str, Any]]:
@@ -115,14 +128,11 @@ class Annotator:
         rows = []
         for image, item in self.workspace.items.items():
             row: dict[str, Any] = {"id": image, "name": item.name, "kind": "series" if item.files else "file"}
-            if self.workspace.is_open(image) or item.log.exists():
-                try:
-                    state = self.workspace.document(image).state
-                    row |= {"state": state_of(state), "objects": len(state.objects)}
-                except VesaliusError as error:
-                    row |= {"state": "damaged", "objects": 0, "error": error.reason}
-            else:
-                row |= {"state": "todo", "objects": 0}
+            try:
+                state = self.workspace.state(image)
+                row |= {"state": state_of(state), "objects": len(state.objects)}
+            except VesaliusError as error:
+                row |= {"state": "damaged", "objects": 0, "error": error.reason}
             rows.append(row)
         return rows
 
@@ -206,18 +216,10 @@ class Annotator:
 
     # Documents
 
-    def document(self, image: str, after: int | None = None, wait: float = 0) -> dict[str, Any] | None:
-        """The document of an image, as plain JSON values.
-
-        Args:
-            image: Its id.
-            after: A revision; None is answered unless the document is newer.
-            wait: Seconds to wait for that.
-        """
+    def document(self, image: str) -> dict[str, Any]:
+        """The document of an image, as plain JSON values."""
         document = self.workspace.document(image)
         with document.lock:
-            if after is not None and not document.changed.wait_for(lambda: document.revision > after, wait):
-                return None
             return told_document(image, document)
 
     def planes(self, image: str, axis: str, index: int) -> dict[str, Any]:
@@ -477,10 +479,11 @@ class Annotator:
         volume = self.workspace.volume(image)
         self._check_slice(volume.voxels.shape[:3], wish.axis, wish.index)
         window = None if wish.window is None else (wish.window.low, wish.window.high)
-        embedding = self._embedding(volume, image, wish.axis, wish.index, window)
-        found = segment_everything(
-            self.engine.waiting, embedding, side=wish.side, min_quality=wish.quality, min_stability=wish.stability
-        )
+        with self.heavy():
+            embedding = self._embedding(volume, image, wish.axis, wish.index, window)
+            found = segment_everything(
+                self.engine.waiting, embedding, side=wish.side, min_quality=wish.quality, min_stability=wish.stability
+            )
         return {
             "proposals": [
                 {**runs(one.mask), "quality": round(one.quality, 4), "box": list(tight_box(one.mask))} for one in found
@@ -574,11 +577,12 @@ class Annotator:
     def export(self, wish: messages.Export) -> dict[str, Any]:
         """Writes the annotations of all images of some states to a folder; see `exports.export_all`."""
         states = {row["id"]: row["state"] for row in self.images()}
-        chosen = [self.annotated(image) for image, state in states.items() if state in wish.states]
         now = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         folder = self.workspace.folders[0] / "exports" / f"{wish.format}-{now}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return export_all(chosen, wish.format, folder)
+        with self.heavy():
+            chosen = [self.annotated(image) for image, state in states.items() if state in wish.states]
+            return export_all(chosen, wish.format, folder)
 
     def job(self, number: str) -> Job:
         """The job of an id; a Refusal if there is none."""

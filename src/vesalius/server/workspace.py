@@ -17,7 +17,7 @@ from vesalius.core.errors import ReadError, VesaliusError
 from vesalius.core.types import Volume
 from vesalius.io.read import count_times, read_grid, suffix_of, volume_of
 from vesalius.predict.cache import Bounded, pixel_digest
-from vesalius.server.documents import Document
+from vesalius.server.documents import Document, State
 from vesalius.server.refusals import Refusal
 
 FOLDER = "vesalius-annotations"
@@ -79,6 +79,7 @@ class Workspace:
         self._volumes: Bounded[str, Volume] = Bounded(memory)
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
         self._documents: dict[str, Document] = {}
+        self._states: dict[str, tuple[tuple[int, int], State]] = {}
         self.items: dict[str, Item] = {}
         self.refresh()
         if not self.items:
@@ -141,9 +142,25 @@ class Workspace:
                 self._documents[image] = Document(item.log, about)
             return self._documents[image]
 
-    def is_open(self, image: str) -> bool:
-        """Whether the document of an image is in memory."""
-        return image in self._documents
+    def state(self, image: str) -> State:
+        """The annotations of an image, which is not read for it.
+
+        Raises:
+            ReadError: The log is damaged.
+        """
+        with self._lock:
+            known = self._documents.get(image)
+        if known is not None:
+            return known.state
+        log = self.item(image).log
+        if not log.exists():
+            return State()
+        about = log.stat()
+        stamp = about.st_mtime_ns, about.st_size
+        found = self._states.get(image)
+        if found is None or found[0] != stamp:
+            found = self._states[image] = stamp, Document(log, None).state
+        return found[1]
 
     def neighbours(self, image: str) -> tuple[str | None, str | None]:
         """Ids of the images before and after one in the list."""
