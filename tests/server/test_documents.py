@@ -65,6 +65,9 @@ def test_damage_before_the_last_line_is_told_and_nothing_is_changed(tmp_path):
     with pytest.raises(ReadError, match="line 2 is damaged"):
         Document(path, ABOUT)
     assert path.read_bytes() == damaged
+    path.write_bytes(lines[0] + lines[2])
+    with pytest.raises(ReadError, match="line 2 is damaged"):
+        Document(path, ABOUT)
 
 
 @pytest.mark.parametrize(("key", "value", "what"), [("shape", [1, 4, 5], "size"), ("digest", "y", "content")])

@@ -22,6 +22,7 @@ from vesalius.core.types import AXES, Slice, Volume
 from vesalius.io.intensity import WINDOWS, window_range
 from vesalius.io.outlines import mask_of_runs
 from vesalius.io.read import read_volume
+from vesalius.predict.cache import Bounded
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
 from vesalius.server import messages
@@ -102,6 +103,7 @@ class Annotator:
         self.engine = Engine(predictor, memory=memory, limit=limit, session_limit=session_limit)
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
+        self._carried: Bounded[tuple[Path, str, str], Any] = Bounded(2**28)
         self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: dict[tuple[str, str], tuple[Annotation, Block | None]] = {}
 
@@ -530,19 +532,29 @@ class Annotator:
         session: str,
     ) -> None:
         try:
-            from vesalius.predict.propagate import propagate_slices
+            from vesalius.predict.propagate import assemble, propagate_slices
+            from vesalius.predict.propagation_rules import PropagationRules
 
+            rules = PropagationRules()
             rows: dict[int, dict[str, Any]] = {}
-            with closing(propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis)) as found:
+            outlines = []
+            name = (document.path, wish.object, wish.axis)
+            before = self._carried.get(name)
+            slices = propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis, rules=rules, before=before)
+            with closing(slices) as found:  # type: ignore[type-var]
                 for outline in found:
                     if job.cancelled.is_set():
                         job.state = "cancelled"
                         return
+                    outlines.append(outline)
                     if outline.index in keys or not span[0] <= outline.index <= span[1]:
                         continue
                     quality = None if outline.quality is None else round(outline.quality, 4)
                     rows[outline.index] = {"index": outline.index, "quality": quality, **runs(outline.mask)}
                     job.done = len(rows)
+            # So that after a correction only what lies between it and the next key slices is carried anew.
+            carried = assemble(volume, wish.axis, keys, outlines, rules)
+            self._carried.put(name, carried, carried.mask.nbytes + sum(one.mask.nbytes for one in outlines))
             with document.lock:
                 thing = unlocked(document.state, wish.object)
                 if key_slices(thing, wish.axis, volume.voxels.shape[:3]).keys() != keys.keys():

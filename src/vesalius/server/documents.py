@@ -304,15 +304,15 @@ class Document:
             self._check(_parsed(head))
             for raw in file:
                 line = _parsed(raw) if raw.endswith(b"\n") else None
-                if line is None or line.get("n") != self.revision + 1 or not isinstance(line.get("kind"), str):
-                    if file.read(1):
-                        raise ReadError(
-                            f"line {self.revision + 2} is damaged",
-                            path=self.path,
-                            remedy="restore the file, or delete that line and all after it",
-                        )
+                if line is None and not file.read(1):
                     self._drop_after(good)
                     break
+                if line is None or line.get("n") != self.revision + 1 or not isinstance(line.get("kind"), str):
+                    raise ReadError(
+                        f"line {self.revision + 2} is damaged",
+                        path=self.path,
+                        remedy="restore the file, or delete that line and all after it",
+                    )
                 good = file.tell()
                 kind = line["kind"]
                 try:
