@@ -315,6 +315,10 @@ class Annotator:
         place = (action.axis, action.index)
         topic = None if action.object is None else (image, action.object, *place)
 
+        for part in action.add:
+            if isinstance(part, messages.RoughMask):
+                _checked_mask(part.mask, size)
+
         def work(said: list[Any]) -> dict[str, Any]:
             added = [part for kind, part in said if kind == "add"]
             removed = {part for kind, part in said if kind == "remove"}
@@ -327,41 +331,51 @@ class Annotator:
                 if window is None and plane is not None:
                     window = plane.window
                 prompts = said_so_far(plane, added, removed, number)
-                choices = {} if plane is None else dict(plane.choices)
-                candidates = []
-                if any(one["kind"] != "mask" or one.get("asked") for one in prompts):
-                    embedding = self._embedding(volume, image, *place, window)
-                    for one in added:
-                        if isinstance(one, messages.RoughMask):
-                            _checked_mask(one.mask, size)
-                    candidates = [
-                        {**runs(found.mask), "quality": round(found.quality, 4)}
-                        for found in self.engine.answer(embedding, prompts, choices)
-                    ]
-                drawn = next((one["mask"] for one in reversed(prompts) if one["kind"] == "mask"), None)
-                mask = runs(mask_of_runs(drawn, size) if drawn is not None else np.zeros(size, np.bool_))
-                logged: dict[str, Any] = {
+                found = self._asked(volume, image, place, window, prompts, {} if plane is None else plane.choices)
+                logged = {
                     "kind": "prompt",
                     "object": action.object or f"o{number}",
-                    "axis": action.axis,
-                    "index": action.index,
-                    "prompts": prompts,
-                    "window": window,
-                    "candidates": candidates,
-                    **({} if candidates else mask),
+                    "axis": place[0],
+                    "index": place[1],
                 }
+                logged |= {"prompts": prompts, "window": window, **found}
+                # Nobody waits for the model with the lock in hand, so the object may have changed meanwhile.
                 with document.lock:
-                    now = document.state.objects.get(action.object) if action.object is not None else None
-                    if document.revision + 1 != number and (action.object is None or now is not thing):
-                        continue
                     if action.object is None:
+                        if document.revision + 1 != number:
+                            continue
                         colour = action.colour or next_colour(document.state)
                         logged["made"] = {"name": action.name, "colour": colour}
+                    elif document.state.objects.get(action.object) is not thing:
+                        continue
                     return _append(document, logged, session)
             raise Refusal(409, "conflict", "the object is being changed elsewhere", remedy="try again")
 
         said = [("add", part) for part in action.add] + [("remove", part) for part in action.remove]
         return self.engine.asking.ask(work, session=session, topic=topic, said=said)
+
+    def _asked(
+        self,
+        volume: Volume,
+        image: str,
+        place: tuple[str, int],
+        window: tuple[float, float] | None,
+        prompts: Sequence[Mapping[str, Any]],
+        choices: Mapping[int, int],
+    ) -> dict[str, Any]:
+        """The model's candidates for prompts; where it is not asked, the mask that was drawn, or an empty one."""
+        candidates = []
+        if any(one["kind"] != "mask" or one.get("asked") for one in prompts):
+            embedding = self._embedding(volume, image, *place, window)
+            candidates = [
+                {**runs(found.mask), "quality": round(found.quality, 4)}
+                for found in self.engine.answer(embedding, prompts, choices)
+            ]
+        if candidates:
+            return {"candidates": candidates}
+        size = slice_shape(volume.voxels.shape[:3], place[0])
+        drawn = next((one["mask"] for one in reversed(prompts) if one["kind"] == "mask"), None)
+        return {"candidates": [], **runs(np.zeros(size, np.bool_) if drawn is None else mask_of_runs(drawn, size))}
 
     def _plane_now(
         self, image: str, number: str | None, thing: Annotation, place: tuple[str, int], shape: Sequence[int]

@@ -17,7 +17,7 @@ import numpy as np
 from fastapi import Body, FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -280,7 +280,9 @@ def _add_documents(app: FastAPI, annotator: Annotator) -> None:
 
 def _add_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
-    def page() -> Response:
+    def page(token: str | None = None) -> Response:
+        if token is not None:  # it is in the cookie now, and should not stay in the address
+            return RedirectResponse("/", 303)
         index = STATIC / "index.html"
         if not index.is_file():
             raise Refusal(404, "not_found", "this installation has no page")

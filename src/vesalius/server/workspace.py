@@ -75,7 +75,7 @@ class Workspace:
         self._paths = list(paths)
         self._output = output
         self._lock = threading.Lock()
-        self._reading: dict[str, threading.Lock] = {}
+        self._reading: dict[str, threading.RLock] = {}
         self._volumes: Bounded[str, Volume] = Bounded(memory)
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
         self._documents: dict[str, Document] = {}
@@ -113,9 +113,7 @@ class Workspace:
     def volume(self, image: str) -> Volume:
         """An image, read when it is first asked for; errors as `read_volume`."""
         item = self.item(image)
-        with self._lock:
-            reading = self._reading.setdefault(image, threading.Lock())
-        with reading:
+        with self._held(image):
             volume = self._volumes.get(image)
             if volume is None:
                 volume = item.read()
@@ -129,18 +127,20 @@ class Workspace:
         Raises:
             ReadError: The image or its log is damaged, or they do not belong together.
         """
-        with self._lock:
-            known = self._documents.get(image)
-        if known is not None:
-            return known
         item = self.item(image)
-        self.volume(image)
-        shape, digest = self._digests[image]
+        if image not in self._documents:
+            with self._held(image):
+                self.volume(image)
+                if image not in self._documents:
+                    shape, digest = self._digests[image]
+                    about = {"image": item.name, "shape": list(shape), "digest": digest}
+                    self._documents[image] = Document(item.log, about)
+        return self._documents[image]
+
+    def _held(self, image: str) -> threading.RLock:
+        """The lock under which an image or its log is read."""
         with self._lock:
-            if image not in self._documents:
-                about = {"image": item.name, "shape": list(shape), "digest": digest}
-                self._documents[image] = Document(item.log, about)
-            return self._documents[image]
+            return self._reading.setdefault(image, threading.RLock())
 
     def state(self, image: str) -> State:
         """The annotations of an image, which is not read for it.
@@ -148,10 +148,8 @@ class Workspace:
         Raises:
             ReadError: The log is damaged.
         """
-        with self._lock:
-            known = self._documents.get(image)
-        if known is not None:
-            return known.state
+        if image in self._documents:
+            return self._documents[image].state
         log = self.item(image).log
         if not log.exists():
             return State()
