@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vesalius import __version__, cli_corpus, cli_evaluation, cli_models, cli_training, cli_vocabulary
+from vesalius import __version__, cli_annotate, cli_corpus, cli_evaluation, cli_models, cli_training, cli_vocabulary
 from vesalius.core.errors import PromptError, VesaliusError, WriteError
 from vesalius.predict.propagation_rules import PropagationRules
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Package that is not always installed -> extra that brings it.
 EXTRAS = {
+    "fastapi": "server",
     "huggingface_hub": "hub",
     "jinja2": "report",
     "matplotlib": "plots",
@@ -30,6 +31,7 @@ EXTRAS = {
     "skimage": "demo",
     "torch": "torch",
     "transformers": "text",
+    "uvicorn": "server",
 }
 
 app = typer.Typer(
@@ -43,6 +45,7 @@ app = typer.Typer(
 app.add_typer(cli_models.app)
 app.command()(cli_corpus.curate)
 app.add_typer(cli_corpus.app)
+app.command()(cli_annotate.annotate)
 app.command()(cli_training.train)
 app.command()(cli_training.finetune)
 app.command()(cli_evaluation.evaluate)

@@ -60,18 +60,19 @@ class Predictor:
     Args:
         runtime: The network, ready to run.
         name: What to call it in outputs.
+        cache: Where embeddings are kept; one of its own if left out.
     """
 
-    def __init__(self, runtime: Runtime, name: str) -> None:
+    def __init__(self, runtime: Runtime, name: str, cache: EmbeddingCache | None = None) -> None:
         self.runtime = runtime
         self.name = name
         self.digest = runtime.digest
         self.runs_by = runtime.label
-        self._cache = EmbeddingCache()
+        self.cache = EmbeddingCache() if cache is None else cache
 
     def forget(self) -> None:
         """Drops all embeddings that are kept."""
-        self._cache = EmbeddingCache()
+        self.cache.clear()
 
     @property
     def preset(self) -> Preset:
@@ -204,7 +205,7 @@ class Predictor:
             key = shown.digest, frame
             if isinstance(shown, Embedding) and frame == shown.frame:
                 known[key] = shown.features
-            elif (features := self._cache.get(*key)) is not None:
+            elif (features := self.cache.get(*key)) is not None:
                 known[key] = features
             else:
                 new[key] = shown
@@ -214,7 +215,7 @@ class Predictor:
             encoded = self.runtime.encode(images, np.array([frame.content for _, frame in keys], np.int64))
             for key, features in zip(keys, encoded, strict=True):
                 known[key] = features
-                self._cache.put(*key, features)
+                self.cache.put(*key, features)
         return [known[shown.digest, frame] for shown, frame in views]
 
     def _decode(
