@@ -110,6 +110,6 @@ def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: P
     recipe = TrainConfig.from_toml(find_recipe("vesalius-tiny"))
     network = recipe.network.model_copy(update={"sizes": SMALL.model_dump()})
     assert make_network(network, 0).config == SMALL
-    for update, told in (({"architecture": "unet"}, "no architecture"), ({"preset": "sam3"}, "no preset")):
+    for update, told in (({"architecture": "vnet"}, "no architecture"), ({"preset": "sam3"}, "no preset")):
         with pytest.raises(ConfigError, match=told):
             make_network(network.model_copy(update=update), 0)

@@ -348,7 +348,7 @@ def _describe(
         digest=weights_digest(model),
         checkpoint=checkpoint,
         words=_words(model),
-        loses_words=model.takes_text and not _words(model),
+        loses_words="text" in model.takes and not _words(model),
         features=len(model.encode(torch.zeros(1, 3, model.preset.side, model.preset.side))),
         prompts_at_once=model.prompts_at_once,
         agreement=unmeasured,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.errors import PromptError, ReadError
 from vesalius.core.frame import Frame
-from vesalius.core.types import Logits, Prediction, Prompt, Slice
+from vesalius.core.types import Logits, Prediction, Prompt, Slice, listed
 from vesalius.models.presets import Preset
 from vesalius.models.runtime import ImageFeatures, PromptArrays, Runtime
 from vesalius.predict.cache import EmbeddingCache, pixel_digest
@@ -48,12 +48,16 @@ class Predictor:
     Args:
         runtime: The network, ready to run.
         name: What to call it in outputs.
+
+    Attributes:
+        takes: Parts of prompts that the network takes.
     """
 
     def __init__(self, runtime: Runtime, name: str) -> None:
         self.runtime = runtime
         self.name = name
         self.digest = runtime.digest
+        self.takes = runtime.takes
         self.runs_by = runtime.label
         self._cache = EmbeddingCache()
 
@@ -92,15 +96,10 @@ class Predictor:
         first, then the window around that answer, and the one of higher predicted IoU is taken.
 
         Raises:
-            PromptError: A prompt does not fit the image, or is a word and the network does not understand words.
+            PromptError: A prompt does not fit the image, or has a part that the network does not take.
         """
         for prompt in prompts:
-            if prompt.text is not None and not self.runtime.takes_text:
-                raise PromptError(
-                    f"{self.name} has no text head, so it does not understand {prompt.text!r}",
-                    remedy="prompt with a box, points or a mask, "
-                    "or use a model that takes words, such as an IMIS-Net run by torch",
-                )
+            self._check_parts(prompt)
             prompt.check(embedding.image.size, embedding.image.source)
         frames = [self._frame(embedding, prompt) for prompt in prompts]
         predictions = self._decode(embedding, prompts, frames)
@@ -115,6 +114,20 @@ class Predictor:
                 if prediction.quality > predictions[i].quality:
                     predictions[i] = prediction
         return predictions
+
+    def _check_parts(self, prompt: Prompt) -> None:
+        if prompt.parts <= self.takes:
+            return
+        if prompt.text is not None and "text" not in self.takes:
+            raise PromptError(
+                f"{self.name} has no text head, so it does not understand {prompt.text!r}",
+                remedy=f"prompt with {listed(self.takes)}, "
+                "or use a model that takes words, such as an IMIS-Net run by torch",
+            )
+        raise PromptError(
+            f"{self.name} does not take {listed(prompt.parts - self.takes)}",
+            remedy=f"prompt with {listed(self.takes)} alone, or use another model",
+        )
 
     def _frame(self, embedding: Embedding, prompt: Prompt) -> Frame:
         """The frame in which a prompt is answered first."""
