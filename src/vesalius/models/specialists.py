@@ -102,22 +102,27 @@ class Specialist(SegmentationModel):
         Raises:
             PromptError: The prompts have no box and it takes boxes.
         """
-        (levels,) = features
+        # In training all go together, for the statistics of batches.
+        step = len(prompts) if self.training else self.prompts_at_once
+        answers = [self._answer(features[0], prompts[start : start + step]) for start in range(0, len(prompts), step)]
+        logits = torch.cat(answers)
+        return logits, expected_iou(logits.detach().float())
+
+    def _answer(self, known: Tensor, prompts: PromptBatch) -> Tensor:
+        """(N, 1, side, side) logits of prompts, from what `encode` gives."""
         rows = prompts.labels.new_zeros(len(prompts)) if prompts.rows is None else prompts.rows
         if self.config.words:
             text = prompts.points.new_full((len(prompts), 1), torch.nan) if prompts.text is None else prompts.text
             output = text[:, 0].nan_to_num(len(self.config.words)).long()
-            logits = levels[rows, output][:, None]
-        else:
-            if prompts.boxes is None:
-                raise PromptError(f"this {self.architecture} network takes boxes alone", remedy="prompt with a box")
-            boxes = box_channel(prompts.boxes, levels.shape[2])
-            logits = self.network(torch.cat([levels[rows], boxes], dim=1))
-        return logits, expected_iou(logits.detach().float())
+            return known[rows, output][:, None]
+        if prompts.boxes is None:
+            raise PromptError(f"this {self.architecture} network takes boxes alone", remedy="prompt with a box")
+        logits: Tensor = self.network(torch.cat([known[rows], box_channel(prompts.boxes, known.shape[2])], dim=1))
+        return logits
 
     @property
     def prompts_at_once(self) -> int:
-        """Prompts that a CPU had best decode together: each is a run of the whole network."""
+        """Prompts that are decoded together in use: each is a run of the whole network."""
         return 8
 
 
