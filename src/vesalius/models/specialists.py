@@ -80,6 +80,8 @@ class Specialist(SegmentationModel):
 
     def encode(self, images: Tensor) -> Features:
         """All outputs for (B, 3, side, side) normalised images; or the images, to which `decode` adds boxes."""
+        # Norms of single images are slow where channels come last.
+        images = images.contiguous()
         return (self.network(images) if self.config.words else images,)
 
     def embed_text(self, words: Sequence[str]) -> Tensor:
