@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vesalius import __version__, cli_corpus, cli_models, cli_training, cli_vocabulary
+from vesalius import __version__, cli_corpus, cli_evaluation, cli_models, cli_training, cli_vocabulary
 from vesalius.core.errors import PromptError, VesaliusError, WriteError
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # Package that is not always installed -> extra that brings it.
 EXTRAS = {
     "huggingface_hub": "hub",
+    "jinja2": "report",
     "matplotlib": "plots",
+    "pandas": "report",
     "peft": "tuning",
     "safetensors": "torch",
     "skimage": "demo",
@@ -41,6 +43,7 @@ app.command()(cli_corpus.curate)
 app.add_typer(cli_corpus.app)
 app.command()(cli_training.train)
 app.command()(cli_training.finetune)
+app.command()(cli_evaluation.report)
 app.command()(cli_vocabulary.vocabulary)
 app.command()(cli_vocabulary.datasets)
 
@@ -270,7 +273,7 @@ def evaluate(
     """
     from vesalius.evaluation.evaluate import EvaluationConfig
     from vesalius.evaluation.evaluate import evaluate as score
-    from vesalius.evaluation.report import write_report
+    from vesalius.evaluation.scores_report import write_report
     from vesalius.predict.load import load_model
 
     config = EvaluationConfig.from_dict(

@@ -66,6 +66,7 @@ _TABLES = {
         ("width", "int32"),
         ("row_spacing", "double"),
         ("column_spacing", "double"),
+        ("slice_spacing", "double"),
         # In pixels, and as a share of the image.
         ("area", "int32"),
         ("share", "double"),
@@ -81,6 +82,8 @@ _TABLES = {
         ("volume", "string"),
         ("axis", "string"),
         ("index", "int32"),
+        # Counts of the COCO RLE of the true mask.
+        ("truth", "binary"),
     ],
     "prompts": [
         ("object", "string"),
@@ -150,12 +153,12 @@ def schema(table: str) -> pa.Schema:
     return pa.schema([(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in _TABLES[table]])
 
 
-def write_table(folder: Path, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one of `TABLES`, whole; keys that a row lacks are null."""
+def write_table(folder: Path, table: str, rows: Iterable[Mapping[str, Any]], name: str | None = None) -> None:
+    """Writes one of `TABLES`, whole, or a part of it under another name; keys that a row lacks are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with replacing(folder / f"{table}.parquet") as part:
+    with replacing(folder / f"{name or table}.parquet") as part:
         pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema(table)), part, compression="zstd")
 
 
