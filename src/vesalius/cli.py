@@ -266,7 +266,7 @@ def evaluate(
         int, typer.Option(metavar="N", help="Of an image with more objects, this many are drawn.")
     ] = 10,
 ) -> None:
-    """Measure a model under a box and 1, 3 and 5 clicks, beside an ellipse in the box and GrabCut.
+    """Measure a model under a box and 1, 3 and 5 clicks, beside an ellipse in the box, GrabCut and the random walker.
 
     Writes scores.csv (a row per object, model and prompt), run.json and report.md. Started again on the same folder,
     it goes on where it was stopped.

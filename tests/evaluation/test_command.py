@@ -31,7 +31,7 @@ def test_evaluate_writes_rows_and_report(
     assert capsys.readouterr().out.strip() == str(out / "report.md")
     about = json.loads((out / "run.json").read_text())
     assert (about["split"], about["seed"], about["max_objects"], about["objects"]) == ("train", 7, 1, 12)
-    assert len((out / "scores.csv").read_text().splitlines()) == 1 + 12 * 6
+    assert len((out / "scores.csv").read_text().splitlines()) == 1 + 12 * 7
     assert "| fake |" in (out / "report.md").read_text(encoding="utf-8")
 
 
