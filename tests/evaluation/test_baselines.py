@@ -78,14 +78,19 @@ def test_the_random_walker_solves_large_windows_in_small() -> None:
     assert dice(random_walker(image, (464, 108, 824, 378)), truth > 0) > 0.95
 
 
-def test_the_random_walker_follows_edges_and_not_the_grid() -> None:
-    # Half of the box is bright: the border of the answer is the step, not the seeds' border.
-    image = np.full((60, 60, 3), 60, np.uint8)
-    image[:, 38:] = 190
-    mask = random_walker(image, (10, 10, 42, 50))
-    assert mask[30, 37]
-    without_edge = random_walker(np.where(image > 0, image[:, :1], 0).astype(np.uint8), (10, 10, 42, 50))
-    assert without_edge.sum() == 32 * 40  # one grey value has no edges: the box
+@pytest.mark.parametrize("row", [46, 73, 120])  # in and between the rows to which the window is reduced
+def test_the_random_walker_sees_a_thin_box_in_a_large_window(row: int) -> None:
+    image, truth = np.full((250, 800, 3), 60, np.uint8), np.zeros((250, 800), np.bool_)
+    truth[row, 130:670] = True
+    image[truth] = 190
+    assert dice(random_walker(image, (100, row, 700, row + 1)), truth) > 0.98
+
+
+def test_the_random_walker_follows_edges_and_without_any_answers_the_box() -> None:
+    image, box = np.full((60, 60, 3), 60, np.uint8), (10, 10, 42, 50)
+    image[12:48, 12:40] = 190
+    assert (random_walker(image, box) == (image[:, :, 0] == 190)).all()
+    assert random_walker(np.full_like(image, 60), box).sum() == 32 * 40
 
 
 @pytest.mark.parametrize(

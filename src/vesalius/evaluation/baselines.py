@@ -17,8 +17,8 @@ GRABCUT_ROUNDS = 5
 MARGIN = 0.15
 # Of the random walker. Axes of the ellipse that is taken to be the object, in sides of the box, and how strong barriers
 # edges are (scikit-image's beta): the best of those tried on the training split of 40 public sets. The longest side of
-# what is solved, in pixels.
-CORE, BETA, LONGEST = 0.8, 500, 128
+# what is solved, in pixels: odd, so that a line in the middle falls into pixels and not between them.
+CORE, BETA, LONGEST = 0.8, 500, 127
 
 Box = tuple[int, int, int, int]
 
@@ -64,7 +64,7 @@ def random_walker(image: NDArray[np.uint8], box: Sequence[float]) -> NDArray[np.
 
     An ellipse in the middle of the box is object, what is outside the box is background; a pixel between belongs to
     those whom a walker that shuns edges meets first. It sees the box and the margin that GrabCut sees. A longer side of
-    that than 128 pixels is reduced to as many for the solution, and the probabilities are enlarged again. A box around
+    that than 127 pixels is reduced to as many for the solution, and the probabilities are enlarged again. A box around
     the whole image leaves no background, and a window of one grey value no edges: then the answer is the box.
     """
     import cv2
@@ -86,9 +86,10 @@ def random_walker(image: NDArray[np.uint8], box: Sequence[float]) -> NDArray[np.
         ((np.arange(count) + 0.5) * length / count + start - (low + high) / 2) / ((high - low) / 2)
         for count, length, start, low, high in ((size[0], width, left, x0, x1), (size[1], height, top, y0, y1))
     )
+    for axis in (x, y):
+        axis[abs(axis).argmin()] = 0  # a thin box may lie between reduced pixels
     seeds = np.where((abs(x) <= 1)[None, :] & (abs(y) <= 1)[:, None], 0, 2)
     seeds[x[None, :] ** 2 + y[:, None] ** 2 <= CORE**2] = 1
-    seeds[abs(y).argmin(), abs(x).argmin()] = 1
     if (seeds == 0).any():
         probability = walk(small, seeds, beta=BETA, mode="bf", return_full_prob=True, channel_axis=-1)[0]
     else:
