@@ -54,12 +54,13 @@ def test_rows_of_an_image(make_model: Any) -> None:
     assert list(dict.fromkeys(columns)) == [
         ("ellipse", "box"),
         ("GrabCut", "box"),
+        ("random walker", "box"),
         ("fake", "box"),
         ("fake", "1 point"),
         ("fake", "3 points"),
         ("fake", "5 points"),
     ]
-    assert len(scores) == 6 * 4
+    assert len(scores) == 7 * 4
     by_column = {column: [s for s, c in zip(scores, columns, strict=True) if c == column] for column in columns}
     assert [s.dice for s in by_column["fake", "box"]] == [1, 1, 1, 1]
     assert [s.iou for s in by_column["fake", "box"]] == [1, 1, 1, 1]
@@ -99,7 +100,7 @@ def test_of_many_objects_some_are_drawn(make_model: Any) -> None:
         assert with_model[:3] == numbers
         drawn.append(tuple(numbers))
     assert len(set(drawn)) > 3
-    assert len(score_image(image, None, 0, 12)) == len(score_image(image, None, 0)) == 2 * 12
+    assert len(score_image(image, None, 0, 12)) == len(score_image(image, None, 0)) == 3 * 12
 
 
 def test_clicks_on_an_object_do_not_depend_on_which_others_are_there(make_model: Any) -> None:
@@ -126,7 +127,7 @@ def test_a_folder_is_scored_and_written(data: Path, tmp_path: Path, make_model: 
     assert {(s.dataset, s.image) for s in scores} == {
         (name, f"{case}_{number}") for name in ("first", "second") for case in ("p0", "p7") for number in (0, 1)
     }
-    assert len(scores) == 8 * 3 * 6
+    assert len(scores) == 8 * 3 * 7
     assert len(model.encoded) == 8
     assert same(read_scores(out / "scores.csv"), scores)
     expected = [s for image in read_pairs(data / "second") for s in score_image(image, make_model(whole_box), 3)]

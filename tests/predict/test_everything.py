@@ -3,6 +3,7 @@ from skimage import data
 
 from vesalius.core.types import Slice
 from vesalius.models.presets import Preset
+from vesalius.models.runtime import SPATIAL
 from vesalius.predict.everything import distinct, grid_points, segment_everything, stability
 from vesalius.predict.predictor import Predictor
 
@@ -38,7 +39,7 @@ class Discs:
     preset = Preset(
         side=64, fit="stretch", mean=(0, 0, 0), std=(1, 1, 1), box="half_open", mask_prompt="logits", mask_side=16
     )
-    digest, label, takes_text = "0" * 64, "test", False
+    digest, label, takes = "0" * 64, "test", SPATIAL
     centres, quality = np.array([(4, 4), (11, 10)]), np.array([0.95, 0.9])
 
     def encode(self, images, content):

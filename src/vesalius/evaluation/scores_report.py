@@ -146,7 +146,8 @@ def _groups(scores: Sequence[Score], title: str, key: Key, seed: int, order: Seq
 
 def _defeats(scores: Sequence[Score], model: str, seed: int) -> list[str]:
     """Where the model's box outline is worse than a baseline's: paired differences, object by object."""
-    box = {who: {object_of(s): s for s in scores if _column(s) == (who, "box")} for who in (model, *BASELINES)}
+    baselines = [name for name in BASELINES if any(score.model == name for score in scores)]
+    box = {who: {object_of(s): s for s in scores if _column(s) == (who, "box")} for who in (model, *baselines)}
     kinds: dict[str, Key] = {
         "modality": lambda score: score.modality,
         "size": size_of,
@@ -161,7 +162,7 @@ def _defeats(scores: Sequence[Score], model: str, seed: int) -> list[str]:
     }
     counts: list[str] = []
     rows: list[tuple[float, list[str]]] = []
-    for baseline in BASELINES:
+    for baseline in baselines:
         gaps = {name: ours.dice - box[baseline][name].dice for name, ours in box[model].items()}
         worse = sum(gap < 0 for gap in gaps.values())
         counts.append(

@@ -147,10 +147,10 @@ class ModelSubject(Subject):
         """See `Subject`."""
         if strategy.protocol == "adapter-off" and self.bare is None:
             return NO_ADAPTERS
-        return None if prompt is None else _not_taken(prompt, self._takes())
-
-    def _takes(self) -> Collection[str]:
-        return (BOX, POINTS, TEXT) if self.predictor.runtime.takes_text else (BOX, POINTS)
+        takes = self.predictor.takes
+        if prompt is None:
+            return None if POINTS in takes else "it takes no points, of which everything mode is made"
+        return _not_taken(prompt, takes)
 
     def open(self, labelled: LabelledImage, names: Sequence[str]) -> Any:  # noqa: ARG002
         """See `Subject`."""
@@ -214,7 +214,8 @@ class BaselineSubject(Subject):
     """One of `BASELINES`, which outline what is in a box."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.digest, self.runs_by = name, "", "OpenCV"
+        self.name, self.digest = name, ""
+        self.runs_by = "scikit-image" if name == "random walker" else "OpenCV"
         self._outline = BASELINES[name]
 
     def cannot(self, strategy: Strategy, prompt: Prompt | None) -> str | None:
