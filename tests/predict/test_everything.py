@@ -332,6 +332,29 @@ def test_each_object_is_found_once_best_first():
     assert [round(entry.quality, 2) for entry in both] == [0.99, 0.99, 0.95, 0.9]
 
 
+class Bright(Discs):
+    """Answers every click with all that is bright."""
+
+    def decode(self, features, prompts, multimask):
+        (image,) = features[0]
+        low = image[..., 0].reshape(16, 4, 16, 4).mean((1, 3)) / 16.0 - 8
+        count = len(prompts)
+        return np.tile(low.astype(np.float32), (count, 1, 1, 1)), np.full((count, 1), 0.95, np.float32)
+
+
+def test_of_a_mask_from_several_crops_that_from_the_smallest_remains():
+    y, x = np.indices((240, 240))
+    image = np.where(np.hypot(y - 70, x - 70) < 30, 255, 0).astype(np.uint8)
+    (found,) = segment_everything(Predictor(Bright(), "bright"), image, side=2, crop_layers=1, min_stability=0)
+    assert found.crop == crop_boxes((240, 240), 1, 512 / 1500)[1][1]
+    assert np.count_nonzero(found.mask != (image > 0)) < 0.05 * np.count_nonzero(image)
+    assert found.logits.frame.window == found.crop
+    # A crop that cuts the disc, as all do but the first, gives none.
+    image = np.roll(image, 50, axis=(0, 1))
+    (found,) = segment_everything(Predictor(Bright(), "bright"), image, side=2, crop_layers=1, min_stability=0)
+    assert found.crop == (0, 0, 240, 240)
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [({"side": 0}, "side"), ({"min_quality": 1.5}, "min_quality"), ({"points": 8}, "points"), ({"side": 1.5}, "side")],
