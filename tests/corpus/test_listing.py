@@ -8,6 +8,7 @@ import tracemalloc
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage
 
 from made_discs import COUNT, images, recipe
 from vesalius.core.errors import ReadError, WriteError
@@ -173,6 +176,22 @@ def sa1b(root: Path, count: int) -> dict[str, object]:
     return {}
 
 
+def dicom(root: Path, count: int) -> dict[str, object]:
+    about, series = Dataset(), Dataset()
+    about.SOPClassUID, about.PatientID, about.Rows = CTImageStorage, LONG[:64], 1
+    about.SeriesInstanceUID = series.SeriesInstanceUID = "2.25.1000000"
+    about.ImagePositionPatient = [0, 0, 0]
+    for modality, ending in (("CT", ""), ("SEG", "-seg")):
+        about.Modality = modality
+        file = BytesIO()
+        about.save_as(file, implicit_vr=True, little_endian=True)
+        for number in range(count):
+            content = file.getvalue().replace(b"2.25.1000000", f"2.25.1{number:06d}".encode())
+            (root / f"{number:06d}{ending}.dcm").write_bytes(content)
+        about.ReferencedSeriesSequence = [series]
+    return {}
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -188,6 +207,7 @@ def sa1b(root: Path, count: int) -> dict[str, object]:
                 ("yolo", yolo),
                 ("nnunet", nnunet),
                 ("sa1b", sa1b),
+                ("dicom", dicom),
             )
         ),
     ],

@@ -156,7 +156,8 @@ def _proposal(mask, quality):
     rows, columns = np.nonzero(mask)
     box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
     logits = Logits(np.zeros((2, 2), np.float32), Frame.stretch(mask.shape, 2))
-    return Proposal(mask, quality, logits, box, 1.0, (3.0, 4.0), (0, 0, mask.shape[1], mask.shape[0]))
+    crop = (0, 0, mask.shape[1], mask.shape[0])
+    return Proposal(mask, quality, logits, box=box, stability=1.0, point=(3.0, 4.0), crop=crop)
 
 
 def test_after_the_cleaning_an_unchanged_mask_is_preferred():

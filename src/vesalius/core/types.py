@@ -233,13 +233,13 @@ class Prediction:
 
     Attributes:
         mask: (H, W) bool in the original slice's pixels.
-        quality: The model's own estimate of the IoU between its mask and the truth, 0 to 1.
-        logits: Low-resolution logits, to be given back as ``Prompt.logits`` with corrections.
+        quality: The model's own estimate of the IoU between its mask and the truth, 0 to 1; NaN where it makes none.
+        logits: Low-resolution logits, to be given back as ``Prompt.logits`` with corrections; None if it has none.
     """
 
     mask: NDArray[np.bool_]
     quality: float
-    logits: Logits
+    logits: Logits | None = None
 
 
 def to_8_bits(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:

@@ -255,6 +255,7 @@ def entry_rows(job: Job, root: Path, left_out: Counter[str], unknown: Counter[st
                 "index": cut.index,
                 "row_spacing": cut.spacing[0] if cut.spacing else None,
                 "column_spacing": cut.spacing[1] if cut.spacing else None,
+                "slice_spacing": cut.step,
                 "source": below(source, root),
                 "source_digest": digests[source],
                 "masks": len(masks),

@@ -62,8 +62,9 @@ def image_schema() -> pa.Schema:
     """Columns of the images.
 
     ``image.bytes`` is a PNG of 8 bits, grey or RGB, and ``image.path`` its name. Spacing is in mm, null where unknown.
-    ``index`` counts the slices along ``axis`` from 0. ``split`` is null where the case is in none. ``source_digest`` is
-    the SHA-256 of the source file; of its files in the order of their names where it is a folder.
+    ``slice_spacing`` is the distance between neighbouring slices, and ``index`` counts them along ``axis`` from 0.
+    ``split`` is null where the case is in none. ``source_digest`` is the SHA-256 of the source file; of its files in
+    the order of their names where it is a folder.
     """
     import pyarrow as pa
 
@@ -80,6 +81,7 @@ def image_schema() -> pa.Schema:
         ("index", pa.int32()),
         ("row_spacing", pa.float32()),
         ("column_spacing", pa.float32()),
+        ("slice_spacing", pa.float32()),
         ("source", pa.string()),
         ("source_digest", pa.string()),
         ("split", pa.string()),

@@ -29,6 +29,7 @@ class Cut:
         spacing: Distance between pixel centres along (rows, columns), in mm; None where unknown.
         axis: ``"x"``, ``"y"`` or ``"z"``; ``"2d"`` for pictures.
         index: Of the slice along the axis.
+        step: Distance between neighbouring slices, in mm; None where unknown, and for pictures.
     """
 
     pixels: Pixels
@@ -36,6 +37,7 @@ class Cut:
     spacing: tuple[float, float] | None
     axis: str
     index: int
+    step: float | None = None
 
 
 def cuts(scan: Scan, profile: Profile, left_out: Callable[[str], None]) -> Iterator[Cut]:
@@ -69,7 +71,8 @@ def cuts(scan: Scan, profile: Profile, left_out: Callable[[str], None]) -> Itera
                 pixels, labels, spacing = squared(pixels, labels, spacing)
             if profile.size is not None:
                 pixels, labels, spacing = stretched(pixels, labels, spacing, (profile.size, profile.size))
-            yield Cut(pixels, labels, spacing, "2d" if picture else axis, index)
+            step = None if picture or volume.geometry is None else volume.geometry.spacing[AXES.index(axis)]
+            yield Cut(pixels, labels, spacing, "2d" if picture else axis, index, step)
 
 
 def cut_axes(volume: Volume, profile: Profile) -> tuple[str, ...]:

@@ -38,10 +38,20 @@ def iou(a: Mask, b: Mask) -> float:
     return shared / union if union else float("nan")
 
 
-def _counts(a: Mask, b: Mask) -> tuple[int, int, int]:
-    for mask in (a, b):
+def check_masks(*masks: Mask) -> None:
+    """That masks are masks, and can be compared.
+
+    Raises:
+        TypeError: A mask is not boolean.
+        GeometryError: The shapes differ.
+    """
+    for mask in masks:
         if mask.dtype != np.bool_:
             raise TypeError(f"a mask has dtype {mask.dtype}; give booleans, for example logits > 0")
-    if a.shape != b.shape:
-        raise GeometryError(f"masks of shape {a.shape} and {b.shape} cannot be compared")
+        if mask.shape != masks[0].shape:
+            raise GeometryError(f"masks of shape {masks[0].shape} and {mask.shape} cannot be compared")
+
+
+def _counts(a: Mask, b: Mask) -> tuple[int, int, int]:
+    check_masks(a, b)
     return int(np.count_nonzero(a & b)), int(np.count_nonzero(a)), int(np.count_nonzero(b))

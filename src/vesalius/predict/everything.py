@@ -63,7 +63,7 @@ class EverythingConfig(Config):
     crop_shrink: int = Field(default=1, ge=1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Proposal(Prediction):
     """The outline of something that everything mode has found.
 

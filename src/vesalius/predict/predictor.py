@@ -22,24 +22,36 @@ from vesalius.prompts.sample import tight_box
 # A drawn mask says where the object is, not how sure anyone is; it enters as logits of this size.
 MASK_LOGIT = 4.0
 
+# What a large network needs for an image while it encodes would not fit for many of them.
+_ENCODED_AT_ONCE = 4
+
 
 @dataclass(frozen=True, eq=False)
-class Embedding:
-    """An encoded image.
+class Shown:
+    """An image as the network is to see it.
 
     Attributes:
         image: The image.
-        rgb: (H, W, 3) uint8, the image as the network saw it, at its own size.
-        frame: The frame it was encoded in, the whole image.
-        features: What the network keeps of it.
+        rgb: (H, W, 3) uint8, at its own size.
+        frame: The frame of the whole image.
         digest: Digest of ``rgb``.
     """
 
     image: Slice
     rgb: NDArray[np.uint8]
     frame: Frame
-    features: ImageFeatures
     digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Shown):
+    """An encoded image.
+
+    Attributes:
+        features: What the network keeps of it, encoded in its whole frame.
+    """
+
+    features: ImageFeatures
 
 
 class Predictor:
@@ -48,14 +60,15 @@ class Predictor:
     Args:
         runtime: The network, ready to run.
         name: What to call it in outputs.
+        cache: Where embeddings are kept; one of its own if left out.
     """
 
-    def __init__(self, runtime: Runtime, name: str) -> None:
+    def __init__(self, runtime: Runtime, name: str, cache: EmbeddingCache | None = None) -> None:
         self.runtime = runtime
         self.name = name
         self.digest = runtime.digest
         self.runs_by = runtime.label
-        self._cache = EmbeddingCache()
+        self.cache = EmbeddingCache() if cache is None else cache
 
     @property
     def preset(self) -> Preset:
@@ -79,10 +92,9 @@ class Predictor:
                     f"an array of shape {shape} and dtype {image.pixels.dtype} is no image that can be encoded",
                     remedy="give (H, W) or (H, W, 3) uint8, or a Slice, which has a grey window",
                 )
-        rgb = image.rgb()
-        digest = pixel_digest(rgb)
-        frame = whole_frame(image.size, self.preset)
-        return Embedding(image, rgb, frame, self._features(rgb, digest, [frame])[0], digest)
+        shown = self._shown(image)
+        (features,) = self._features([(shown, shown.frame)])
+        return Embedding(image, shown.rgb, shown.frame, shown.digest, features)
 
     def predict(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
         """Outlines the object of each prompt; all prompts are one batch.
@@ -94,34 +106,66 @@ class Predictor:
         Raises:
             PromptError: A prompt does not fit the image, or is a word and the network does not understand words.
         """
-        for prompt in prompts:
+        return [found[0] for found in self._answer([embedding] * len(prompts), prompts)]
+
+    def candidates(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[list[Prediction]]:
+        """All masks that the network gives for each prompt (three, or one), the best by predicted IoU first.
+
+        The first is that of `predict`.
+
+        Raises:
+            PromptError: As `predict`.
+        """
+        return self._answer([embedding] * len(prompts), prompts, every=True)
+
+    def predict_slices(self, images: Sequence[Slice], prompts: Sequence[Prompt]) -> list[Prediction]:
+        """Outlines one object on each of several images, each by its own prompt; see `predict`.
+
+        The images are encoded together, and only in the frames in which their prompts are answered: where the network
+        looks at a window alone, the whole image is not encoded.
+
+        Raises:
+            PromptError: As `predict`.
+        """
+        return [found[0] for found in self._answer([self._shown(image) for image in images], prompts)]
+
+    def _shown(self, image: Slice) -> Shown:
+        rgb = image.rgb()
+        return Shown(image, rgb, whole_frame(image.size, self.preset), pixel_digest(rgb))
+
+    def _answer(
+        self, images: Sequence[Shown], prompts: Sequence[Prompt], every: bool = False
+    ) -> list[list[Prediction]]:
+        """For each prompt the best mask alone, or every mask, the best first."""
+        for shown, prompt in zip(images, prompts, strict=True):
             if prompt.text is not None and not self.runtime.takes_text:
                 raise PromptError(
                     f"{self.name} has no text head, so it does not understand {prompt.text!r}",
                     remedy="prompt with a box, points or a mask, "
                     "or use a model that takes words, such as an IMIS-Net run by torch",
                 )
-            prompt.check(embedding.image.size, embedding.image.source)
-        frames = [self._frame(embedding, prompt) for prompt in prompts]
-        predictions = self._decode(embedding, prompts, frames)
+            prompt.check(shown.image.size, shown.image.source)
+        frames = [self._frame(shown, prompt) for shown, prompt in zip(images, prompts, strict=True)]
+        answers = self._decode(images, prompts, frames, every)
         second = [
-            (i, prompt, frame)
+            (i, frame)
             for i, prompt in enumerate(prompts)
-            if frames[i].is_whole and (frame := self._second_look(embedding, prompt, predictions[i])) is not None
+            if frames[i].is_whole and (frame := self._second_look(images[i], prompt, answers[i][0])) is not None
         ]
         if second:
-            again = self._decode(embedding, [p for _, p, _ in second], [f for _, _, f in second])
-            for (i, _, _), prediction in zip(second, again, strict=True):
-                if prediction.quality > predictions[i].quality:
-                    predictions[i] = prediction
-        return predictions
+            of, to = [images[i] for i, _ in second], [prompts[i] for i, _ in second]
+            again = self._decode(of, to, [frame for _, frame in second], every)
+            for (i, _), answer in zip(second, again, strict=True):
+                if answer[0].quality > answers[i][0].quality:
+                    answers[i] = answer
+        return answers
 
-    def _frame(self, embedding: Embedding, prompt: Prompt) -> Frame:
+    def _frame(self, shown: Shown, prompt: Prompt) -> Frame:
         """The frame in which a prompt is answered first."""
         if self.preset.focus is None:
-            return embedding.frame
+            return shown.frame
         points = np.asarray(prompt.points)
-        if prompt.logits is not None and prompt.logits.frame.size == embedding.image.size:
+        if prompt.logits is not None and prompt.logits.frame.size == shown.image.size:
             x0, y0, x1, y1 = prompt.logits.frame.window
             said = np.concatenate([points + 0.5, np.reshape([] if prompt.box is None else prompt.box, (-1, 2))])
             if ((said >= (x0, y0)) & (said <= (x1, y1))).all():
@@ -136,51 +180,67 @@ class Predictor:
             if before.any():
                 regions.append(tight_box(before))
         if not regions:
-            return embedding.frame
-        return focus_frame(_around(regions, points), embedding.frame, self.preset.focus)
+            return shown.frame
+        return focus_frame(_around(regions, points), shown.frame, self.preset.focus)
 
-    def _second_look(self, embedding: Embedding, prompt: Prompt, first: Prediction) -> Frame | None:
+    def _second_look(self, shown: Shown, prompt: Prompt, first: Prediction) -> Frame | None:
         """The frame for a second look at what clicks alone have found, or None if the first look was near enough."""
         if self.preset.focus is None or prompt.box is not None or prompt.mask is not None or prompt.logits is not None:
             return None
         if not first.mask.any():
             return None
         points = np.asarray(prompt.points)[np.asarray(prompt.labels) == 1]
-        frame = focus_frame(_around([tight_box(first.mask)], points), embedding.frame, self.preset.focus)
+        frame = focus_frame(_around([tight_box(first.mask)], points), shown.frame, self.preset.focus)
         return None if frame.is_whole else frame
 
-    def _features(self, rgb: NDArray[np.uint8], digest: str, frames: Sequence[Frame]) -> list[ImageFeatures]:
-        """Features of several frames of one image, from the cache or the network."""
-        known = {frame: features for frame in frames if (features := self._cache.get(digest, frame)) is not None}
-        new = [frame for frame in dict.fromkeys(frames) if frame not in known]
-        if new:
-            images = np.stack([frame.image(rgb) for frame in new])
-            encoded = self.runtime.encode(images, np.array([frame.content for frame in new], np.int64))
-            for frame, features in zip(new, encoded, strict=True):
-                known[frame] = features
-                self._cache.put(digest, frame, features)
-        return [known[frame] for frame in frames]
+    def _features(self, views: Sequence[tuple[Shown, Frame]]) -> list[ImageFeatures]:
+        """Features of images, each in a frame, from the cache or the network."""
+        known: dict[tuple[str, Frame], ImageFeatures] = {}
+        new: dict[tuple[str, Frame], Shown] = {}
+        for shown, frame in views:
+            key = shown.digest, frame
+            if isinstance(shown, Embedding) and frame == shown.frame:
+                known[key] = shown.features
+            elif (features := self.cache.get(*key)) is not None:
+                known[key] = features
+            else:
+                new[key] = shown
+        for start in range(0, len(new), _ENCODED_AT_ONCE):
+            keys = list(new)[start : start + _ENCODED_AT_ONCE]
+            images = np.stack([frame.image(new[digest, frame].rgb) for digest, frame in keys])
+            encoded = self.runtime.encode(images, np.array([frame.content for _, frame in keys], np.int64))
+            for key, features in zip(keys, encoded, strict=True):
+                known[key] = features
+                self.cache.put(*key, features)
+        return [known[shown.digest, frame] for shown, frame in views]
 
-    def _decode(self, embedding: Embedding, prompts: Sequence[Prompt], frames: Sequence[Frame]) -> list[Prediction]:
+    def _decode(
+        self, images: Sequence[Shown], prompts: Sequence[Prompt], frames: Sequence[Frame], every: bool
+    ) -> list[list[Prediction]]:
         # A group has the same parts in every row, so that an answer does not depend on its neighbours.
         groups: dict[tuple[int, bool, bool, bool], list[int]] = {}
         for i, prompt in enumerate(prompts):
             drawn = prompt.mask is not None or prompt.logits is not None
             parts = (len(np.asarray(prompt.points)), prompt.box is not None, drawn, prompt.text is not None)
             groups.setdefault(parts, []).append(i)
-        out: dict[int, Prediction] = {}
+        out: dict[int, list[Prediction]] = {}
         for members in groups.values():
-            unique = list(dict.fromkeys(frames[i] for i in members))
-            whole = unique == [embedding.frame]
-            features = [embedding.features] if whole else self._features(embedding.rgb, embedding.digest, unique)
-            rows = [unique.index(frames[i]) for i in members]
+            views = {(images[i].digest, frames[i]): (images[i], frames[i]) for i in members}
+            places = list(views)
+            rows = [places.index((images[i].digest, frames[i])) for i in members]
             arrays = prompt_arrays([prompts[i] for i in members], [frames[i] for i in members], self.preset, rows)
+            features = self._features(list(views.values()))
             logits, quality = self.runtime.decode(features, arrays, self.preset.multimask)
-            for row, (i, best) in enumerate(zip(members, quality.argmax(1), strict=True)):
-                values = logits[row, best].copy()
-                mask = frames[i].inverse_logits(values) > 0
-                out[i] = Prediction(mask, float(quality[row, best].clip(0, 1)), Logits(values, frames[i]))
+            by_quality = np.argsort(-quality, axis=1, kind="stable")
+            for row, i in enumerate(members):
+                chosen = by_quality[row] if every else by_quality[row, :1]
+                out[i] = [_prediction(logits[row, level], quality[row, level], frames[i]) for level in chosen]
         return [out[i] for i in range(len(prompts))]
+
+
+def _prediction(logits: NDArray[np.float32], quality: np.float32, frame: Frame) -> Prediction:
+    values = logits.copy()
+    return Prediction(frame.inverse_logits(values) > 0, float(quality.clip(0, 1)), Logits(values, frame))
 
 
 def whole_frame(size: tuple[int, int], preset: Preset) -> Frame:

@@ -99,7 +99,8 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     for prompt in prompts:
         prompt.check(image.size, job.file)
     outputs = [path for path in (job.out, job.overlay, job.record) if path is not None]
-    check_outputs([path for path in (job.file, job.mask) if path is not None], job.out, job.overlay, job.record)
+    inputs = [path for path in (job.file, job.mask) if path is not None]
+    check_outputs(inputs, job.out, job.overlay, job.record)
 
     model = load_model(job.model, runtime=job.runtime)
     predictions = model.predict(model.encode(image), prompts)
@@ -255,14 +256,7 @@ def object_map(predictions: Sequence[Prediction]) -> NDArray[Any]:
 
 
 def check_outputs(inputs: Sequence[Path], out: Path | None, overlay: Path | None, record: Path | None) -> None:
-    """Raises WriteError unless every output can be written where it shall be, as far as can be told beforehand.
-
-    Args:
-        inputs: Files that are read.
-        out: Mask file.
-        overlay: PNG file.
-        record: JSON file.
-    """
+    """Raises WriteError unless every output can be written where it is named, as far as can be told beforehand."""
     from vesalius.io.read import suffix_of
     from vesalius.io.write import SUFFIXES
 
@@ -270,7 +264,7 @@ def check_outputs(inputs: Sequence[Path], out: Path | None, overlay: Path | None
         raise WriteError("no mask can be written with this suffix", path=out, remedy=f"use {', '.join(SUFFIXES)}")
     if overlay is not None and suffix_of(overlay) != ".png":
         raise WriteError("the overlay is a PNG picture", path=overlay, remedy="give a name that ends in .png")
-    taken = {path.resolve() for path in inputs}
+    read = {path.resolve() for path in inputs}
     seen: set[Path] = set()
     for path in (out, overlay, record):
         if path is None:
@@ -279,7 +273,7 @@ def check_outputs(inputs: Sequence[Path], out: Path | None, overlay: Path | None
             raise WriteError("its folder does not exist", path=path, remedy=f"create {path.parent} first")
         if path.is_dir():
             raise WriteError("is a folder", path=path, remedy="name a file in it")
-        if path.resolve() in taken:
+        if path.resolve() in read:
             raise WriteError("is the input itself", path=path, remedy="choose another name")
         if path.resolve() in seen:
             raise WriteError("is named for two outputs", path=path, remedy="choose different names")

@@ -26,20 +26,25 @@ def tight_box(mask: Mask) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def jitter_box(box: Box, size: tuple[int, int], pixels: int, rng: np.random.Generator) -> Box:
-    """The box with every edge moved by itself, as a hand draws it (SAM-Med2D, section 3.2C: up to five pixels).
+def shift_box(box: Box, size: tuple[int, int], low: float, high: float, rng: np.random.Generator) -> Box:
+    """The box with every edge moved by itself, as a hand draws it.
 
-    Each coordinate moves by a whole number drawn uniformly from -pixels to pixels. An edge stops at the border of the
-    image and at the middle of the box, so that at least one pixel remains.
+    Each edge moves by a distance drawn uniformly from ``low`` to ``high``, rounded to whole pixels, inwards or outwards
+    with equal chance. It stops at the border of the image and at the middle of the box, so that at least one pixel
+    remains.
+
+    Source: COSMOS 1050K, section 4.10 (boxes enlarged and moved by 0-10, 10-20, 20-30 pixels).
 
     Args:
         box: A box of at least one pixel inside the image.
         size: (height, width) of the image.
-        pixels: The largest movement of an edge.
-        rng: Source of the movements; four draws.
+        low: The least movement of an edge, in pixels.
+        high: The largest.
+        rng: Source of the movements; eight draws.
     """
     height, width = size
-    x0, y0, x1, y1 = (edge + int(move) for edge, move in zip(box, rng.integers(-pixels, pixels + 1, 4), strict=True))
+    moves = np.rint(rng.uniform(low, high, 4) * rng.choice((-1, 1), 4))
+    x0, y0, x1, y1 = (np.array(box) + moves).astype(int).tolist()
     x_middle, y_middle = (box[0] + box[2] - 1) // 2, (box[1] + box[3] - 1) // 2
     return (
         min(max(x0, 0), x_middle),
@@ -47,6 +52,106 @@ def jitter_box(box: Box, size: tuple[int, int], pixels: int, rng: np.random.Gene
         max(min(x1, width), x_middle + 1),
         max(min(y1, height), y_middle + 1),
     )
+
+
+def shift_points(
+    points: NDArray[np.float64], size: tuple[int, int], low: float, high: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(K, 2) points, each moved in a direction of its own, as a hand misses them; they stay inside the image.
+
+    Source: COSMOS 1050K, section 4.10.
+
+    Args:
+        points: (K, 2) as (x, y).
+        size: (height, width) of the image.
+        low: The least distance, in pixels.
+        high: The largest.
+        rng: Source of distances and directions.
+    """
+    distance, angle = rng.uniform(low, high, len(points)), rng.uniform(0, 2 * np.pi, len(points))
+    moved = np.rint(points + (distance * [np.cos(angle), np.sin(angle)]).T)
+    return np.asarray(moved.clip(0, (size[1] - 1, size[0] - 1)))
+
+
+def even_points(mask: Mask, count: int) -> NDArray[np.float64]:
+    """(K, 2) pixels of the mask, evenly from all of them row by row; fewer if it has fewer.
+
+    Source: COSMOS 1050K, section 3.3, step c.
+    """
+    inside = np.flatnonzero(mask)
+    count = min(count, len(inside))
+    chosen = inside[((np.arange(count) + 0.5) * len(inside) / max(count, 1)).astype(int)]
+    return np.stack([chosen % mask.shape[1], chosen // mask.shape[1]], axis=1).astype(np.float64)
+
+
+def central_points(mask: Mask, count: int) -> NDArray[np.float64]:
+    """(K, 2) clicks on the object: its centre of mass first if that lies inside, the rest by `even_points`.
+
+    Source: COSMOS 1050K, section 3.3, steps a to d.
+
+    Raises:
+        PromptError: The mask is empty.
+    """
+    y, x = np.nonzero(mask)
+    if not len(x):
+        raise PromptError("an empty mask has no pixel to click on")
+    centre = np.rint([x.mean(), y.mean()])
+    if not mask[int(centre[1]), int(centre[0])]:
+        return even_points(mask, count)
+    return np.concatenate([centre[None], even_points(mask, count - 1)])
+
+
+def nearby_background(mask: Mask, count: int) -> NDArray[np.float64]:
+    """(K, 2) clicks on the background, evenly from what is not the object in its box enlarged to twice its size.
+
+    Source: COSMOS 1050K, section 3.3.
+
+    Raises:
+        PromptError: The mask is empty.
+    """
+    x0, y0, x1, y1 = tight_box(mask)
+    width, height = x1 - x0, y1 - y0
+    around = np.zeros_like(mask)
+    rows = slice(max(0, y0 - height // 2), y1 + height // 2)
+    around[rows, max(0, x0 - width // 2) : x1 + width // 2] = True
+    return even_points(around & ~mask, count)
+
+
+def central_error_point(
+    prediction: Mask, truth: Mask, clicked: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The next click of an annotator who aims at the middle of the largest error.
+
+    Of the pixels that are missed and of those that are too many, the one farthest from what is right, distances being
+    to the edge of the error or of the image; where it has been clicked already, the next farthest.
+
+    Source: Sofiiuk et al., "Reviving iterative training with mask guidance for interactive segmentation", 2022, section
+    3 (as FocalClick and SimpleClick are scored).
+
+    Args:
+        prediction: (H, W) bool; all False before the first click.
+        truth: (H, W) bool.
+        clicked: (K, 2) clicks so far, as (x, y).
+
+    Returns:
+        The point (1, 2) and its label (1,): 1 where the truth was missed, 0 where too much was marked; empty arrays if
+        nothing is wrong, or all that is wrong was clicked.
+    """
+    import cv2
+
+    best, label = None, 0
+    farthest = 0.0
+    for value, wrong in ((1, truth & ~prediction), (0, prediction & ~truth)):
+        edged = np.pad(wrong, 1).astype(np.uint8)
+        distance = cv2.distanceTransform(edged, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        x, y = clicked.astype(int).T
+        distance[y, x] = 0
+        if distance.max() > farthest:
+            farthest, label = float(distance.max()), value
+            best = divmod(int(distance.argmax()), truth.shape[1])
+    if best is None:
+        return np.empty((0, 2)), np.empty(0, np.int64)
+    return np.array([best[::-1]], np.float64), np.array([label], np.int64)
 
 
 def random_point(mask: Mask, rng: np.random.Generator) -> tuple[int, int]:

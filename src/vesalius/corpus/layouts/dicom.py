@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby, product
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,9 @@ _LABELS = ("SEG", "RTSTRUCT")
 _TOLERANCE = 1e-4
 
 
-# The files of one image: their folder and series, and the name of a file that is an image of its own.
-_Group = tuple[Path, str, str]
+# The files of one image: the parts of their folder's path, their series, and the name of a file that is an image of its
+# own.
+_Group = tuple[tuple[str, ...], str, str]
 
 
 @dataclass(frozen=True)
@@ -82,47 +84,71 @@ class _Header:
     instances: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Image:
+    """The files of one image.
+
+    Attributes:
+        group: What they have in common.
+        first: Header of the first.
+        names: Their names.
+        alone: Whether their folder holds no other image.
+    """
+
+    group: _Group
+    first: _Header
+    names: tuple[str, ...]
+    alone: bool
+
+
 def find(dataset: DatasetRecipe, root: Path) -> Iterator[Entry]:
     """Lists the series below ``root`` by reading the headers of all DICOM files.
 
     Raises:
         ReadError: A case cannot be found.
     """
-    # Of all files of a series the names alone are kept: a series may have thousands.
-    firsts: dict[_Group, _Header] = {}
-    names: dict[_Group, list[str]] = defaultdict(list)
-    notes: list[_Header] = []
-    problems: list[tuple[Path, str]] = []
+    headers: SortedRows[_Header] = SortedRows()
+    labels: SortedRows[_Header] = SortedRows()
     for path, header in _headers(root):
         if header is None:
-            problems.append((path, "is not a DICOM file, or is damaged or cut short"))
+            yield _problem(dataset, root, path, "is not a DICOM file, or is damaged or cut short")
         elif header.image:
-            group = path.parent, header.series, "" if header.placed else path.name
-            firsts.setdefault(group, header)
-            names[group].append(path.name)
+            headers.add((path.parent.parts, header.series, "" if header.placed else path.name), header)
         elif header.kind in _LABELS:
-            notes.append(header)
-    labels: dict[_Group, list[Path]] = defaultdict(list)
-    for header in notes:
-        matches = _images_of(header, firsts)
-        for group in matches:
-            labels[group].append(header.path)
-        if not matches:
-            problems.append((header.path, "its series of images is not there, or is not the only one it fits"))
-    images_in = Counter(folder for folder, _, _ in firsts)
-    for group, first in firsts.items():
-        folder = group[0]
-        named = folder if images_in[folder] == 1 and folder != root else first.path
+            labels.add(path.parts, header)
+    # Labels, then images, of each series and of each frame of reference; and whether each label belongs anywhere.
+    ends: SortedRows[_Header | _Image] = SortedRows()
+    belongs: SortedRows[Path] = SortedRows()
+    for _, header in labels:
+        for end in _ends(header):
+            ends.add((end, False), header)
+        belongs.add((header.path.parts, True), header.path)
+    found: SortedRows[_Image | Path] = SortedRows()
+    for image in _images(headers):
+        found.add((image.group, False), image)
+        ends.add((("series", image.first.series), True), image)
+        if image.first.frame:
+            ends.add((("frame", image.first.frame), True), image)
+    for label, group in _pairs(ends):
+        found.add((group, True), label)
+        belongs.add((label.parts, False), label)
+    for _, rows in groupby(found, key=lambda row: row[0][0]):
+        both = [row for _, row in rows]
+        image = next(row for row in both if isinstance(row, _Image))
+        paths = (row for row in both if isinstance(row, Path))
+        folder = image.first.path.parent
+        named = folder if image.alone and folder != root else image.first.path
         yield Entry(
             name=_name(named, root),
-            case=case_of(dataset, first.path, root, first.case or _name(named, root)),
-            image=first.path if len(names[group]) == 1 else folder,
-            labels=tuple(labels[group]),
-            extra={"files": names[group], "modality": modality_name(first.kind)},
+            case=case_of(dataset, image.first.path, root, image.first.case or _name(named, root)),
+            image=image.first.path if len(image.names) == 1 else folder,
+            labels=tuple(sorted(paths, key=lambda path: path.parts)),
+            extra={"files": list(image.names), "modality": modality_name(image.first.kind)},
         )
-    for path, problem in problems:
-        name = _name(path, root)
-        yield Entry(name, case_of(dataset, path, root, name), path, extra={"problem": problem})
+    for _, rows in groupby(belongs, key=lambda row: row[0][0]):
+        (_, unmatched), path = next(rows)
+        if unmatched:
+            yield _problem(dataset, root, path, "its series of images is not there, or is not the only one it fits")
 
 
 def read(entry: Entry, dataset: DatasetRecipe) -> Iterator[Scan]:
@@ -279,15 +305,47 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _images_of(label: _Header, firsts: dict[_Group, _Header]) -> list[_Group]:
-    """The images that a label file was drawn on."""
+def _ends(label: _Header) -> list[tuple[str, str]]:
+    """What may tie a label file to an image: the series that it names, or else its frame of reference."""
     if label.references:
-        named = [group for group, first in firsts.items() if first.series in label.references]
-        # Of images of one series that lie in no common frame, it means those that it names.
-        own = label.instances
-        return [group for group in named if not group[2] or not own or firsts[group].instance in own]
-    same = [group for group, first in firsts.items() if label.frame and first.frame == label.frame]
-    return same if len(same) == 1 else []
+        return [("series", uid) for uid in dict.fromkeys(label.references)]
+    return [("frame", label.frame)] if label.frame else []
+
+
+def _images(headers: Iterable[tuple[_Group, _Header]]) -> Iterator[_Image]:
+    """Images from the headers of their files in order."""
+    before: _Image | None = None
+    for group, rows in groupby(headers, key=itemgetter(0)):
+        first, *others = (header for _, header in rows)
+        image = _Image(group, first, (first.path.name, *(header.path.name for header in others)), alone=True)
+        if before is not None:
+            crowded = before.group[0] == group[0]
+            yield replace(before, alone=before.alone and not crowded)
+            image = replace(image, alone=not crowded)
+        before = image
+    if before is not None:
+        yield before
+
+
+def _pairs(ends: Iterable[tuple[Any, _Header | _Image]]) -> Iterator[tuple[Path, _Group]]:
+    """Label files and the images that they were drawn on, from the labels and then the images of each UID."""
+    for (kind, _), rows in groupby(ends, key=lambda row: row[0][0]):
+        both = [row for _, row in rows]
+        labels = [row for row in both if isinstance(row, _Header)]
+        images = [row for row in both if isinstance(row, _Image)]
+        # A frame of reference decides only where it has one image.
+        if kind == "frame" and len(images) > 1:
+            continue
+        for label, image in product(labels, images):
+            # Of images of one series that lie in no common frame, a label means those that it names.
+            if kind == "frame" or not image.group[2] or not label.instances or image.first.instance in label.instances:
+                yield label.path, image.group
+
+
+def _problem(dataset: DatasetRecipe, root: Path, path: Path, problem: str) -> Entry:
+    """A file that is rejected with its reason."""
+    name = _name(path, root)
+    return Entry(name, case_of(dataset, path, root, name), path, extra={"problem": problem})
 
 
 def _name(path: Path, root: Path) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -298,12 +298,15 @@ def list_cases(folder: str | Path) -> dict[Path, str]:
     raise ReadError(f"the file names do not show the {count} cases that set.json states", path=folder)
 
 
-def read_pairs(folder: str | Path, *, min_area: float = MIN_AREA) -> Iterator[LabelledImage]:
+def read_pairs(
+    folder: str | Path, *, min_area: float = MIN_AREA, rows: Container[int] | None = None
+) -> Iterator[LabelledImage]:
     """Reads a set of image and label pairs, in the order of file names.
 
     Args:
         folder: Holds ``set.json``, ``images/``, ``labels/``, and ``labels_instances/`` if set.json says so.
         min_area: Objects under this share of the image are left out.
+        rows: Which images, by their place in the order; all if left out.
 
     Yields:
         Each image with its objects; an image may have none.
@@ -315,7 +318,9 @@ def read_pairs(folder: str | Path, *, min_area: float = MIN_AREA) -> Iterator[La
     folder = Path(folder)
     about = _description(folder)
     names = {int(value): name for value, name in about["labels"].items()}
-    for path, case in list_cases(folder).items():
+    for row, (path, case) in enumerate(list_cases(folder).items()):
+        if rows is not None and row not in rows:
+            continue
         pixels = _read(path)
         labels = _read(folder / "labels" / f"{path.stem}.png")
         instances = _read(folder / "labels_instances" / f"{path.stem}.png") if about["instances"] else None

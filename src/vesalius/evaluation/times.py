@@ -1,0 +1,61 @@
+"""How long models take: to encode an image, and to answer each strategy's prompt about one object."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from vesalius.evaluation.engine import Scene
+from vesalius.evaluation.prompts import draw_prompts, key_of
+from vesalius.evaluation.protocols import Strategy
+from vesalius.evaluation.subjects import Asked, Subject
+
+# Larger grids take minutes per image, and say nothing more.
+LARGEST_GRID = 32
+
+
+def time_rows(
+    subjects: Sequence[Subject], scenes: Iterable[Scene], strategies: Sequence[Strategy], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table of times, measured one after the other; of each strategy the first answer alone.
+
+    Strategies of one name are timed once. The first image warms up and is timed again as the last.
+
+    Args:
+        subjects: What is measured.
+        scenes: Images, of which the first object counts.
+        strategies: How they are prompted.
+        seed: Of the prompts.
+    """
+    distinct: dict[tuple[str, int | None], Strategy] = {}
+    for strategy in strategies:
+        if not strategy.repeat and (strategy.grid or 0) <= LARGEST_GRID and strategy.adapters:
+            distinct.setdefault((strategy.name, strategy.grid), strategy)
+    scenes = list(scenes)
+    for subject in subjects:
+        for turn, scene in enumerate([*scenes[:1], *scenes[1:], *scenes[:1]]):
+            rows = list(_timed(subject, scene, list(distinct.values()), seed))
+            if turn:
+                yield from rows
+
+
+def _timed(subject: Subject, scene: Scene, strategies: Sequence[Strategy], seed: int) -> Iterator[dict[str, Any]]:
+    image = scene.names[0].rpartition("#")[0]
+    prompts = draw_prompts(scene.labelled, scene.names, strategies, seed)
+    subject.forget()
+    start = time.perf_counter()
+    opened = subject.open(scene.labelled, scene.names)
+    row = {"model": subject.name, "image": image, "variant": "", "prompts": 1}
+    yield row | {"stage": "encode", "seconds": time.perf_counter() - start}
+    for strategy in strategies:
+        prompt = None if strategy.grid else prompts[key_of(scene.names[0], strategy)]
+        if subject.cannot(strategy, prompt) is not None:
+            continue
+        start = time.perf_counter()
+        if prompt is None:
+            subject.everything(opened, strategy.grid or 0)
+        elif not all(answer.masks for answer in subject.answer(opened, [Asked(strategy, 0, 1, prompt)])):
+            continue
+        seconds = time.perf_counter() - start
+        yield row | {"stage": strategy.name, "variant": strategy.variant, "seconds": seconds}
