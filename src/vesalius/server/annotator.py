@@ -30,7 +30,7 @@ from vesalius.server.documents import Annotation, Document, Plane, State
 from vesalius.server.exports import Annotated, export_all, formats_of
 from vesalius.server.inference import Engine
 from vesalius.server.masks import Block, block_of, crosses, mask_in_block, runs, slice_shape
-from vesalius.server.refusals import Refusal, refusal_of
+from vesalius.server.refusals import Refusal, refusal_of, trace_of
 from vesalius.server.sessions import Sessions
 from vesalius.server.workspace import Workspace
 from vesalius.vocabulary.targets import targets
@@ -587,7 +587,7 @@ class Annotator:
         except Exception as error:
             refusal = refusal_of(error) if isinstance(error, VesaliusError) else error
             if not isinstance(refusal, Refusal):
-                _log.exception("a propagation failed")
+                _log.error("a propagation failed: %s", trace_of(error))
                 refusal = Refusal(500, "failed", f"it failed ({type(error).__name__})")
             job.error = refusal.body()["error"]
             job.state = "failed"
