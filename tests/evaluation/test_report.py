@@ -154,6 +154,9 @@ def test_a_folder_that_is_no_finished_evaluation(
     with pytest.raises(ReadError, match="is no finished evaluation"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ReadError, match="is no finished evaluation"):
+        write_report(tmp_path)
+    (tmp_path / "run.json").write_text('{"finished": true}')
     with pytest.raises(ReadError, match=r"scores\.parquet.*not a table of a finished evaluation"):
         write_report(tmp_path)
     with pytest.raises(SystemExit) as stop:

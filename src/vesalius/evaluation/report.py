@@ -25,7 +25,7 @@ from vesalius.evaluation.results import RUN, read_table
 from vesalius.evaluation.tables import METRIC_NAMES, Way, select
 
 if TYPE_CHECKING:
-    from vesalius.corpus.objects import LabelledImage
+    from vesalius.core.types import Slice
 
 TABLES_FOLDER = "report_tables"
 _MEANS = "Means over objects, then over data sets, with 95 % confidence intervals over cases."
@@ -115,6 +115,10 @@ def read_evaluation(folder: Path) -> Evaluation:
             path=folder,
             remedy="give the folder that `vesalius evaluate` wrote, or run the same `vesalius evaluate` to its end",
         ) from error
+    if not run.get("finished"):
+        raise ReadError(
+            "is no finished evaluation", path=folder, remedy="run the same `vesalius evaluate` again, to its end"
+        )
     models = _model_names(run)
     rows = tables.read_rows(folder, models)
     if rows.empty:
@@ -644,7 +648,7 @@ def _galleries(evaluation: Evaluation) -> Iterator[Section]:
         wanted |= set(rows.loc[rows["object"].isin(chosen), "image"])
     objects = rows.drop_duplicates("image")
     text: tuple[str, ...] = ()
-    images: dict[str, LabelledImage] = {}
+    images: dict[str, Slice] = {}
     corpus = _corpus(evaluation.run)
     try:
         if corpus is None:
