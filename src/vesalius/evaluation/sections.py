@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _MEANS = "Means over objects, then over data sets, with 95 % confidence intervals over cases."
 _MEAN_ALONE = "Means over objects, then over data sets."
-_UNITS = "Distances are in mm where an image states its spacing, else in pixels."
 _TEST = "Wilcoxon signed-rank test, two-sided, on the same objects; p-values corrected by Holm over the table."
 
 
@@ -116,8 +115,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         raise ReadError(
             "is no finished evaluation", path=folder, remedy="run the same `vesalius evaluate` again, to its end"
         )
-    models = _model_names(run)
-    rows = tables.read_rows(folder, models)
+    rows = tables.read_rows(folder, [model["name"] for model in run.get("models", [])])
     if rows.empty:
         raise ReadError("holds no scores", path=folder, remedy="evaluate a corpus that has objects")
     others = {name: read_table(folder, name).to_pandas() for name in ("prompts", "volumes", "times", "saliency")}
@@ -125,15 +123,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     for name in ("volumes", "times", "saliency"):
         found = [*order, *(model for model in others[name]["model"].unique() if model not in order)]
         others[name]["model"] = pd.Categorical(others[name]["model"], found)
-    for name in ("prompts", "volumes"):
-        others[name]["variant"] = others[name]["variant"].fillna("")
     return Evaluation(folder, run, rows, **others)
-
-
-def _model_names(run: Mapping[str, Any]) -> list[str]:
-    """Names of the models in the order in which they were given."""
-    models = run.get("models", [])
-    return [model["name"] if isinstance(model, dict) else str(model) for model in models]
 
 
 def _table(
@@ -527,14 +517,20 @@ def _times(evaluation: Evaluation) -> Iterator[Section]:
 
 
 def _volumes(evaluation: Evaluation) -> Iterator[Section]:
-    rows = evaluation.volumes
+    rows = evaluation.volumes[~evaluation.volumes["protocol"].isin(["jitter", "grid"])]
     if len(rows):
+        undefined = ", ".join(f"{rows[name].isna().sum()} of {METRIC_NAMES[name]}" for name in ("dice", "nsd", "hd95"))
         table = _table(
             "volumes",
             "Metrics of whole volumes",
             tables.volumes(rows),
-            f"From volumes.parquet: {len(rows)} rows of {rows['volume'].nunique()} volumes.",
-            ("Slices are outlined one by one and put together.", _MEANS, _UNITS),
+            f"From volumes.parquet, all protocols but jitter and grid: {len(rows)} rows of {rows['volume'].nunique()} "
+            f"stacks of slices. Undefined and left out: {undefined}.",
+            (
+                "Slices are outlined one by one and put together. Distances, in mm, and NSD are of volumes whose "
+                "spacing is known along all axes.",
+                _MEANS,
+            ),
         )
         yield Section("Volumes", [table])
 

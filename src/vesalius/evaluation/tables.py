@@ -102,7 +102,6 @@ def read_rows(folder: Path, models: Sequence[str] = ()) -> pd.DataFrame:
     objects["unit"] = np.where(objects["row_spacing"].notna(), "mm", "px")
     objects["size"] = pd.cut(objects["share"], [*bounds[:-1], np.inf], right=False, labels=list(SIZES))
     found = [*models, *(name for name in scores["model"].unique() if name not in models)]
-    scores["variant"] = scores["variant"].fillna("")
     scores["model"] = pd.Categorical(scores["model"], [name for name in found if (scores["model"] == name).any()])
     for column in ("protocol", "strategy", "variant", "choice", "reason"):
         scores[column] = scores[column].astype("category")
