@@ -47,7 +47,7 @@ class EvaluationPlan(Config):
         corpus: A corpus, or a folder of sets of image and label pairs.
         models: What `load_subject` takes: models, baselines, classes, folders of masks.
         protocols: Names of `PROTOCOLS`.
-        split: Which cases; all if None.
+        split: Which cases.
         seed: Seed of all draws.
         max_objects: Of an image with more objects, this many are drawn; a field of cells would outweigh all else.
         max_images: Of more images, about this many, evenly from all; for some protocols fewer (``limits``).
@@ -57,12 +57,13 @@ class EvaluationPlan(Config):
         prompts: An earlier evaluation whose stored prompts are given again.
         runtime: What runs models of the package; see `load_model`.
         device: Where they run.
+        embeddings: Folder in which the models' embeddings are kept for other evaluations of the same images.
     """
 
     corpus: Path
     models: tuple[str, ...] = ("vesalius-tiny", "ellipse", "GrabCut")
     protocols: tuple[str, ...] = ("sam-med2d",)
-    split: Literal["train", "val", "test"] | None = None
+    split: Literal["train", "val", "test", "all"] = "test"
     seed: NonNegativeInt = 0
     max_objects: PositiveInt | None = 10
     max_images: PositiveInt | None = None
@@ -72,6 +73,7 @@ class EvaluationPlan(Config):
     prompts: Path | None = None
     runtime: Literal["auto", "torch", "onnx", "openvino"] = "auto"
     device: str = "cpu"
+    embeddings: Path | None = None
 
     def model_post_init(self, _: object) -> None:
         """Raises ConfigError for names that do not exist or come twice."""
@@ -223,12 +225,12 @@ def _stored(path: Path) -> dict[Key, Any]:
 
 
 def _subjects(plan: EvaluationPlan) -> tuple[Subject, ...]:
-    return _loaded(plan.models, plan.runtime, plan.device)
+    return _loaded(plan.models, plan.runtime, plan.device, plan.embeddings)
 
 
 @lru_cache(maxsize=1)
-def _loaded(models: tuple[str, ...], runtime: str, device: str) -> tuple[Subject, ...]:
-    return tuple(load_subject(given, runtime, device) for given in models)
+def _loaded(models: tuple[str, ...], runtime: str, device: str, embeddings: Path | None) -> tuple[Subject, ...]:
+    return tuple(load_subject(given, runtime, device, embeddings) for given in models)
 
 
 def _saliency(subject: Subject, scene: Scene, name: str) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from vesalius import __version__
 from vesalius.core.errors import GeometryError, ReadError, VesaliusError, WriteError
 from vesalius.core.geometry import Geometry
 from vesalius.io.dicom import frame_order, group_of, load_file, load_series, place_of
-from vesalius.io.grid import check_shape, decoding
+from vesalius.io.grid import MAX_VALUES, check_shape, decoding
 from vesalius.io.regions import CutOut, Region, cut_out
+from vesalius.vocabulary.targets import Target, target_of
 
 
 def write_segmentation(temporary: Path, labels: NDArray[Any], source: Path | None, path: Path) -> None:
@@ -31,54 +32,155 @@ def write_segmentation(temporary: Path, labels: NDArray[Any], source: Path | Non
     Raises:
         WriteError: The source is not DICOM any more, no object was marked, or the source lacks attributes.
     """
-    import highdicom as hd
-    from pydicom.sr.codedict import codes
+    images, order = source_images(source, labels.shape, path, "segmentation")
+    numbers = range(1, int(labels.max()) + 1)
+    _write(temporary, labels[order], [_described(number, f"object {number}") for number in numbers], images, path)
 
+
+def write_segments(
+    temporary: Path,
+    regions: Sequence[Region],
+    shape: tuple[int, int, int],
+    source: Path | None,
+    path: Path,
+    files: Sequence[Path] | None = None,
+) -> None:
+    """Writes named regions, which may overlap, as a binary DICOM segmentation.
+
+    The regions that mark anything become segments 1, 2, ... in their order, labelled by their names; the vocabulary
+    gives the codes of those that it knows, with the side as modifier of the type.
+
+    Args:
+        temporary: The file to write.
+        regions: On the slices of the image along z.
+        shape: (Z, Y, X) of the image.
+        source: The DICOM file or series folder that the image was read from; it is read again.
+        path: The output that errors name.
+        files: The files of the series, where the folder holds more than it.
+
+    Raises:
+        WriteError: As `write_segmentation`.
+    """
+    images, order = source_images(source, shape, path, "segmentation", files)
+    marked = [region for region in regions if region.planes]
+    labels = np.zeros(shape, np.uint8 if len(marked) < 256 else np.uint16)
+    overlap = False
+    for number, region in enumerate(marked, 1):
+        for height, part in region.planes.items():
+            where = labels[height][part.where]
+            overlap = overlap or bool(where[part.mask].any())
+            where[part.mask] = number
+    pixels = labels[order]
+    if overlap:
+        if pixels.size * len(marked) > MAX_VALUES:
+            raise WriteError(
+                f"{len(marked)} objects that overlap are too many for a segmentation of so large a volume",
+                path=path,
+                remedy="remove the overlaps",
+            )
+        pixels = np.zeros((*shape, len(marked)), np.uint8)
+        for place, height in enumerate(order):
+            for number, region in enumerate(marked):
+                shown = region.planes.get(int(height))
+                if shown is not None:
+                    pixels[place][shown.where][..., number][shown.mask] = 1
+    described = [_described(number, region.name) for number, region in enumerate(marked, 1)]
+    _write(temporary, pixels, described, images, path)
+
+
+def source_images(
+    source: Path | None,
+    shape: tuple[int, ...],
+    path: Path,
+    kind: str,
+    files: Sequence[Path] | None = None,
+) -> tuple[list[Dataset], NDArray[np.int64]]:
+    """The DICOM images that a volume was read from, and the slice of the volume that each of their frames is.
+
+    Args:
+        source: The file or series folder; it is read again.
+        shape: (Z, Y, X) of the volume.
+        path: The output that errors name.
+        kind: What the output is, as errors call it.
+        files: The files of the series, where the folder holds more than it.
+
+    Raises:
+        WriteError: The source is not DICOM any more, or is of another shape.
+    """
     if source is None:
-        raise WriteError(
-            "a DICOM segmentation needs an image that was read from DICOM", path=path, remedy="use .nii.gz"
-        )
+        raise WriteError(f"a DICOM {kind} needs an image that was read from DICOM", path=path, remedy="use .nii.gz")
     try:
-        images = [dataset for _, dataset in load_series(source)[0]] if source.is_dir() else [load_file(source)]
+        one = [load_file(source)] if source.is_file() else None
+        images = one or [dataset for _, dataset in load_series(source, files)[0]]
     except VesaliusError as error:
         raise WriteError(
-            f"a DICOM segmentation needs the DICOM images it belongs to, but {error}", path=path, remedy="use .nii.gz"
+            f"a DICOM {kind} needs the DICOM images it belongs to, but {error}", path=path, remedy="use .nii.gz"
         ) from error
     frames = sum(int(image.get("NumberOfFrames") or 1) for image in images)
-    shape = frames, int(images[0].get("Rows") or 0), int(images[0].get("Columns") or 0)
-    if labels.shape != shape:
+    stated = frames, int(images[0].get("Rows") or 0), int(images[0].get("Columns") or 0)
+    if shape != stated:
         raise WriteError(
-            f"the mask is {' x '.join(map(str, labels.shape))} and its DICOM source {' x '.join(map(str, shape))} "
+            f"the mask is {' x '.join(map(str, shape))} and its DICOM source {' x '.join(map(str, stated))} "
             "(frames, rows, columns), as happens where frames state no positions",
             path=path,
             remedy="use .png or .tif",
         )
+    order = np.arange(frames)
     if len(images) == 1:  # highdicom takes planes in the order of the file's frames
-        labels = labels[np.argsort(frame_order(images[0], source))]
+        order = np.argsort(frame_order(images[0], source))
     for image in images:
         if not image.get("SpecificCharacterSet"):  # highdicom refuses the empty value, which DICOM allows
             image.pop("SpecificCharacterSet", None)
-    if not labels.any():
-        raise WriteError("a DICOM segmentation cannot hold an empty mask", path=path, remedy="use .nii.gz")
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name="Vesalius", version=__version__, family=codes.cid7162.ArtificialIntelligence
+    return images, order
+
+
+def _described(number: int, name: str) -> Any:
+    """What a segment is, in codes where the vocabulary has them."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    category = kind = codes.SCT.Tissue
+    target = target_of(name)
+    if target.snomed is not None:
+        kind = hd.sr.CodedConcept(target.snomed, "SCT", _name_of_type(target)[:64])
+        lesion = target.group == "lesion"
+        category = codes.SCT.MorphologicallyAbnormalStructure if lesion else codes.SCT.AnatomicalStructure
+    described = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=category,
+        segmented_property_type=kind,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="Vesalius", version=__version__, family=codes.cid7162.ArtificialIntelligence
+        ),
     )
-    segments = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=f"object {number}",
-            segmented_property_category=codes.SCT.Tissue,
-            segmented_property_type=codes.SCT.Tissue,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
-            algorithm_identification=algorithm,
-        )
-        for number in range(1, int(labels.max()) + 1)
-    ]
+    if target.snomed is not None and target.laterality is not None:
+        side = codes.SCT.Left if target.laterality == "left" else codes.SCT.Right
+        coded = described.SegmentedPropertyTypeCodeSequence[0]
+        coded.SegmentedPropertyTypeModifierCodeSequence = [
+            hd.sr.CodedConcept(side.value, side.scheme_designator, side.meaning)
+        ]
+    return described
+
+
+def _name_of_type(target: Target) -> str:
+    """The name of a target without its side, which is coded apart, as its code has none."""
+    side = target.laterality
+    return target.name if side is None else target.name.removeprefix(f"{side} ")
+
+
+def _write(temporary: Path, pixels: NDArray[Any], segments: Sequence[Any], images: list[Dataset], path: Path) -> None:
+    """Writes (frames, rows, columns[, segments]) in the order of the images' frames."""
+    import highdicom as hd
+
+    if not segments or not pixels.any():
+        raise WriteError("a DICOM segmentation cannot hold an empty mask", path=path, remedy="use .nii.gz")
     try:
-        with decoding(source, "DICOM image that a segmentation can refer to"):
+        with decoding(path, "DICOM image that a segmentation can refer to"):
             segmentation = hd.seg.Segmentation(
                 source_images=images,
-                pixel_array=labels,
+                pixel_array=pixels,
                 segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=segments,
                 series_instance_uid=hd.UID(),

@@ -117,13 +117,9 @@ def polygon_of_mask(mask: Bools) -> NDArray[np.float64]:
     """
     from scipy.spatial import KDTree
 
-    part = cut_out(mask)
-    if part is None:
-        raise ValueError("an empty mask has no outline")
-    first, *others = sorted(_edges_of(part.mask), key=len, reverse=True)
-    corner = np.array([part.left, part.top], np.float64)
+    first, *others = sorted(edges_of_mask(mask), key=len, reverse=True)
     if not others:
-        return first + corner
+        return first
     tree = KDTree(first)
     bridges = []
     for loop in others:
@@ -134,12 +130,27 @@ def polygon_of_mask(mask: Bools) -> NDArray[np.float64]:
     for here, loop in sorted(bridges, key=lambda bridge: bridge[0]):
         pieces += [first[done : here + 1], loop, loop[:1]]
         done = here
-    return np.concatenate([*pieces, first[done:]]) + corner
+    return np.concatenate([*pieces, first[done:]])
 
 
-def _edges_of(mask: Bools) -> list[NDArray[np.float64]]:
-    """Closed loops of corners (x, y) around the parts and the holes of a mask; every edge belongs to one loop."""
-    padded = np.pad(mask, 1)
+def edges_of_mask(mask: Bools) -> list[NDArray[np.float64]]:
+    """Closed loops along the edges of pixels around the parts and the holes of a mask.
+
+    Args:
+        mask: (H, W) bool with at least one pixel.
+
+    Returns:
+        (N, 2) corners (x, y) of each loop, in pixels; every edge belongs to one loop, so that a pixel is in the mask if
+        it lies inside an odd number of them.
+
+    Raises:
+        ValueError: The mask is empty.
+    """
+    part = cut_out(mask)
+    if part is None:
+        raise ValueError("an empty mask has no outline")
+    padded = np.pad(part.mask, 1)
+    first = np.array([part.left, part.top], np.float64)
     # Edges run with the inside on their right hand; a start corner has one edge, or two where pixels meet in a corner.
     following: dict[tuple[int, int], list[tuple[int, int]]] = {}
     below = padded[1:, 1:-1].astype(np.int8) - padded[:-1, 1:-1]
@@ -167,5 +178,5 @@ def _edges_of(mask: Bools) -> list[NDArray[np.float64]]:
                 break
         points = np.array(loop, np.float64)
         turns = np.any(np.roll(points, 1, axis=0) - points != points - np.roll(points, -1, axis=0), axis=1)
-        loops.append(points[turns])
+        loops.append(points[turns] + first)
     return loops

@@ -1,20 +1,26 @@
-"""DICOM structure sets: contours, filled on the slices of the series that they were drawn on."""
+"""DICOM structure sets: contours, filled on the slices of the series that they were drawn on, and written for them."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from vesalius.core.errors import ReadError
+from vesalius import __version__
+from vesalius.core.errors import ReadError, WriteError
 from vesalius.core.geometry import Geometry
 from vesalius.io.dicom import load_file
 from vesalius.io.grid import decoding
+from vesalius.io.outlines import edges_of_mask
 from vesalius.io.regions import CutOut, Region, cut_out
 
 _log = logging.getLogger(__name__)
@@ -23,6 +29,8 @@ _log = logging.getLogger(__name__)
 _AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # Coordinates are rounded; a contour this share of a slice away from it lies on no slice.
 _SLICE_TOLERANCE = 0.1
+# Detached Study Management SOP Class (retired), by which structure sets refer to their study (PS3.3 C.8.8.5).
+_STUDY = "1.2.840.10008.3.1.2.3.1"
 
 
 def read_structures(path: Path, geometry: Geometry, image: Path | None = None) -> list[Region]:
@@ -66,6 +74,136 @@ def read_structures(path: Path, geometry: Geometry, image: Path | None = None) -
                 value = number if min(names) > 0 else place
                 regions.append(Region(value, name or f"ROI {number}", planes))
         return regions
+
+
+def write_structures(
+    temporary: Path,
+    regions: Sequence[Region],
+    geometry: Geometry,
+    source: Path | None,
+    path: Path,
+    *,
+    files: Sequence[Path] | None = None,
+    colours: Sequence[tuple[int, int, int]] = (),
+) -> None:
+    """Writes a structure set whose contours run along the edges of pixels, so that reading gives the same masks.
+
+    Contours of a region with holes are of the type CLOSEDPLANAR_XOR (DICOM PS3.3 C.8.8.6.3): a pixel is inside if an
+    odd number of them is around it.
+
+    Args:
+        temporary: The file to write.
+        regions: On the slices of the image along z; those that mark nothing are left out.
+        geometry: Of the image.
+        source: The DICOM file or series folder that the image was read from; it is read again.
+        path: The output that errors name.
+        files: The files of the series, where the folder holds more than it.
+        colours: RGB of each region.
+
+    Raises:
+        WriteError: The source is not DICOM any more, no region marks anything, or the source lacks attributes.
+    """
+    from vesalius.io.dicom_seg import source_images
+
+    images, order = source_images(source, geometry.size[::-1], path, "structure set", files)
+    if not any(region.planes for region in regions):
+        raise WriteError("a DICOM structure set cannot hold an empty mask", path=path, remedy="use .nii.gz")
+    lacking = [name for name in ("FrameOfReferenceUID", "StudyInstanceUID") if not images[0].get(name)]
+    if lacking:
+        raise WriteError(f"its source has no {lacking[0]}", path=path, remedy="use .nii.gz or .nrrd")
+    pictures = []
+    for height in np.argsort(order):
+        image = images[min(int(height), len(images) - 1)]
+        picture = Dataset()
+        picture.ReferencedSOPClassUID, picture.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+        if len(images) == 1 and len(order) > 1:
+            picture.ReferencedFrameNumber = int(height) + 1
+        pictures.append(picture)
+    dataset = _structure_set(images[0], pictures)
+    structures, drawn, observed = [], [], []
+    for number, region in enumerate([region for region in regions if region.planes], 1):
+        structure, outline, observation = Dataset(), Dataset(), Dataset()
+        structure.ROINumber, structure.ROIName = number, region.name[:64]
+        structure.ReferencedFrameOfReferenceUID = images[0].FrameOfReferenceUID
+        structure.ROIGenerationAlgorithm = "SEMIAUTOMATIC"
+        outline.ReferencedROINumber = number
+        if len(colours) >= region.value:
+            outline.ROIDisplayColor = list(colours[region.value - 1])
+        outline.ContourSequence = _drawn(region, geometry, pictures)
+        observation.ObservationNumber = observation.ReferencedROINumber = number
+        observation.RTROIInterpretedType = observation.ROIInterpreter = ""
+        structures.append(structure)
+        drawn.append(outline)
+        observed.append(observation)
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = Items(structures), Items(drawn)
+    dataset.RTROIObservationsSequence = Items(observed)
+    dataset.save_as(temporary, enforce_file_format=True)
+
+
+def _structure_set(image: Dataset, pictures: Sequence[Dataset]) -> Dataset:
+    """A structure set without regions, of the patient and study of an image, about the images of a series."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = RTStructureSetStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    for name in (
+        "SpecificCharacterSet",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyInstanceUID",
+        "StudyID",
+    ):
+        if name in image:
+            setattr(dataset, name, image[name].value)
+        elif name != "SpecificCharacterSet":
+            setattr(dataset, name, "")
+    now = datetime.now()
+    dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", generate_uid()
+    dataset.SeriesNumber, dataset.InstanceNumber = 1000 + int(image.get("SeriesNumber") or 0), 1
+    dataset.Manufacturer = dataset.ManufacturerModelName = "Vesalius"
+    dataset.SoftwareVersions, dataset.OperatorsName = __version__, ""
+    dataset.FrameOfReferenceUID = image.FrameOfReferenceUID
+    dataset.StructureSetLabel = "Vesalius"
+    dataset.StructureSetDate = dataset.InstanceCreationDate = now.strftime("%Y%m%d")
+    dataset.StructureSetTime = dataset.InstanceCreationTime = now.strftime("%H%M%S")
+    dataset.ApprovalStatus = "UNAPPROVED"
+    frame, study, series = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = image.SeriesInstanceUID
+    series.ContourImageSequence = Items(pictures)
+    study.ReferencedSOPClassUID = _STUDY
+    study.ReferencedSOPInstanceUID = image.StudyInstanceUID
+    study.RTReferencedSeriesSequence = Items([series])
+    frame.FrameOfReferenceUID = image.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = Items([study])
+    dataset.ReferencedFrameOfReferenceSequence = Items([frame])
+    return dataset
+
+
+def _drawn(region: Region, geometry: Geometry, pictures: Sequence[Dataset]) -> Items:
+    """The contours of a region."""
+    contours, holes = [], False
+    for height, part in sorted(region.planes.items()):
+        for loop in edges_of_mask(part.mask):
+            x, y = loop.T
+            # Around a hole it runs the other way.
+            holes = holes or float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) < 0
+            # Corners are counted from the outer edge of the first pixel, indices from its centre.
+            corners = np.column_stack([x + part.left - 0.5, y + part.top - 0.5, np.full(len(loop), height)])
+            contour = Dataset()
+            contour.ContourImageSequence = Items([pictures[height]])
+            contour.NumberOfContourPoints = len(loop)
+            contour.ContourData = [f"{value:.6f}" for value in geometry.to_world(corners).ravel()]
+            contours.append(contour)
+    for contour in contours:
+        contour.ContourGeometricType = "CLOSEDPLANAR_XOR" if holes else "CLOSED_PLANAR"
+    return Items(contours)
 
 
 def load_structures(path: Path) -> Dataset:

@@ -22,6 +22,9 @@ from vesalius.prompts.sample import tight_box
 # A drawn mask says where the object is, not how sure anyone is; it enters as logits of this size.
 MASK_LOGIT = 4.0
 
+# What a large network needs for an image while it encodes would not fit for many of them.
+_ENCODED_AT_ONCE = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Shown:
@@ -57,18 +60,15 @@ class Predictor:
     Args:
         runtime: The network, ready to run.
         name: What to call it in outputs.
+        cache: Where embeddings are kept; one of its own if left out.
     """
 
-    def __init__(self, runtime: Runtime, name: str) -> None:
+    def __init__(self, runtime: Runtime, name: str, cache: EmbeddingCache | None = None) -> None:
         self.runtime = runtime
         self.name = name
         self.digest = runtime.digest
         self.runs_by = runtime.label
-        self._cache = EmbeddingCache()
-
-    def forget(self) -> None:
-        """Drops all embeddings that are kept."""
-        self._cache = EmbeddingCache()
+        self.cache = EmbeddingCache() if cache is None else cache
 
     @property
     def preset(self) -> Preset:
@@ -201,16 +201,17 @@ class Predictor:
             key = shown.digest, frame
             if isinstance(shown, Embedding) and frame == shown.frame:
                 known[key] = shown.features
-            elif (features := self._cache.get(*key)) is not None:
+            elif (features := self.cache.get(*key)) is not None:
                 known[key] = features
             else:
                 new[key] = shown
-        if new:
-            images = np.stack([frame.image(shown.rgb) for (_, frame), shown in new.items()])
-            encoded = self.runtime.encode(images, np.array([frame.content for _, frame in new], np.int64))
-            for key, features in zip(new, encoded, strict=True):
+        for start in range(0, len(new), _ENCODED_AT_ONCE):
+            keys = list(new)[start : start + _ENCODED_AT_ONCE]
+            images = np.stack([frame.image(new[digest, frame].rgb) for digest, frame in keys])
+            encoded = self.runtime.encode(images, np.array([frame.content for _, frame in keys], np.int64))
+            for key, features in zip(keys, encoded, strict=True):
                 known[key] = features
-                self._cache.put(*key, features)
+                self.cache.put(*key, features)
         return [known[shown.digest, frame] for shown, frame in views]
 
     def _decode(

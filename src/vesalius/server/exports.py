@@ -1,0 +1,237 @@
+"""Annotations as files: one image's at a time, or all that is done in a folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vesalius.core.errors import VesaliusError, WriteError
+from vesalius.core.types import AXES, Volume
+from vesalius.corpus.layouts import layout
+from vesalius.corpus.layouts.support import writing
+from vesalius.corpus.objects import LabelledImage, ObjectMask
+from vesalius.io.dicom_seg import write_segments
+from vesalius.io.outlines import runs_of_mask
+from vesalius.io.regions import Region
+from vesalius.io.rtstruct import write_structures
+from vesalius.io.write import write_mask
+from vesalius.prompts.sample import tight_box
+from vesalius.server.documents import State
+from vesalius.server.masks import block_of, label_map, mask_in_block, region_of
+from vesalius.server.workspace import Item
+
+# Format -> suffix and media type.
+FORMATS = {
+    "nifti": (".nii.gz", "application/gzip"),
+    "nrrd": (".nrrd", "application/octet-stream"),
+    "png": (".png", "image/png"),
+    "dicom-seg": (".seg.dcm", "application/dicom"),
+    "rtstruct": (".rtstruct.dcm", "application/dicom"),
+    "coco": (".coco.json", "application/json"),
+    "prompts": (".prompts.jsonl", "application/x-ndjson"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """An image and what was said about it.
+
+    Attributes:
+        item: Where it is.
+        volume: The image.
+        state: Its annotations.
+        log: Its prompt log.
+    """
+
+    item: Item
+    volume: Volume
+    state: State
+    log: Path
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X)."""
+        depth, height, width = self.volume.voxels.shape[:3]
+        return depth, height, width
+
+    @property
+    def stem(self) -> str:
+        """The name of files made of it."""
+        return self.log.stem.rsplit("-", 1)[0]
+
+    def regions(self) -> list[Region]:
+        """The objects, numbered in their order."""
+        return [region_of(number, thing, self.shape) for number, thing in enumerate(self.state.objects.values(), 1)]
+
+
+def formats_of(item: Item) -> list[str]:
+    """The formats in which the annotations of an image can be had."""
+    dicom = item.files is not None or item.path.suffix.lower() in (".dcm", ".dicom", ".ima", "")
+    return [name for name in FORMATS if dicom or name not in ("dicom-seg", "rtstruct")]
+
+
+def export_image(one: Annotated, kind: str, axis: str | None = None, index: int | None = None) -> bytes:
+    """The annotations of one image in a format.
+
+    Args:
+        one: The image.
+        kind: One of `FORMATS`.
+        axis: Of the slice that a picture shows.
+        index: Of the slice that a picture shows; None for an image of one slice.
+
+    Raises:
+        WriteError: The format cannot hold them.
+        GeometryError: There is no such slice.
+    """
+    if kind == "prompts":
+        return one.log.read_bytes() if one.log.exists() else b""
+    if kind == "coco":
+        return json.dumps(coco_of(one), ensure_ascii=False).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{one.stem}{FORMATS[kind][0]}"
+        write_labels(one, kind, path, axis, index)
+        return path.read_bytes()
+
+
+def write_labels(one: Annotated, kind: str, path: Path, axis: str | None = None, index: int | None = None) -> None:
+    """Writes the annotations of one image as a label map, segmentation or structure set; see `export_image`."""
+    regions = one.regions()
+    source = one.volume.source
+    if kind == "dicom-seg":
+        write_segments(path, regions, one.shape, source, path, one.item.files)
+    elif kind == "rtstruct":
+        if one.volume.geometry is None:
+            raise WriteError("its image states no geometry, which contours need", path=path, remedy="use .png")
+        colours = [rgb_of(thing.colour) for thing in one.state.objects.values()]
+        write_structures(path, regions, one.volume.geometry, source, path, files=one.item.files, colours=colours)
+    elif kind == "png":
+        cut = one.volume.slice(axis or "z", index)
+        labels = label_map(regions, one.shape)
+        write_mask(path, np.take(labels, cut.index, axis=2 - AXES.index(cut.axis)), like=cut)
+    else:
+        write_mask(path, label_map(regions, one.shape), like=one.volume)
+
+
+def coco_of(one: Annotated) -> dict[str, Any]:
+    """The annotations of one image as COCO's JSON: each slice with objects is an image."""
+    categories: dict[str, int] = {}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(labelled(one), 1):
+        height, width = image.image.size
+        about = {"axis": image.image.axis, "index": image.image.index}
+        images.append({"id": number, "file_name": one.item.name, "width": width, "height": height, **about})
+        for mask in image.masks:
+            x0, y0, x1, y1 = tight_box(mask.mask)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": categories.setdefault(mask.target, len(categories) + 1),
+                    "iscrowd": 0,
+                    "area": int(mask.mask.sum()),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "segmentation": runs_of_mask(mask.mask),
+                }
+            )
+    listed = [{"id": number, "name": name} for name, number in categories.items()]
+    return {"images": images, "annotations": annotations, "categories": listed}
+
+
+def labelled(one: Annotated, *, flat: bool = False) -> Iterator[LabelledImage]:
+    """Each slice with objects, along the axis on which most was said.
+
+    Args:
+        one: The image.
+        flat: Whether of objects that overlap, the later one is on top.
+    """
+    counts = Counter(axis for thing in one.state.objects.values() for axis, _ in thing.planes)
+    axis = max(AXES[::-1], key=lambda name: counts[name])
+    blocks = {number: block_of(thing, one.shape) for number, thing in one.state.objects.items()}
+    stem = one.item.name
+    for index in range(one.shape[2 - AXES.index(axis)]):
+        masks = []
+        taken = np.zeros((), np.bool_)
+        for number, thing in reversed(list(one.state.objects.items())):
+            mask = mask_in_block(blocks[number], axis, index, one.shape)
+            if flat:
+                mask &= ~taken
+                taken = taken | mask
+            if mask.any():
+                masks.append((mask, thing.name or "object"))
+        if not masks:
+            continue
+        yield LabelledImage(
+            image=one.volume.slice(axis, index),
+            modality=one.volume.modality or "unknown",
+            dataset="annotations",
+            case=one.item.id,
+            path=one.item.path,
+            masks=[ObjectMask(mask, name, place) for place, (mask, name) in enumerate(reversed(masks), 1)],
+            name=stem if one.shape[0] == 1 else f"{stem}/{axis}_{index:04}",
+        )
+
+
+def export_all(images: Sequence[Annotated], kind: str, folder: Path) -> dict[str, Any]:
+    """Writes the annotations of several images to a new folder.
+
+    Args:
+        images: What to write.
+        kind: ``corpus`` (pairs of images and labels, as `vesalius finetune` takes them), ``coco``, ``labels`` (a label
+            map of each image in its own geometry) or ``prompts`` (the logs).
+        folder: The new folder.
+
+    Returns:
+        How many ``images`` and ``objects`` were written, and what was ``left_out``, with the reason.
+
+    Raises:
+        WriteError: The folder is there already or cannot be written, or there is nothing to write.
+    """
+    marked = [
+        one
+        for one in images
+        if any(plane.area for thing in one.state.objects.values() for plane in thing.planes.values())
+    ]
+    left_out = [{"name": one.item.name, "reason": "nothing is outlined"} for one in images if one not in marked]
+    if not marked:
+        raise WriteError("there is nothing to export", path=folder, remedy="outline something, and mark it as done")
+    count = {"images": 0, "objects": 0}
+
+    def counted() -> Iterator[LabelledImage]:
+        for one in marked:
+            for image in labelled(one, flat=kind == "corpus"):
+                count["images"] += 1
+                count["objects"] += len(image.masks)
+                yield image
+
+    if kind in ("corpus", "coco"):
+        layout("pairs" if kind == "corpus" else "coco").write(counted(), folder, folder.name)
+    else:
+        with writing(folder) as part:
+            for one in marked:
+                if kind == "prompts":
+                    (part / one.log.name).write_bytes(one.log.read_bytes())
+                else:
+                    try:
+                        write_labels(one, "nifti", part / f"{one.stem}.nii.gz")
+                    except VesaliusError as error:
+                        left_out.append({"name": one.item.name, "reason": error.reason})
+                        continue
+                    names = {number: thing.name for number, thing in enumerate(one.state.objects.values(), 1)}
+                    (part / f"{one.stem}.json").write_text(json.dumps(names, indent=1, ensure_ascii=False))
+                count["images"] += 1
+                count["objects"] += len(one.state.objects)
+    return {"folder": str(folder), **count, "left_out": left_out}
+
+
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of ``#rrggbb``."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue

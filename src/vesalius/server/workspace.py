@@ -1,0 +1,261 @@
+"""The images that a server shows: found once below the given paths, asked for by id ever after.
+
+No request names a path: it names an id that `Workspace` made while looking, so nothing outside of the given paths can
+be asked for. Links that lead out of them are left aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vesalius.core.errors import ReadError, VesaliusError
+from vesalius.core.types import Volume
+from vesalius.io.read import count_times, read_grid, suffix_of, volume_of
+from vesalius.predict.cache import Bounded, pixel_digest
+from vesalius.server.documents import Document, State
+from vesalius.server.refusals import Refusal
+
+FOLDER = "vesalius-annotations"
+_KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
+_DICOM = (".dcm", ".dicom", ".ima", "")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image that can be asked for.
+
+    Attributes:
+        id: What requests call it; the same in every run.
+        name: What people call it: the path below the given folder, and more where a path holds several images.
+        path: The file, or the folder of the series.
+        base: The given folder, or that of the given file.
+        log: The log of its annotations.
+        files: The files of a DICOM series.
+        time: Time point of a file that holds several.
+    """
+
+    id: str
+    name: str
+    path: Path
+    base: Path
+    log: Path
+    files: tuple[Path, ...] | None = None
+    time: int | None = None
+
+    def read(self) -> Volume:
+        """Reads it; errors as `read_volume`, and ReadError where a link leads out of the given folder by now."""
+        for path in (self.path, *(self.files or ())):
+            if not path.resolve().is_relative_to(self.base):
+                raise ReadError("is a link that leads out of the given folder", path=path)
+        if self.files is None:
+            return volume_of(read_grid(self.path, self.time), self.path)
+        from vesalius.io.dicom import read_series
+
+        return volume_of(read_series(self.path, self.time, self.files), self.path)
+
+
+class Workspace:
+    """The images below some paths, those that were read lately, and their documents.
+
+    Args:
+        paths: Files, folders of a DICOM series, or folders that are looked through.
+        output: Folder of the logs; if None, ``vesalius-annotations`` beside what each path names.
+        memory: Bytes of images to keep.
+
+    Raises:
+        ReadError: A path does not exist, or there is no image at all.
+    """
+
+    def __init__(self, paths: Sequence[Path], output: Path | None = None, memory: int = 2**31) -> None:
+        self._paths = list(paths)
+        self._output = output
+        self._lock = threading.Lock()
+        self._reading: dict[str, threading.RLock] = {}
+        self._volumes: Bounded[str, Volume] = Bounded(memory)
+        self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._documents: dict[str, Document] = {}
+        self._states: dict[str, tuple[tuple[int, int], State]] = {}
+        self.items: dict[str, Item] = {}
+        self.refresh()
+        if not self.items:
+            raise ReadError("there is no image", path=self._paths[0], remedy="give images, or folders that hold some")
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the logs."""
+        return list(dict.fromkeys(item.log.parent for item in self.items.values()))
+
+    @property
+    def uploads(self) -> Path | None:
+        """Folder of images that are added; None where only single files are shown."""
+        return next((path.resolve() / "uploaded" for path in self._paths if path.is_dir()), None)
+
+    def refresh(self) -> None:
+        """Looks for images anew."""
+        found: dict[str, Item] = {}
+        for path in self._paths:
+            for item in find_items(path, self._output):
+                found.setdefault(item.id, item)
+        self.items = dict(sorted(found.items(), key=lambda pair: _natural(pair[1].name)))
+
+    def item(self, image: str) -> Item:
+        """The image of an id; a Refusal if there is none."""
+        try:
+            return self.items[image]
+        except KeyError:
+            raise Refusal(404, "no_image", "there is no such image", remedy="ask for the list of images") from None
+
+    def volume(self, image: str) -> Volume:
+        """An image, read when it is first asked for; errors as `read_volume`."""
+        item = self.item(image)
+        with self._held(image):
+            volume = self._volumes.get(image)
+            if volume is None:
+                volume = item.read()
+                self._digests[image] = volume.voxels.shape[:3], pixel_digest(volume.voxels)
+                self._volumes.put(image, volume, volume.voxels.nbytes)
+            return volume
+
+    def document(self, image: str) -> Document:
+        """The document of an image.
+
+        Raises:
+            ReadError: The image or its log is damaged, or they do not belong together.
+        """
+        item = self.item(image)
+        if image not in self._documents:
+            with self._held(image):
+                self.volume(image)
+                if image not in self._documents:
+                    shape, digest = self._digests[image]
+                    about = {"image": item.name, "shape": list(shape), "digest": digest}
+                    self._documents[image] = Document(item.log, about)
+        return self._documents[image]
+
+    def _held(self, image: str) -> threading.RLock:
+        """The lock under which an image or its log is read."""
+        with self._lock:
+            return self._reading.setdefault(image, threading.RLock())
+
+    def state(self, image: str) -> State:
+        """The annotations of an image, which is not read for it.
+
+        Raises:
+            ReadError: The log is damaged.
+        """
+        if image in self._documents:
+            return self._documents[image].state
+        log = self.item(image).log
+        if not log.exists():
+            return State()
+        about = log.stat()
+        stamp = about.st_mtime_ns, about.st_size
+        found = self._states.get(image)
+        if found is None or found[0] != stamp:
+            found = self._states[image] = stamp, Document(log, None).state
+        return found[1]
+
+    def neighbours(self, image: str) -> tuple[str | None, str | None]:
+        """Ids of the images before and after one in the list."""
+        order = list(self.items)
+        place = order.index(self.item(image).id)
+        return order[place - 1] if place else None, order[place + 1] if place + 1 < len(order) else None
+
+
+def find_items(path: Path, output: Path | None = None) -> Iterator[Item]:
+    """The images of a file, or below a folder.
+
+    Raises:
+        ReadError: The path does not exist.
+    """
+    if not path.exists():
+        raise ReadError("there is no such file or folder", path=path)
+    path = path.resolve()
+    if path.is_file():
+        yield from _items_of_file(path, path.parent, output)
+        return
+    for folder, folders, names in os.walk(path):
+        here = Path(folder)
+        folders[:] = sorted(name for name in folders if name != FOLDER and not name.startswith("."))
+        if output is not None and here == output.resolve():
+            folders.clear()
+            continue
+        dicom: list[Path] = []
+        for name in sorted(names):
+            file = here / name
+            if name.startswith(".") or not file.resolve().is_relative_to(path):
+                continue
+            if suffix_of(file) in _KINDS:
+                yield from _items_of_file(file, path, output)
+            elif suffix_of(file) in _DICOM:
+                dicom.append(file)
+        yield from _series(here, dicom, path, output)
+
+
+def _items_of_file(path: Path, base: Path, output: Path | None) -> Iterator[Item]:
+    try:
+        times = count_times(path)
+    except VesaliusError:
+        times = 1  # what is wrong with it is told when it is opened
+    for time in range(times):
+        yield _item(path, base, output, f" [{time}]" if times > 1 else "", time=time if times > 1 else None)
+
+
+def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None) -> Iterator[Item]:
+    """A folder's DICOM images, one item for each series, or for each file that holds several frames."""
+    import pydicom
+
+    series: dict[str, list[Path]] = {}
+    for path in files:
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        except (OSError, pydicom.errors.InvalidDicomError):
+            continue
+        if "Rows" not in header or header.get("Modality") in ("SEG", "RTDOSE"):
+            continue
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            yield _item(path, base, output)
+        else:
+            series.setdefault(str(header.get("SeriesInstanceUID")), []).append(path)
+    for uid, members in series.items():
+        if len(members) == 1:
+            yield _item(members[0], base, output)
+        else:
+            yield _item(folder, base, output, "" if len(series) == 1 else f" [{uid}]", files=tuple(members))
+
+
+_TAGS = ["Rows", "Modality", "NumberOfFrames", "SeriesInstanceUID", "SpecificCharacterSet"]
+
+
+def _item(
+    path: Path,
+    base: Path,
+    output: Path | None,
+    more: str = "",
+    *,
+    files: tuple[Path, ...] | None = None,
+    time: int | None = None,
+) -> Item:
+    # A folder that is itself a series keeps its annotations beside it.
+    beside = base.parent if files is not None and path == base else base
+    name = f"{path.relative_to(beside).as_posix()}{more}"
+    number = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    readable = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in name)[-80:].lstrip(".")
+    folder = output.resolve() if output is not None else beside / FOLDER
+    return Item(number, name, path, base, folder / f"{readable}-{number[:6]}.jsonl", files, time)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """A key that sorts scan2 before scan10."""
+    parts: list[str] = [""]
+    for letter in name.casefold():
+        if parts[-1] and parts[-1][-1].isdecimal() == letter.isdecimal():
+            parts[-1] += letter
+        else:
+            parts.append(letter)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import gzip
+
+import nibabel
+import numpy as np
+import pytest
+
+from vesalius.io.outlines import mask_of_runs, runs_of_mask
+
+
+def box(top, left, bottom, right, size=(48, 64)):
+    mask = np.zeros(size, np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_images_are_listed_in_the_order_of_people(tab):
+    found = tab.client.get("/api/images").json()["images"]
+    assert [one["name"] for one in found] == ["ct", "disc2.png", "disc10.png", "scan.nii.gz"]
+    assert {one["state"] for one in found} == {"todo"}
+    assert [one["kind"] for one in found] == ["series", "file", "file", "file"]
+
+
+def test_an_image_says_how_its_slices_lie(tab):
+    about = tab.get("scan").json()
+    assert about["size"] == {"x": 20, "y": 24, "z": 12}
+    assert about["axes"]["y"] == {
+        "count": 24, "rows": "z", "columns": "x", "height": 12, "width": 20, "pixel_mm": pytest.approx([2.5, 0.7])
+    }  # fmt: skip
+    assert about["dtype"] == "int16"
+    assert about["next"] is None
+    assert about["previous"] == tab.id("disc10")
+    assert "dicom-seg" not in about["formats"]
+    assert "dicom-seg" in tab.get("ct").json()["formats"]
+    assert "lung" in tab.get("ct").json()["windows"]
+    assert list(tab.get("disc2").json()["axes"]) == ["z"]
+
+
+def test_pixels_are_those_of_the_file(tab, images):
+    voxels = np.asarray(nibabel.load(images / "scan.nii.gz").dataobj)
+    answer = tab.get("scan", "/pixels", axis="x", index=7)
+    assert answer.headers["x-shape"] == "12,24"
+    assert answer.headers["x-dtype"] == "int16"
+    assert answer.headers["content-encoding"] == "gzip"  # the test's client is no loopback address
+    np.testing.assert_array_equal(np.frombuffer(answer.content, "<i2").reshape(12, 24), voxels[7].T)
+    assert tab.get("disc10", "/pixels").headers["x-shape"] == "48,64,3"
+    assert len(gzip.compress(answer.content)) > 0
+
+
+def test_a_picture_is_windowed(tab):
+    from io import BytesIO
+
+    from PIL import Image
+
+    answer = tab.get("scan", "/slice.png", axis="z", index=6, low=0, high=300)
+    shown = np.asarray(Image.open(BytesIO(answer.content)))
+    raw = np.frombuffer(tab.get("scan", "/pixels", index=6).content, "<i2").reshape(24, 20)
+    np.testing.assert_array_equal(shown, np.clip(raw / 300 * 255 + 0.5, 0, 255).astype(np.uint8))
+    assert tab.get("scan", "/slice.png", low=5, high=5).status_code == 400
+
+
+def test_clicks_are_answered_corrected_and_taken_back(tab, predictor):
+    first = tab.act("disc2", "prompt", axis="z", index=0, add=[{"kind": "point", "x": 30, "y": 20}], name="disc")
+    made, (plane,) = first["object"], first["view"]["planes"]
+    assert plane["prompts"] == [{"id": "p1.1", "kind": "point", "x": 30, "y": 20, "positive": True}]
+    assert len(plane["candidates"]) == 3
+    qualities = [one["quality"] for one in plane["candidates"]]
+    assert qualities == sorted(qualities, reverse=True)
+    assert first["document"]["objects"][0]["name"] == "disc"
+    # The model's own answers, step by step.
+    from vesalius.core.types import Prompt
+
+    embedding = predictor.encode(tab.annotator.cut(tab.id("disc2"), "z", 0))
+    alone = predictor.candidates(embedding, [Prompt(points=[(30, 20)])])[0]
+    for one, expected in zip(plane["candidates"], alone, strict=True):
+        np.testing.assert_array_equal(mask_of_runs(one["mask"], (48, 64)), expected.mask)
+    tab.act("disc2", "choose", object=made, axis="z", index=0, candidate=1)
+    second = tab.act(
+        "disc2", "prompt", object=made, axis="z", index=0, add=[{"kind": "point", "x": 2, "y": 3, "positive": False}]
+    )
+    expected = predictor.predict(embedding, [Prompt(points=[(30, 20), (2, 3)], labels=[1, 0], logits=alone[1].logits)])[
+        0
+    ]
+    (plane,) = second["view"]["planes"]
+    np.testing.assert_array_equal(mask_of_runs(plane["candidates"][0]["mask"], (48, 64)), expected.mask)
+    third = tab.act("disc2", "prompt", object=made, axis="z", index=0, remove=["p3.1"])
+    (plane,) = third["view"]["planes"]
+    assert [one["id"] for one in plane["prompts"]] == ["p1.1"]
+    np.testing.assert_array_equal(mask_of_runs(plane["candidates"][0]["mask"], (48, 64)), alone[0].mask)
+    fourth = tab.act("disc2", "prompt", object=made, axis="z", index=0, remove=["p1.1"])
+    assert fourth["view"]["planes"][0]["mask"] is None
+    assert fourth["view"]["planes"][0]["candidates"] == []
+    # A click on the background alone says nothing about the object.
+    fifth = tab.act(
+        "disc2", "prompt", object=made, axis="z", index=0, add=[{"kind": "point", "x": 2, "y": 3, "positive": False}]
+    )
+    assert fifth["view"]["planes"][0]["mask"] is None
+
+
+def test_a_new_box_takes_the_place_of_the_old(tab):
+    made = tab.act("disc2", "prompt", axis="z", index=0, add=[{"kind": "box", "box": [5, 5, 30, 30]}])["object"]
+    answer = tab.act("disc2", "prompt", object=made, axis="z", index=0, add=[{"kind": "box", "box": [20, 10, 40, 30]}])
+    (said,) = answer["view"]["planes"][0]["prompts"]
+    assert said["box"] == [20, 10, 40, 30]
+
+
+def test_a_drawn_mask_is_corrected_by_a_click(tab, predictor):
+    from vesalius.core.types import Prompt
+
+    rough = box(10, 20, 30, 40)
+    made = tab.draw("disc2", rough, "disc")
+    np.testing.assert_array_equal(tab.masks("disc2")[made], rough)
+    answer = tab.act("disc2", "prompt", object=made, axis="z", index=0, add=[{"kind": "point", "x": 30, "y": 20}])
+    (plane,) = answer["view"]["planes"]
+    assert [one["kind"] for one in plane["prompts"]] == ["mask", "point"]
+    embedding = predictor.encode(tab.annotator.cut(tab.id("disc2"), "z", 0))
+    expected = predictor.predict(embedding, [Prompt(points=[(30, 20)], mask=rough)])[0]
+    np.testing.assert_array_equal(mask_of_runs(plane["candidates"][0]["mask"], (48, 64)), expected.mask)
+    undone = tab.act("disc2", "prompt", object=made, axis="z", index=0, remove=[plane["prompts"][1]["id"]])
+    np.testing.assert_array_equal(mask_of_runs(undone["view"]["planes"][0]["mask"], (48, 64)), rough)
+
+
+def test_undo_and_redo_have_no_limit(tab):
+    made = tab.draw("disc2", box(0, 0, 5, 5))
+    masks = [box(0, 0, 5, 5)]
+    for side in range(6, 30):
+        masks.append(box(0, 0, side, side))
+        tab.draw("disc2", masks[-1], object=made)
+    for mask in masks[-2::-1]:
+        answer = tab.act("disc2", "undo", view={"axis": "z", "index": 0})
+        assert answer["view"]["all"]
+        np.testing.assert_array_equal(mask_of_runs(answer["view"]["planes"][0]["mask"], (48, 64)), mask)
+    tab.act("disc2", "undo")
+    answer = tab.act("disc2", "undo")
+    assert answer["document"]["objects"] == []
+    assert not answer["document"]["can_undo"]
+    assert tab.post("disc2", "/actions", {"kind": "undo"}).status_code == 409
+    for _ in range(len(masks) + 1):
+        tab.act("disc2", "redo")
+    np.testing.assert_array_equal(tab.masks("disc2")[made], masks[-1])
+    assert tab.post("disc2", "/actions", {"kind": "redo"}).status_code == 409
+    tab.act("disc2", "undo")
+    tab.act("disc2", "state", done=True)
+    assert not tab.get("disc2", "/document").json()["can_redo"]
+
+
+def test_slices_across_drawn_ones_show_where_they_cross(tab):
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=3)
+    tab.draw("scan", box(6, 5, 18, 15, (24, 20)), index=4, object=made)
+    across = tab.masks("scan", "y", 10)[made]
+    np.testing.assert_array_equal(across, box(3, 5, 5, 15, (12, 20)))
+    # What is said last about a voxel holds.
+    tab.draw("scan", box(4, 0, 9, 20, (12, 20)), axis="y", index=10, object=made)
+    np.testing.assert_array_equal(tab.masks("scan", "z", 3)[made][10], np.zeros(20, bool))
+    np.testing.assert_array_equal(tab.masks("scan", "z", 8)[made], box(10, 0, 11, 20, (24, 20)))
+    tab.draw("scan", box(0, 0, 24, 20, (24, 20)), index=3, object=made)
+    np.testing.assert_array_equal(tab.masks("scan", "y", 10)[made], box(3, 0, 9, 20, (12, 20)))
+    tab.act("scan", "clear", object=made, axis="z", index=3)
+    np.testing.assert_array_equal(tab.masks("scan", "y", 10)[made], box(4, 0, 9, 20, (12, 20)))
+
+
+def test_objects_are_named_coloured_locked_and_deleted(tab):
+    made = tab.draw("disc2", box(1, 1, 9, 9), "left kidney")
+    tab.act("disc2", "update", object=made, name="kidney", colour="#102030", hidden=True, locked=True)
+    (told,) = tab.get("disc2", "/document").json()["objects"]
+    assert (told["name"], told["colour"], told["hidden"], told["locked"]) == ("kidney", "#102030", True, True)
+    for body in (
+        {"kind": "delete", "object": made},
+        {"kind": "clear", "object": made, "axis": "z", "index": 0},
+        {"kind": "prompt", "object": made, "axis": "z", "index": 0, "add": [{"kind": "point", "x": 3, "y": 3}]},
+    ):
+        answer = tab.post("disc2", "/actions", body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    tab.act("disc2", "update", object=made, locked=False)
+    tab.act("disc2", "delete", object=made)
+    assert tab.get("disc2", "/document").json()["objects"] == []
+
+
+def test_the_list_tells_how_far_images_are(tab):
+    tab.draw("disc2", box(1, 1, 9, 9))
+    tab.draw("disc10", box(1, 1, 9, 9))
+    tab.act("disc10", "state", done=True)
+    states = {one["name"]: one["state"] for one in tab.client.get("/api/images").json()["images"]}
+    assert states == {"ct": "todo", "disc2.png": "begun", "disc10.png": "done", "scan.nii.gz": "todo"}
+
+
+def test_the_list_is_made_without_reading_images(tab, images, predictor):
+    from vesalius.server.workspace import Workspace
+
+    tab.draw("scan", box(6, 5, 18, 15, (24, 20)), index=3)
+    (images / "scan.nii.gz").write_bytes(b"damaged")
+    (images / "disc2.png").write_bytes(b"damaged")
+    tab.draw("ct", box(1, 1, 5, 5, (20, 24)))
+    log = tab.annotator.workspace.item(tab.id("ct")).log
+    log.write_text(log.read_text().replace('"n":1', '"n":7'))
+    tab.annotator.workspace = Workspace([images])
+    found = {one["name"]: one for one in tab.client.get("/api/images").json()["images"]}
+    assert (found["scan.nii.gz"]["state"], found["scan.nii.gz"]["objects"]) == ("begun", 1)
+    assert found["disc2.png"]["state"] == "todo"
+    assert found["ct"]["state"] == "damaged"
+    assert tab.get("disc2").json()["error"]["code"] == "read"
+    assert tab.get("ct").json()["error"]["code"] == "read"
+
+
+def test_too_much_at_a_time_is_refused(tab):
+    with tab.annotator.heavy(), tab.annotator.heavy(), tab.annotator.heavy(), tab.annotator.heavy():
+        answer = tab.post("disc2", "/everything", {"side": 2})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert tab.post("disc2", "/everything", {"side": 2}).status_code == 200
+
+
+def test_everything_is_proposed_and_accepted(tab):
+    answer = tab.post("disc2", "/everything", {"side": 4, "quality": 0, "stability": 0})
+    proposals = answer.json()["proposals"]
+    assert proposals
+    taken = [{"mask": one["mask"], "quality": one["quality"], "name": "thing"} for one in proposals[:2]]
+    made = tab.act("disc2", "accept", axis="z", index=0, proposals=taken)
+    assert made["objects"] == [one["object"] for one in made["view"]["planes"]]
+    assert [one["mask"] for one in made["view"]["planes"]] == [one["mask"] for one in taken]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"kind": "nothing"}, 400, "bad_request"),
+        ({"kind": "create", "more": 1}, 400, "bad_request"),
+        ({"kind": "delete", "object": "o9"}, 404, "no_object"),
+        ({"kind": "prompt", "axis": "z", "index": 1, "add": [{"kind": "point", "x": 1, "y": 1}]}, 422, "geometry"),
+        ({"kind": "prompt", "axis": "z", "index": 0, "add": [{"kind": "point", "x": 99, "y": 1}]}, 422, "prompt"),
+        ({"kind": "prompt", "axis": "z", "index": 0, "add": [{"kind": "box", "box": [9, 9, 3, 3]}]}, 422, "prompt"),
+        ({"kind": "prompt", "axis": "z", "index": 0, "add": [{"kind": "text", "text": "disc"}]}, 422, "prompt"),
+        ({"kind": "prompt", "axis": "z", "index": 0, "remove": ["p7.1"]}, 409, "conflict"),
+    ],
+)
+def test_what_makes_no_sense_changes_nothing(tab, body, status, code):
+    answer = tab.post("disc2", "/actions", body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.json()["error"]["message"]
+    assert tab.get("disc2", "/document").json()["revision"] == 0
+
+
+def test_a_mask_of_another_size_is_refused(tab):
+    made = tab.act("disc2", "create")["object"]
+    for mask in (runs_of_mask(box(0, 0, 5, 5, (10, 10))), {"size": [48, 64], "counts": "not runs"}):
+        answer = tab.post("disc2", "/actions", {"kind": "mask", "object": made, "axis": "z", "index": 0, "mask": mask})
+        assert answer.status_code == 422
+    assert tab.get("disc2", "/document").json()["revision"] == 1
+
+
+def test_requests_need_a_session(tab):
+    tab.session = "nobody"
+    answer = tab.post("disc2", "/actions", {"kind": "create"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "session")
+    url = f"/api/images/{tab.id('disc2')}/actions"
+    assert tab.client.post(url, json={"kind": "create"}).status_code == 400
+
+
+def test_another_tab_hears_of_changes(tab):
+    import threading
+
+    tab.get("disc2", "/document")
+    heard = []
+    ask = threading.Thread(target=lambda: heard.append(tab.get("disc2", "/document", after=0, wait=20).json()))
+    ask.start()
+    tab.act("disc2", "create", name="new")
+    ask.join(10)
+    assert heard[0]["revision"] == 1
+    assert tab.get("disc2", "/document", after=1, wait=0.01).status_code == 204
+
+
+def test_names_are_completed(tab):
+    def names(text):
+        return [one["name"] for one in tab.client.get("/api/vocabulary", params={"q": text}).json()["targets"]]
+
+    assert names("left kid")[0] == "left kidney"
+    assert "kidney" in names("kid")[0]
+    assert "inferior vena cava" in names("ivc")
+    assert names("zzzz") == []
+    assert len(names("")) == 12
+
+
+def test_propagation_is_one_action(tab):
+    import time
+
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
+    answer = tab.post("scan", "/propagate", {"object": made, "first": 2, "last": 7})
+    assert answer.status_code == 202
+    for _ in range(200):
+        job = tab.client.get(f"/api/jobs/{answer.json()['job']}").json()
+        if job["state"] != "running":
+            break
+        time.sleep(0.02)
+    assert job["state"] == "done", job
+    document = tab.get("scan", "/document").json()
+    assert document["revision"] == job["revision"] == 3
+    assert document["undo"] == "propagate"
+    planes = {one["index"]: one["by"] for one in document["objects"][0]["planes"]}
+    assert planes[4] == "drawn"
+    assert set(planes) <= set(range(2, 8))
+    tab.act("scan", "undo")
+    assert [one["index"] for one in tab.get("scan", "/document").json()["objects"][0]["planes"]] == [4]
+    assert tab.post("scan", "/propagate", {"object": made, "axis": "x"}).status_code == 422
+    assert tab.client.get("/api/jobs/none").json()["error"]["code"] == "no_job"

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+
+import highdicom as hd
+import nibabel
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from vesalius.corpus.layouts.pairs import read_pairs
+from vesalius.io.dicom import read_series
+from vesalius.io.dicom_seg import read_segments
+from vesalius.io.outlines import mask_of_runs
+from vesalius.io.read import read_volume
+from vesalius.io.rtstruct import read_structures
+
+
+def ring(size=(20, 24)):
+    mask = np.zeros(size, np.bool_)
+    mask[3:13, 4:15] = True
+    mask[6:9, 7:11] = False
+    mask[16, 20] = True
+    return mask
+
+
+def block(top, left, bottom, right, size=(20, 24)):
+    mask = np.zeros(size, np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def volume_of(region, shape):
+    voxels = np.zeros(shape, np.bool_)
+    for height, part in region.planes.items():
+        voxels[height][part.where] = part.mask
+    return voxels
+
+
+@pytest.fixture
+def series(tab):
+    """Two objects that overlap on a series of 4 x 20 x 24 voxels, and their voxels."""
+    kidney = tab.draw("ct", ring(), "left kidney", index=1)
+    tab.draw("ct", block(2, 2, 9, 9), index=2, object=kidney)
+    tab.draw("ct", block(4, 5, 8, 12), "something", index=1)
+    first, second = np.zeros((2, 4, 20, 24), np.bool_)
+    first[1], first[2], second[1] = ring(), block(2, 2, 9, 9), block(4, 5, 8, 12)
+    return first, second
+
+
+@pytest.mark.parametrize("kind", ["nifti", "nrrd"])
+def test_a_label_map_lies_where_its_image_lies(tab, tmp_path, kind):
+    mask = block(6, 5, 18, 15, (24, 20))
+    tab.draw("scan", mask, "block", index=3)
+    tab.draw("scan", block(0, 0, 12, 20, (12, 20)), "plane", axis="y", index=7)
+    answer = tab.get("scan", "/export", format=kind)
+    assert "scan.nii.gz" in answer.headers["content-disposition"]
+    path = tmp_path / f"labels{'.nii.gz' if kind == 'nifti' else '.nrrd'}"
+    path.write_bytes(answer.content)
+    labels, image = read_volume(path), tab.annotator.workspace.volume(tab.id("scan"))
+    assert labels.geometry.close_to(image.geometry)
+    expected = np.zeros((12, 24, 20), int)
+    expected[3][mask] = 1
+    expected[:, 7] = 2  # on top
+    np.testing.assert_array_equal(labels.voxels, expected)
+
+
+def test_a_picture_of_numbers(tab, tmp_path):
+    from PIL import Image
+
+    tab.draw("disc2", block(1, 1, 9, 9, (48, 64)))
+    tab.draw("disc2", block(5, 5, 20, 20, (48, 64)))
+    path = tmp_path / "labels.png"
+    path.write_bytes(tab.get("disc2", "/export", format="png").content)
+    labels = np.asarray(Image.open(path))
+    assert (labels[2, 2], labels[6, 6], labels[30, 30]) == (1, 2, 0)
+    tab.draw("scan", block(6, 5, 18, 15, (24, 20)), index=3)
+    assert tab.get("scan", "/export", format="png").status_code == 422
+    path.write_bytes(tab.get("scan", "/export", format="png", axis="y", index=10).content)
+    assert np.asarray(Image.open(path)).shape == (12, 20)
+
+
+def test_a_dicom_segmentation_has_codes_and_overlaps(tab, series, images, tmp_path):
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(tab.get("ct", "/export", format="dicom-seg").content)
+    grid = read_series(images / "ct", None)
+    found = read_segments(path, grid.geometry, (20, 24))
+    assert [one.name for one in found] == ["left kidney", "something"]
+    for region, expected in zip(found, series, strict=True):
+        np.testing.assert_array_equal(volume_of(region, (4, 20, 24)), expected)
+    written = hd.seg.segread(path)
+    about = written.get_segment_description(1)
+    assert about.segmented_property_type.value == "64033007"
+    assert about.segmented_property_type.meaning == "kidney"
+    modifier = about.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence[0]
+    assert modifier.CodeValue == "7771000"
+    assert written.get_segment_description(2).segmented_property_category.meaning == "Tissue"
+
+
+def test_a_structure_set_gives_the_same_masks(tab, series, images, tmp_path):
+    path = tmp_path / "structures.dcm"
+    path.write_bytes(tab.get("ct", "/export", format="rtstruct").content)
+    grid = read_series(images / "ct", None)
+    found = read_structures(path, grid.geometry)
+    assert [one.name for one in found] == ["left kidney", "something"]
+    for region, expected in zip(found, series, strict=True):
+        np.testing.assert_array_equal(volume_of(region, (4, 20, 24)), expected)
+    written = dcmread(path)
+    source = dcmread(next((images / "ct").iterdir()))
+    assert (written.PatientID, written.StudyInstanceUID) == (source.PatientID, source.StudyInstanceUID)
+    assert written.ROIContourSequence[0].ROIDisplayColor == [0xE6, 0x9F, 0x00]
+    kinds = [one.ContourSequence[0].ContourGeometricType for one in written.ROIContourSequence]
+    assert kinds == ["CLOSEDPLANAR_XOR", "CLOSED_PLANAR"]
+    named = {
+        one.ContourSequence[0].ContourImageSequence[0].ReferencedSOPInstanceUID for one in written.ROIContourSequence
+    }
+    heights = {
+        dcmread(file).SOPInstanceUID: dcmread(file).ImagePositionPatient[2] for file in (images / "ct").iterdir()
+    }
+    assert {heights[uid] for uid in named} == {32.5}
+
+
+def test_formats_that_do_not_fit_are_refused(tab):
+    tab.draw("scan", block(6, 5, 18, 15, (24, 20)), index=3)
+    for kind, status in (("dicom-seg", 422), ("rtstruct", 422), ("exe", 400)):
+        assert tab.get("scan", "/export", format=kind).status_code == status
+    assert tab.get("ct", "/export", format="dicom-seg").json()["error"]["code"] == "write"
+    assert tab.get("ct", "/export", format="rtstruct").json()["error"]["code"] == "write"
+
+
+def test_coco_has_every_slice_with_objects(tab):
+    tab.draw("scan", block(6, 5, 18, 15, (24, 20)), "block", index=3)
+    made = tab.draw("scan", block(6, 5, 9, 15, (24, 20)), "block", index=4)
+    tab.draw("scan", block(1, 1, 4, 4, (24, 20)), index=3, object=made)
+    found = json.loads(tab.get("scan", "/export", format="coco").content)
+    assert [(one["axis"], one["index"]) for one in found["images"]] == [("z", 3), ("z", 4)]
+    assert found["categories"] == [{"id": 1, "name": "block"}]
+    assert [one["image_id"] for one in found["annotations"]] == [1, 1, 2]
+    first = found["annotations"][0]
+    np.testing.assert_array_equal(mask_of_runs(first["segmentation"], (24, 20)), block(6, 5, 18, 15, (24, 20)))
+    assert (first["bbox"], first["area"]) == ([5, 6, 10, 12], 120)
+
+
+def test_the_prompt_log_can_be_read_line_by_line(tab):
+    tab.act("disc2", "prompt", axis="z", index=0, add=[{"kind": "box", "box": [5, 5, 30, 30]}])
+    rows = [json.loads(line) for line in tab.get("disc2", "/export", format="prompts").text.splitlines()]
+    assert rows[0]["image"] == "disc2.png"
+    assert rows[1]["kind"] == "prompt"
+    assert rows[1]["prompts"][0]["box"] == [5, 5, 30, 30]
+
+
+def test_the_corpus_is_one_that_finetune_takes(tab):
+    from pathlib import Path
+
+    from vesalius.corpus.layouts.pairs import find_sets
+
+    tab.draw("disc2", block(5, 20, 30, 40, (48, 64)), "optic disc")
+    tab.draw("disc2", block(20, 30, 35, 50, (48, 64)), "optic cup")
+    tab.draw("scan", block(6, 5, 18, 15, (24, 20)), "liver", index=3)
+    tab.draw("scan", block(6, 5, 18, 15, (24, 20)), "liver", index=5)
+    for name in ("disc2", "scan", "ct"):
+        tab.act(name, "state", done=True)
+    headers = {"X-Vesalius-Session": tab.session}
+    told = tab.client.post("/api/export", json={"format": "corpus"}, headers=headers).json()
+    assert (told["images"], told["objects"]) == (3, 4)
+    assert told["left_out"] == [{"name": "ct", "reason": "nothing is outlined"}]
+    (found,) = find_sets(Path(told["folder"]))
+    pairs = list(read_pairs(found, min_area=0))
+    assert sorted(mask.target for one in pairs for mask in one.masks) == ["liver", "liver", "optic cup", "optic disc"]
+    assert len({one.case for one in pairs}) == 2
+    disc = next(one for one in pairs if len(one.masks) == 2)
+    areas = {mask.target: int(mask.mask.sum()) for mask in disc.masks}
+    assert areas == {"optic cup": 15 * 20, "optic disc": 25 * 20 - 10 * 10}
+
+
+@pytest.mark.parametrize("kind", ["coco", "labels", "prompts"])
+def test_collections_are_written_whole(tab, kind):
+    from pathlib import Path
+
+    headers = {"X-Vesalius-Session": tab.session}
+    wish = {"format": kind, "states": ["begun", "done"]}
+    assert tab.client.post("/api/export", json=wish, headers=headers).status_code == 422
+    tab.draw("disc2", block(5, 20, 30, 40, (48, 64)), "disc")
+    tab.draw("ct", ring(), "kidney", index=1)
+    told = tab.client.post("/api/export", json=wish, headers=headers).json()
+    folder = Path(told["folder"])
+    assert told["images"] == 2
+    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    if kind == "labels":
+        assert files == ["ct.json", "ct.nii.gz", "disc2.png.json", "disc2.png.nii.gz"]
+        assert nibabel.load(folder / "ct.nii.gz").shape == (24, 20, 4)
+    if kind == "prompts":
+        assert len(files) == 2
+    assert len(tab.client.post("/api/images/refresh").json()["images"]) == 4

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from vesalius.server.inference import Asking, Background, Turns
+from vesalius.server.refusals import Refusal
+
+
+class Held:
+    """A queue whose thread is held at a request until `go`."""
+
+    def __init__(self, **limits):
+        self.asking = Asking(**limits)
+        self.go = threading.Event()
+        self.answers = {}
+        self.threads = []
+        began = threading.Event()
+        self.ask("held", lambda _: (began.set(), self.go.wait(10)))
+        began.wait(10)
+
+    def ask(self, name, work=lambda said: said, session="me", topic=None, said=()):
+        def run():
+            try:
+                self.answers[name] = self.asking.ask(work, session=session, topic=topic, said=list(said))
+            except Exception as error:
+                self.answers[name] = error
+
+        self.threads.append(threading.Thread(target=run))
+        self.threads[-1].start()
+        time.sleep(0.02)
+
+    def end(self):
+        self.go.set()
+        for thread in self.threads:
+            thread.join(10)
+        self.asking.close()
+
+
+def test_a_newer_request_takes_the_place_and_the_prompts_of_the_older():
+    held = Held()
+    held.ask("first", topic=("o1",), said=["a"])
+    held.ask("other object", topic=("o2",), said=["b"])
+    held.ask("other session", topic=("o1",), said=["c"], session="you")
+    held.ask("second", topic=("o1",), said=["d"])
+    held.ask("third", topic=("o1",), said=["e"])
+    held.end()
+    for name in ("first", "second"):
+        assert (held.answers[name].status, held.answers[name].code) == (409, "superseded")
+    assert held.answers["third"] == ["a", "d", "e"]
+    assert held.answers["other object"] == ["b"]
+    assert held.answers["other session"] == ["c"]
+
+
+def test_what_runs_already_is_not_superseded():
+    held = Held()
+    held.end()
+    running = Held()
+    running.ask("same topic", topic=("held",), said=["x"])
+    running.end()
+    assert running.answers["same topic"] == ["x"]
+    assert running.answers["held"][1] is True
+
+
+def test_the_queue_has_a_limit_for_all_and_for_each():
+    held = Held(limit=3, session_limit=2)
+    for name in ("one", "two", "too many"):
+        held.ask(name, topic=(name,))
+    held.ask("another's", session="you")
+    held.ask("full", session="they")
+    assert held.answers["too many"].status == 429
+    assert held.answers["too many"].retry_after
+    assert held.answers["full"].status == 503
+    assert held.answers["full"].headers()["Retry-After"]
+    held.ask("one again", topic=("one",))  # takes a place instead of a new one
+    held.end()
+    assert held.answers["one again"] == []
+    assert held.answers["two"] == []
+
+
+def test_a_session_that_ends_waits_for_nothing():
+    held = Held()
+    held.ask("gone", session="you")
+    held.asking.drop("you")
+    held.end()
+    assert held.answers["gone"].status == 410
+    assert isinstance(held.answers["held"], tuple)
+
+
+def test_errors_go_to_the_one_who_asked():
+    asking = Asking()
+
+    def fail(_):
+        raise ValueError("this")
+
+    with pytest.raises(ValueError, match="this"):
+        asking.ask(fail, session="me", said=[])
+    assert asking.ask(lambda said: said, session="me", said=[1]) == [1]
+    asking.close()
+    with pytest.raises(Refusal, match="stopping"):
+        asking.ask(lambda said: said, session="me", said=[1])
+
+
+def test_people_go_before_what_can_wait():
+    turns, order = Turns(), []
+    with turns.turn(can_wait=False):
+        threads = []
+        for name, can_wait in (("later", True), ("now", False)):
+
+            def run(name=name, can_wait=can_wait):
+                with turns.turn(can_wait):
+                    order.append(name)
+
+            threads.append(threading.Thread(target=run))
+            threads[-1].start()
+            time.sleep(0.02)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["now", "later"]
+
+
+def test_in_the_background_the_newest_goes_first_and_the_oldest_falls_out():
+    background, done, go, began = Background("test", limit=2), [], threading.Event(), threading.Event()
+    background.add("held", lambda: (began.set(), go.wait(10)))
+    began.wait(10)
+    for name in ("a", "b", "c", "b"):
+        background.add(name, lambda name=name: done.append(name))
+    go.set()
+    end = threading.Event()
+    while len(done) != 2:
+        end.wait(0.01)
+    background.close()
+    assert done == ["b", "c"]
+
+
+def test_a_task_that_fails_in_the_background_ends_nothing():
+    background, done = Background("test", limit=4), threading.Event()
+    background.add("bad", lambda: 1 / 0)
+    background.add("good", done.set)
+    assert done.wait(10)
+    background.close()

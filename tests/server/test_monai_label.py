@@ -1,0 +1,193 @@
+"""The requests that MONAI Label's public client makes (monailabel.client), form by form."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from email.parser import BytesParser
+
+import nibabel
+import numpy as np
+import pytest
+
+from vesalius.core.types import Prompt
+
+LIMIT = "----------lImIt_of_THE_fIle_eW_$"
+
+
+def form(fields, files=()):
+    """A multipart body as that client writes it: names of files are whole paths."""
+    body = b""
+    for name, value in fields.items():
+        body += f'--{LIMIT}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+    for name, path in files:
+        head = f'Content-Disposition: form-data; name="{name}"; filename="{path}"'
+        body += (
+            f"--{LIMIT}\r\n{head}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
+            + path.read_bytes()
+            + b"\r\n"
+        )
+    body += f"--{LIMIT}--\r\n".encode()
+    return {"content": body, "headers": {"content-type": f"multipart/form-data; boundary={LIMIT}"}}
+
+
+def parts(answer):
+    """Fields and files of a multipart answer."""
+    whole = BytesParser().parsebytes(
+        b"Content-Type: " + answer.headers["content-type"].encode() + b"\r\n\r\n" + answer.content
+    )
+    found = [
+        (part.get_param("name", header="content-disposition"), part.get_filename(), part.get_payload(decode=True))
+        for part in whole.get_payload()
+    ]
+    return {name: value for name, file, value in found if file is None}, {
+        file: value for _, file, value in found if file
+    }
+
+
+@pytest.fixture
+def model(tab):
+    return tab.annotator.engine.name
+
+
+def test_info(tab, model):
+    info = tab.client.get("/info/").json()
+    assert info["models"][model]["type"] == "deepgrow"
+    assert info["models"][model]["dimension"] == 2
+    assert {"name", "description", "version", "labels", "trainers", "strategies", "datastore"} <= info.keys()
+    assert info["datastore"]["total"] == 4
+
+
+def test_clicks_are_answered_in_a_multipart_form(tab, model, predictor, tmp_path):
+    params = {"foreground": [[9, 11, 6]], "background": [[1, 2, 6]], "label": "block", "client_id": None}
+    url = f"/infer/{model}?image={tab.id('scan')}"
+    answer = tab.client.post(url, **form({"params": json.dumps(params)}))
+    assert answer.status_code == 200
+    fields, files = parts(answer)
+    told = json.loads(fields["params"])
+    assert told["label_names"] == {"block": 1}
+    ((name, content),) = files.items()
+    (tmp_path / name).write_bytes(content)
+    import SimpleITK as sitk
+
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name)))
+    embedding = predictor.encode(tab.annotator.cut(tab.id("scan"), "z", 6))
+    expected = predictor.predict(embedding, [Prompt(points=[(9, 11), (1, 2)], labels=[1, 0])])[0].mask
+    np.testing.assert_array_equal(labels[6] == 1, expected)
+    assert not labels[:6].any()
+    assert not labels[7:].any()
+
+
+def test_viewers_ask_for_other_forms(tab, model):
+    url = f"/infer/{model}?image=scan"
+    params = {"foreground": "[[9, 11, 6]]", "result_extension": ".nii.gz"}
+    image = tab.client.post(f"{url}&output=image", data={"params": json.dumps(params)})
+    labels = np.asarray(nibabel.Nifti1Image.from_bytes(gzip.decompress(image.content)).dataobj)
+    assert labels.shape == (20, 24, 12)
+    told = tab.client.post(f"{url}&output=json", data={"params": json.dumps({"roi": [5, 14, 6, 17, 6, 6]})}).json()
+    assert told["slice"] == 6
+
+
+@pytest.mark.parametrize(
+    ("params", "status"),
+    [
+        ({}, 422),
+        ({"foreground": [[1, 2, 3], [1, 2, 4]]}, 422),
+        ({"foreground": [[1, 2]]}, 422),
+        ({"foreground": [["a", 2, 3]]}, 422),
+        ({"foreground": [[100, 2, 3]]}, 422),
+        ({"foreground": [[1, 2, 30]]}, 422),
+        ({"roi": [1]}, 422),
+        ({"foreground": [[1, 2, 3]], "result_extension": ".exe"}, 400),
+        ([], 400),
+    ],
+)
+def test_prompts_that_make_no_sense_are_refused(tab, model, params, status):
+    answer = tab.client.post(f"/infer/{model}?image=scan", data={"params": json.dumps(params)})
+    assert answer.status_code == status, answer.text
+
+
+def test_what_is_not_there_is_not_found(tab, model):
+    data = {"params": "{}"}
+    assert tab.client.post("/infer/other?image=scan", data=data).status_code == 404
+    assert tab.client.post(f"/infer/{model}?image=other", data=data).status_code == 404
+    assert tab.client.post(f"/infer/{model}", data=data).status_code == 400
+    assert tab.client.get("/session/none").status_code == 404
+    assert tab.client.get("/datastore/image?image=../../etc/passwd").status_code == 404
+
+
+def test_an_image_is_sent_for_a_while(tab, model, images):
+    with (images / "scan.nii.gz").open("rb") as file:
+        made = tab.client.put("/session/", files=[("files", ("scan.nii.gz", file))], data={"client_id": "1"}).json()
+    session = made["session_id"]
+    assert tab.client.get(f"/session/{session}").json()["image"] == "scan.nii.gz"
+    params = {"foreground": [[9, 11, 6]]}
+    sent = tab.client.post(
+        f"/infer/{model}?image=&session_id={session}&output=json", **form({"params": json.dumps(params)})
+    )
+    kept = tab.client.post(f"/infer/{model}?image=scan&output=json", **form({"params": json.dumps(params)}))
+    assert sent.json() == kept.json()
+    assert tab.client.delete(f"/session/{session}").status_code == 200
+    assert tab.client.get(f"/session/{session}").status_code == 404
+    file = tab.client.post(
+        f"/infer/{model}?output=json", **form({"params": json.dumps(params)}, [("file", images / "scan.nii.gz")])
+    )
+    assert file.json() == kept.json()
+
+
+def test_labels_are_saved_where_the_page_shows_them(tab, images, tmp_path):
+    voxels = np.zeros((20, 24, 12), np.uint8)
+    voxels[5:15, 6:18, 3:9], voxels[1:3, 1:3, 0] = 1, 2
+    path = tmp_path / "label.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(voxels, nibabel.load(images / "scan.nii.gz").affine), path)
+    params = json.dumps({"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}], "client_id": None})
+    number = tab.id("scan")
+    url = f"/datastore/label?image={number}&tag=final"
+    assert tab.client.put(url, **form({"params": params}, [("label", path)])).json()["image"] == number
+    document = tab.get("scan", "/document").json()
+    assert [one["name"] for one in document["objects"]] == ["liver", "spleen"]
+    assert document["state"] == "done"
+    answer = tab.client.get(f"/datastore/label?label={number}&tag=final")
+    back = nibabel.Nifti1Image.from_bytes(gzip.decompress(answer.content))
+    np.testing.assert_array_equal(np.asarray(back.dataobj), voxels)
+    assert tab.client.get(f"/datastore/label/info?label={number}").json()["params"]["label_names"] == {
+        "liver": 1,
+        "spleen": 2,
+    }
+    assert tab.client.get("/datastore/?output=all").json()["objects"][number]["labels"]
+    assert tab.client.get("/datastore/?output=train").json() == [{"image": number, "label": number}]
+    assert tab.client.get("/datastore/").json()["completed"] == 1
+    tab.act("scan", "undo")
+    assert tab.get("scan", "/document").json()["objects"] == []
+    nibabel.save(nibabel.Nifti1Image(voxels[:-1], np.eye(4)), path)
+    assert tab.client.put(url, **form({"params": params}, [("label", path)])).status_code == 422
+
+
+def test_images_are_added_and_fetched(tab, images, tmp_path):
+    path = images / "disc2.png"
+    added = tab.client.put("/datastore/?image=../../new", **form({"params": "{}"}, [("file", path)])).json()["image"]
+    assert tab.client.get(f"/datastore/image?image={added}").content == path.read_bytes()
+    assert (
+        sorted((images / "uploaded").iterdir()) == [images / "uploaded" / "______new.png"]
+        or len(list((images / "uploaded").iterdir())) == 1
+    )
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG nothing")
+    assert tab.client.put("/datastore/?image=b", **form({}, [("file", broken)])).status_code == 422
+    program = tmp_path / "program.pkl"
+    program.write_bytes(b"1")
+    assert tab.client.put("/datastore/?image=c", **form({}, [("file", program)])).status_code == 415
+    assert len(list((images / "uploaded").iterdir())) == 1
+    series = tab.client.get(f"/datastore/image?image={tab.id('ct')}")
+    assert nibabel.Nifti1Image.from_bytes(gzip.decompress(series.content)).shape == (24, 20, 4)
+
+
+def test_the_next_image_is_one_that_is_not_done(tab):
+    for name in ("ct", "disc2", "scan"):
+        tab.act(name, "state", done=True)
+    for strategy in ("first", "random"):
+        chosen = tab.client.post(f"/activelearning/{strategy}", json={"client_id": None}).json()
+        assert chosen["id"] == tab.id("disc10")
+    tab.act("disc10", "state", done=True)
+    assert tab.client.post("/activelearning/first", json={}).json() == {}
+    assert tab.client.post("/activelearning/other", json={}).status_code == 404

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+from fastapi.testclient import TestClient
+
+from vesalius.server.annotator import Annotator
+from vesalius.server.app import create_app
+from vesalius.server.security import Rules, is_loopback
+from vesalius.server.workspace import Workspace
+
+
+@pytest.fixture
+def closed(images, predictor):
+    """A server on another address, with a token."""
+    annotator = Annotator(Workspace([images]), predictor)
+    with TestClient(create_app(annotator, Rules("secret")), base_url="http://192.168.1.5:80") as client:
+        yield client
+
+
+def test_a_token_is_asked_for(closed):
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}, {"Cookie": "vesalius_token=x"}):
+        answer = closed.get("/api/images", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "token")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert closed.get("/static/x.js").status_code == 401
+    assert closed.get("/info/").status_code == 401
+    assert closed.get("/openapi.json").status_code == 401
+    assert closed.get("/api/images", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_the_printed_address_lets_the_browser_in(closed):
+    cookie = closed.get("/api/images?token=secret").headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert closed.get("/api/images").status_code == 200  # the client keeps cookies as browsers do
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])
+def test_other_names_for_this_machine_are_refused(tab, host):
+    answer = tab.client.get("/api/images", headers={"Host": host})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host")
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000"])
+def test_this_machine_is_known_by_its_names(tab, host):
+    assert tab.client.get("/api/images", headers={"Host": host}).status_code == 200
+
+
+def test_pages_of_other_sites_are_refused(tab):
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    ):
+        answer = tab.client.post("/api/sessions", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin")
+    own = {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
+    answer = tab.client.post("/api/sessions", headers=own)
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+    assert tab.client.options("/api/sessions", headers={"Origin": "http://127.0.0.1:8000"}).status_code == 405
+
+
+def test_answers_are_not_kept_framed_or_guessed_at(tab):
+    headers = tab.client.get("/api/images").headers
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-frame-options"] == "DENY"
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert "script-src" not in headers["content-security-policy"]  # so scripts are the server's own
+
+
+def test_large_bodies_are_refused(images, predictor):
+    annotator = Annotator(Workspace([images]), predictor)
+    with TestClient(
+        create_app(annotator, Rules(body_bytes=1000, upload_bytes=2000)), base_url="http://localhost"
+    ) as client:
+        big = "x" * 1500
+        answer = client.post("/api/images/refresh", content=big)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+        def pieces():  # no Content-Length
+            for _ in range(15):
+                yield b"x" * 100
+
+        url = f"/api/images/{next(iter(annotator.workspace.items))}/prepare"
+        assert client.post(url, content=pieces()).status_code == 413
+        assert client.put("/session/", files={"files": ("a.png", b"x" * 1500)}).status_code == 200
+        assert client.put("/session/", files={"files": ("a.png", b"x" * 2500)}).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2fapp.py",
+        "/api/images/../../etc/passwd",
+        "/api/images/..%2f..%2fetc%2fpasswd",
+        "/api/images/%2fetc%2fpasswd/pixels",
+        "/datastore/image?image=/etc/passwd",
+    ],
+)
+def test_paths_lead_nowhere(tab, path):
+    answer = tab.client.get(path)
+    assert answer.status_code in (400, 404)
+    assert b"root:" not in answer.content
+    assert b"create_app" not in answer.content
+
+
+def test_the_log_has_no_names(tab, caplog):
+    with caplog.at_level(logging.DEBUG, "vesalius"):
+        tab.act("disc2", "create", name="Mrs Example")
+        tab.client.get("/datastore/image?image=disc2")
+        tab.client.get("/api/nothing/disc2.png")
+        tab.get("disc2", "/export", format="dicom-seg")
+    assert "/api/images/{image}/actions 200" in caplog.text
+    for name in ("disc2", "Example", "images/disc"):
+        assert name not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.org", False)],
+)
+def test_loopback(host, expected):
+    assert is_loopback(host) is expected
+
+
+def test_nothing_is_unpickled():
+    import re
+    from pathlib import Path
+
+    import vesalius.server
+
+    for path in Path(vesalius.server.__path__[0]).glob("*.py"):
+        assert not re.search(r"pickle|eval\(|exec\(|allow_pickle|yaml\.load|marshal", path.read_text())

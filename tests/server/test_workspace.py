@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from made_dicom import made_series
+from vesalius.core.errors import ReadError
+from vesalius.server.refusals import Refusal
+from vesalius.server.workspace import Workspace, find_items
+
+
+def picture(path, value=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((8, 8), value, np.uint8)
+    pixels[2:4, 2:4] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_links_that_lead_out_are_left_aside(tmp_path):
+    secret = picture(tmp_path / "secret" / "patient.png")
+    inside = picture(tmp_path / "shown" / "a.png")
+    (tmp_path / "shown" / "link.png").symlink_to(secret)
+    (tmp_path / "shown" / "folder").symlink_to(secret.parent)
+    (tmp_path / "shown" / "same.png").symlink_to(inside)
+    names = [item.name for item in find_items(tmp_path / "shown")]
+    assert names == ["a.png", "same.png"]
+
+
+def test_a_link_that_is_bent_later_is_not_followed(tmp_path):
+    secret = picture(tmp_path / "secret" / "patient.png", 3)
+    path = picture(tmp_path / "shown" / "a.png")
+    workspace = Workspace([tmp_path / "shown"])
+    (image,) = workspace.items
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(ReadError, match="leads out"):
+        workspace.volume(image)
+
+
+def test_only_ids_are_asked_for(tmp_path):
+    picture(tmp_path / "a.png")
+    workspace = Workspace([tmp_path])
+    for asked in ("a.png", "../a.png", str(tmp_path / "a.png"), "", "%2e%2e"):
+        with pytest.raises(Refusal, match="no such image"):
+            workspace.volume(asked)
+
+
+def test_an_image_has_one_id_and_one_log_however_it_is_given(tmp_path):
+    path = picture(tmp_path / "a.png")
+    (one,), (other,) = Workspace([tmp_path]).items.values(), Workspace([path]).items.values()
+    assert (one.id, one.log) == (other.id, other.log)
+    assert one.log.parent == tmp_path / "vesalius-annotations"
+    (moved,) = Workspace([path], tmp_path / "out").items.values()
+    assert (moved.id, moved.log.parent) == (one.id, tmp_path / "out")
+
+
+def test_logs_are_no_images(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "vesalius-annotations" / "exports" / "b.png")
+    picture(tmp_path / "out" / "c.png")
+    assert [item.name for item in find_items(tmp_path, tmp_path / "out")] == ["a.png"]
+
+
+def test_series_in_one_folder_are_told_apart(tmp_path):
+    made_series(tmp_path / "mixed", 3)
+    made_series(tmp_path / "other", 2)
+    for path in (tmp_path / "other").iterdir():
+        path.rename(tmp_path / "mixed" / path.name)
+    (tmp_path / "other").rmdir()
+    (tmp_path / "mixed" / "notes.txt").write_text("x")
+    workspace = Workspace([tmp_path])
+    assert sorted(len(item.files) for item in workspace.items.values()) == [2, 3]
+    assert sorted(workspace.volume(image).voxels.shape[0] for image in workspace.items) == [2, 3]
+    made_series(tmp_path / "alone", 2)
+    (item,) = find_items(tmp_path / "alone")
+    assert item.log.parent == tmp_path / "vesalius-annotations"
+
+
+def test_time_points_are_images_of_their_own(tmp_path):
+    import nibabel
+
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "film.nii.gz")
+    workspace = Workspace([tmp_path])
+    assert [item.name for item in workspace.items.values()] == [f"film.nii.gz [{t}]" for t in range(3)]
+    for time, image in enumerate(workspace.items):
+        np.testing.assert_array_equal(workspace.volume(image).voxels, voxels[..., time].T)
+
+
+def test_images_that_were_read_lately_are_kept_within_bytes(tmp_path):
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    workspace = Workspace([tmp_path], memory=2 * 64)
+    kept = [workspace.volume(image) for image in workspace.items]
+    again = [workspace.volume(image) for image in reversed(workspace.items)]
+    assert again[0] is kept[2]
+    assert again[1] is kept[1]
+    assert again[2] is not kept[0]
+
+
+def test_paths_that_hold_nothing_are_an_error(tmp_path):
+    with pytest.raises(ReadError, match="no image"):
+        Workspace([tmp_path])
+    with pytest.raises(ReadError, match="no such file"):
+        Workspace([tmp_path / "none"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_are_sorted_as_people_count(tmp_path):
+    for name in ("s10", "s9", "S1", "a"):
+        picture(tmp_path / f"{name}.png")
+    assert [item.name for item in Workspace([tmp_path]).items.values()] == ["a.png", "S1.png", "s9.png", "s10.png"]
