@@ -110,7 +110,7 @@ def report(
 ) -> None:
     """Turn an evaluation into tables, figures and statistics: one HTML file.
 
-    Every table is also written as CSV, Markdown and LaTeX into the folder report_tables beside it.
+    Every table is also written as CSV, Markdown and LaTeX into the folder report_tables beside it (named after FILE).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

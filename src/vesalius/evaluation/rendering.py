@@ -257,7 +257,9 @@ def _html_part(frame: pd.DataFrame, digits: int, reasons: dict[str, str]) -> str
         lines.append(f"<tr><td colspan='{len(heads)}'></td>{''.join(spans)}</tr>")
     names = [str(column[-1] if isinstance(column, tuple) else column) for column in frame.columns]
     columns = [f"<th scope='col' class='head'>{html.escape(name)}</th>" for name in heads]
-    columns += [f"<th scope='col'>{html.escape(name)}</th>" for name in names]
+    for place, name in enumerate(names):
+        words = all(isinstance(cell, str) for cell in frame.iloc[:, place])
+        columns.append(f"<th scope='col'{' class=head' if words else ''}>{html.escape(name)}</th>")
     lines.append(f"<tr>{''.join(columns)}</tr>")
     body = []
     for labels, cells in _rows(frame):
