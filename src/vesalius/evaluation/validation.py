@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from vesalius.core.errors import PromptError
 from vesalius.core.types import Prompt
 from vesalius.corpus.objects import LabelledImage
-from vesalius.evaluation.evaluate import generator_of, image_name
+from vesalius.evaluation.prompts import generator_of
+from vesalius.evaluation.scores import image_name
 from vesalius.evaluation.strategies import STRATEGIES, predict_strategies
 from vesalius.metrics.overlap import dice
 from vesalius.models.base import SegmentationModel
