@@ -22,7 +22,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Model, checkpoint, ellipse, GrabCut, package.module:Class, or NAME=FOLDER of masks. Repeatable.",
+            help="Model, checkpoint, ellipse, GrabCut, random walker, package.module:Class, or NAME=FOLDER of masks. "
+            "Repeatable.",
             show_default="vesalius-tiny, ellipse, GrabCut",
         ),
     ] = None,

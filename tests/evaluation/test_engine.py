@@ -16,7 +16,7 @@ from PIL import Image
 
 from made_corpus import write as write_corpus
 from vesalius.cli import main
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.errors import ConfigError, ModelError, ReadError
 from vesalius.core.types import Prediction, Prompt, Slice
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.store import decode_mask
@@ -36,6 +36,7 @@ from vesalius.evaluation.subjects import (
     load_subject,
 )
 from vesalius.evaluation.volumes import volume_rows
+from vesalius.predict.load import BUNDLED
 
 SEED, TOLERANCE = 3, 2.0
 
@@ -241,8 +242,11 @@ def test_a_folder_of_masks_is_scored_where_it_has_some(tmp_path: Path) -> None:
     assert math.isnan(found["quality"])
     reasons = {row["reason"] for row in rows if "reason" in row}
     assert reasons == {"the folder has no mask of the object", "the folder has no masks of the protocol medsam"}
-    with pytest.raises(ReadError, match="no such folder"):
+    assert isinstance(load_subject(f"theirs={folder}"), MaskFolder)
+    with pytest.raises(ModelError, match="there is no model"):
         load_subject(f"theirs={tmp_path / 'absent'}")
+    named = load_subject(f"mine={BUNDLED / 'vesalius-tiny'}")
+    assert (named.name, isinstance(named, ModelSubject)) == ("mine", True)
 
 
 def test_a_class_of_somebody_else_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

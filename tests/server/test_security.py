@@ -121,6 +121,18 @@ def test_the_log_has_no_names(tab, caplog):
         assert name not in caplog.text
 
 
+def test_a_failure_of_ours_is_told_without_names(tab, caplog, monkeypatch):
+    def fail(image):
+        raise RuntimeError(str(tab.annotator.workspace.item(image).path))
+
+    monkeypatch.setattr(tab.annotator, "about", fail)
+    answer = tab.get("disc2")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
+    assert "disc2" not in answer.text + caplog.text
+    assert "RuntimeError" in caplog.text
+    assert "in fail" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.org", False)],
@@ -137,3 +149,30 @@ def test_nothing_is_unpickled():
 
     for path in Path(vesalius.server.__path__[0]).glob("*.py"):
         assert not re.search(r"pickle|eval\(|exec\(|allow_pickle|yaml\.load|marshal", path.read_text())
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tab, monkeypatch):
+    import asyncio
+
+    from vesalius.server import security
+
+    monkeypatch.setattr(security, "PATIENCE", 0.05)
+    sent = []
+
+    async def ask():
+        async def receive():
+            await asyncio.sleep(10)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"x-vesalius-session", b"s")]
+        path = f"/api/images/{tab.id('disc2')}/actions"
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
+        scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+        scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}
+        await tab.client.app(scope, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 408
+    assert b'"slow"' in sent[1]["body"]
