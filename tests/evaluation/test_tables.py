@@ -319,3 +319,8 @@ def test_inference_times() -> None:
 )
 def test_kinds_of_pictures(modality: str, kind: str) -> None:
     assert tables.kind_of(modality) == kind
+
+
+def test_a_bound_of_sizes_belongs_to_the_class_above() -> None:
+    shares = pd.Series([0.0099, 0.01, 0.05, 0.2, 1.0])
+    assert tables.size_of(shares).tolist() == ["< 1 %", "1 to 5 %", "5 to 20 %", "> 20 %", "> 20 %"]

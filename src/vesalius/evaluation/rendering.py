@@ -96,7 +96,7 @@ def without_empty_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ..
     """The frame without the rows that have no answer at all, and a note for each reason why."""
     empty = [[cell.reason for cell in cells if isinstance(cell, Absent)] for _, cells in _rows(frame)]
     dropped = [len(reasons) == frame.shape[1] for reasons in empty]
-    names = [name for name in ("model", "strategy") if name in frame.index.names]
+    names = [name for name in ("protocol", "strategy", "model") if name in frame.index.names]
     told: dict[str, dict[str, None]] = {}
     for place, reasons in enumerate(empty):
         if dropped[place]:

@@ -75,8 +75,8 @@ def render(evaluation: Evaluation, sections: Sequence[Section]) -> str:
     objects = rows.drop_duplicates("object")
     about = [
         f"{len(objects)} objects in {objects['image'].nunique()} images of "
-        f"{len(objects.drop_duplicates(['dataset', 'case']))} cases from {objects['dataset'].nunique()} data sets; "
-        f"{len(evaluation.models)} models: {', '.join(evaluation.models)}.",
+        f"{len(objects.drop_duplicates(['dataset', 'case']))} cases from {objects['dataset'].nunique()} data sets. "
+        f"Models: {', '.join(evaluation.models)}.",
         "Means are over the objects of a data set, then over data sets with equal weight. Their 95 % confidence "
         "intervals, in square brackets, are percentiles of 2000 bootstrap resamples of the cases within each data set; "
         "there is none where no data set has two cases. Medians have their quartiles in round brackets. Tests take "

@@ -614,7 +614,7 @@ def _entries(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         yield name, ", ".join(map(str, value)) or "none"
     else:
-        yield name, "" if value is None else str(value)
+        yield name, "none" if value in (None, {}) else str(value)
 
 
 # Name for the progress -> what makes the section.

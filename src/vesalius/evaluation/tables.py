@@ -98,9 +98,8 @@ def read_rows(folder: Path, models: Sequence[str] = ()) -> pd.DataFrame:
     """
     scores = read_table(folder, "scores").drop_columns(["rle"]).to_pandas()
     objects = read_table(folder, "objects").to_pandas()
-    bounds = [0.0, *SIZES.values()]
     objects["unit"] = np.where(objects["row_spacing"].notna(), "mm", "px")
-    objects["size"] = pd.cut(objects["share"], [*bounds[:-1], np.inf], right=False, labels=list(SIZES))
+    objects["size"] = size_of(objects["share"])
     found = [*models, *(name for name in scores["model"].unique() if name not in models)]
     scores["model"] = pd.Categorical(scores["model"], [name for name in found if (scores["model"] == name).any()])
     for column in ("protocol", "strategy", "variant", "choice", "reason"):
@@ -110,6 +109,12 @@ def read_rows(folder: Path, models: Sequence[str] = ()) -> pd.DataFrame:
             objects[column] = objects[column].fillna("not stated")
         objects[column] = objects[column].astype("category")
     return scores.merge(objects, on="object", how="left", validate="many_to_one")
+
+
+def size_of(shares: pd.Series) -> pd.Series:
+    """The class of `SIZES` that each share of an image belongs to."""
+    bounds = [0.0, *list(SIZES.values())[:-1], np.inf]
+    return pd.cut(shares, bounds, right=False, labels=list(SIZES))
 
 
 def select(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
