@@ -185,6 +185,31 @@ def test_the_list_tells_how_far_images_are(tab):
     assert states == {"ct": "todo", "disc2.png": "begun", "disc10.png": "done", "scan.nii.gz": "todo"}
 
 
+def test_the_list_is_made_without_reading_images(tab, images, predictor):
+    from vesalius.server.workspace import Workspace
+
+    tab.draw("scan", box(6, 5, 18, 15, (24, 20)), index=3)
+    (images / "scan.nii.gz").write_bytes(b"damaged")
+    (images / "disc2.png").write_bytes(b"damaged")
+    tab.draw("ct", box(1, 1, 5, 5, (20, 24)))
+    log = tab.annotator.workspace.item(tab.id("ct")).log
+    log.write_text(log.read_text().replace('"n":1', '"n":7'))
+    tab.annotator.workspace = Workspace([images])
+    found = {one["name"]: one for one in tab.client.get("/api/images").json()["images"]}
+    assert (found["scan.nii.gz"]["state"], found["scan.nii.gz"]["objects"]) == ("begun", 1)
+    assert found["disc2.png"]["state"] == "todo"
+    assert found["ct"]["state"] == "damaged"
+    assert tab.get("disc2").json()["error"]["code"] == "read"
+    assert tab.get("ct").json()["error"]["code"] == "read"
+
+
+def test_too_much_at_a_time_is_refused(tab):
+    with tab.annotator.heavy(), tab.annotator.heavy(), tab.annotator.heavy(), tab.annotator.heavy():
+        answer = tab.post("disc2", "/everything", {"side": 2})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert tab.post("disc2", "/everything", {"side": 2}).status_code == 200
+
+
 def test_everything_is_proposed_and_accepted(tab):
     answer = tab.post("disc2", "/everything", {"side": 4, "quality": 0, "stability": 0})
     proposals = answer.json()["proposals"]

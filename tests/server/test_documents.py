@@ -41,6 +41,9 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path):
         document.append({"kind": "create", "object": name, "name": name, "colour": "#000000"}, "me")
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"n":3,"kind":"del')
+    looked = Document(path, None)
+    assert list(looked.state.objects) == ["liver", "spleen"]
+    assert path.read_bytes() != whole
     again = Document(path, ABOUT)
     assert list(again.state.objects) == ["liver", "spleen"]
     assert "18 bytes" in again.warnings[0]
@@ -62,6 +65,9 @@ def test_damage_before_the_last_line_is_told_and_nothing_is_changed(tmp_path):
     with pytest.raises(ReadError, match="line 2 is damaged"):
         Document(path, ABOUT)
     assert path.read_bytes() == damaged
+    path.write_bytes(lines[0] + lines[2])
+    with pytest.raises(ReadError, match="line 2 is damaged"):
+        Document(path, ABOUT)
 
 
 @pytest.mark.parametrize(("key", "value", "what"), [("shape", [1, 4, 5], "size"), ("digest", "y", "content")])

@@ -15,7 +15,7 @@ from vesalius.server.workspace import Workspace
 def closed(images, predictor):
     """A server on another address, with a token."""
     annotator = Annotator(Workspace([images]), predictor)
-    with TestClient(create_app(annotator, Rules("0.0.0.0", "secret")), base_url="http://192.168.1.5:80") as client:
+    with TestClient(create_app(annotator, Rules("secret")), base_url="http://192.168.1.5:80") as client:
         yield client
 
 

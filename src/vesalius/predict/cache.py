@@ -61,6 +61,12 @@ class Bounded(Generic[K, V]):
                 _, (_, lost) = self._entries.popitem(last=False)
                 self._held -= lost
 
+    def clear(self) -> None:
+        """Keeps nothing more of what was kept."""
+        with self._lock:
+            self._entries.clear()
+            self._held = 0
+
 
 class EmbeddingCache:
     """Features by (digest of pixels, frame), for one network.
@@ -84,3 +90,7 @@ class EmbeddingCache:
     def put(self, digest: str, frame: Frame, features: ImageFeatures) -> None:
         """Keeps features, which are arrays or tensors."""
         self._entries.put((digest, frame), features, sum(part.nbytes for part in features))
+
+    def clear(self) -> None:
+        """Keeps nothing more of what was kept."""
+        self._entries.clear()

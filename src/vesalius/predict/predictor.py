@@ -69,7 +69,7 @@ class Predictor:
 
     def forget(self) -> None:
         """Drops all embeddings that are kept."""
-        self._cache = EmbeddingCache()
+        self.cache.clear()
 
     @property
     def preset(self) -> Preset:

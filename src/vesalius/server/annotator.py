@@ -6,8 +6,8 @@ import logging
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -22,6 +22,7 @@ from vesalius.core.types import AXES, Slice, Volume
 from vesalius.io.intensity import WINDOWS, window_range
 from vesalius.io.outlines import mask_of_runs
 from vesalius.io.read import read_volume
+from vesalius.predict.cache import Bounded
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
 from vesalius.server import messages
@@ -42,6 +43,8 @@ COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#4
 _TRIES = 3
 # Most jobs that run or wait.
 _JOBS = 8
+# Most requests at a time that take long.
+_HEAVY = 4
 
 
 @dataclass(eq=False)
@@ -100,6 +103,8 @@ class Annotator:
         self.engine = Engine(predictor, memory=memory, limit=limit, session_limit=session_limit)
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
+        self._carried: Bounded[tuple[Path, str, str], Any] = Bounded(2**28)
+        self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: dict[tuple[str, str], tuple[Annotation, Block | None]] = {}
 
     def close(self) -> None:
@@ -108,6 +113,16 @@ class Annotator:
             job.cancelled.set()
         self.engine.close()
 
+    @contextmanager
+    def heavy(self) -> Iterator[None]:
+        """Work that takes long in the thread of its request; Refusal where too much of it goes on already."""
+        if not self._heavy.acquire(blocking=False):
+            raise Refusal(503, "busy", f"{_HEAVY} long requests are at work already", retry_after=5)
+        try:
+            yield
+        finally:
+            self._heavy.release()
+
     # Images
 
     def images(self) -> list[dict[str, Any]]:
@@ -115,14 +130,11 @@ class Annotator:
         rows = []
         for image, item in self.workspace.items.items():
             row: dict[str, Any] = {"id": image, "name": item.name, "kind": "series" if item.files else "file"}
-            if self.workspace.is_open(image) or item.log.exists():
-                try:
-                    state = self.workspace.document(image).state
-                    row |= {"state": state_of(state), "objects": len(state.objects)}
-                except VesaliusError as error:
-                    row |= {"state": "damaged", "objects": 0, "error": error.reason}
-            else:
-                row |= {"state": "todo", "objects": 0}
+            try:
+                state = self.workspace.state(image)
+                row |= {"state": state_of(state), "objects": len(state.objects)}
+            except VesaliusError as error:
+                row |= {"state": "damaged", "objects": 0, "error": error.reason}
             rows.append(row)
         return rows
 
@@ -206,18 +218,10 @@ class Annotator:
 
     # Documents
 
-    def document(self, image: str, after: int | None = None, wait: float = 0) -> dict[str, Any] | None:
-        """The document of an image, as plain JSON values.
-
-        Args:
-            image: Its id.
-            after: A revision; None is answered unless the document is newer.
-            wait: Seconds to wait for that.
-        """
+    def document(self, image: str) -> dict[str, Any]:
+        """The document of an image, as plain JSON values."""
         document = self.workspace.document(image)
         with document.lock:
-            if after is not None and not document.changed.wait_for(lambda: document.revision > after, wait):
-                return None
             return told_document(image, document)
 
     def planes(self, image: str, axis: str, index: int) -> dict[str, Any]:
@@ -311,6 +315,10 @@ class Annotator:
         place = (action.axis, action.index)
         topic = None if action.object is None else (image, action.object, *place)
 
+        for part in action.add:
+            if isinstance(part, messages.RoughMask):
+                _checked_mask(part.mask, size)
+
         def work(said: list[Any]) -> dict[str, Any]:
             added = [part for kind, part in said if kind == "add"]
             removed = {part for kind, part in said if kind == "remove"}
@@ -323,41 +331,51 @@ class Annotator:
                 if window is None and plane is not None:
                     window = plane.window
                 prompts = said_so_far(plane, added, removed, number)
-                choices = {} if plane is None else dict(plane.choices)
-                candidates = []
-                if any(one["kind"] != "mask" or one.get("asked") for one in prompts):
-                    embedding = self._embedding(volume, image, *place, window)
-                    for one in added:
-                        if isinstance(one, messages.RoughMask):
-                            _checked_mask(one.mask, size)
-                    candidates = [
-                        {**runs(found.mask), "quality": round(found.quality, 4)}
-                        for found in self.engine.answer(embedding, prompts, choices)
-                    ]
-                drawn = next((one["mask"] for one in reversed(prompts) if one["kind"] == "mask"), None)
-                mask = runs(mask_of_runs(drawn, size) if drawn is not None else np.zeros(size, np.bool_))
-                logged: dict[str, Any] = {
+                found = self._asked(volume, image, place, window, prompts, {} if plane is None else plane.choices)
+                logged = {
                     "kind": "prompt",
                     "object": action.object or f"o{number}",
-                    "axis": action.axis,
-                    "index": action.index,
-                    "prompts": prompts,
-                    "window": window,
-                    "candidates": candidates,
-                    **({} if candidates else mask),
+                    "axis": place[0],
+                    "index": place[1],
                 }
+                logged |= {"prompts": prompts, "window": window, **found}
+                # Nobody waits for the model with the lock in hand, so the object may have changed meanwhile.
                 with document.lock:
-                    now = document.state.objects.get(action.object) if action.object is not None else None
-                    if document.revision + 1 != number and (action.object is None or now is not thing):
-                        continue
                     if action.object is None:
+                        if document.revision + 1 != number:
+                            continue
                         colour = action.colour or next_colour(document.state)
                         logged["made"] = {"name": action.name, "colour": colour}
+                    elif document.state.objects.get(action.object) is not thing:
+                        continue
                     return _append(document, logged, session)
             raise Refusal(409, "conflict", "the object is being changed elsewhere", remedy="try again")
 
         said = [("add", part) for part in action.add] + [("remove", part) for part in action.remove]
         return self.engine.asking.ask(work, session=session, topic=topic, said=said)
+
+    def _asked(
+        self,
+        volume: Volume,
+        image: str,
+        place: tuple[str, int],
+        window: tuple[float, float] | None,
+        prompts: Sequence[Mapping[str, Any]],
+        choices: Mapping[int, int],
+    ) -> dict[str, Any]:
+        """The model's candidates for prompts; where it is not asked, the mask that was drawn, or an empty one."""
+        candidates = []
+        if any(one["kind"] != "mask" or one.get("asked") for one in prompts):
+            embedding = self._embedding(volume, image, *place, window)
+            candidates = [
+                {**runs(found.mask), "quality": round(found.quality, 4)}
+                for found in self.engine.answer(embedding, prompts, choices)
+            ]
+        if candidates:
+            return {"candidates": candidates}
+        size = slice_shape(volume.voxels.shape[:3], place[0])
+        drawn = next((one["mask"] for one in reversed(prompts) if one["kind"] == "mask"), None)
+        return {"candidates": [], **runs(np.zeros(size, np.bool_) if drawn is None else mask_of_runs(drawn, size))}
 
     def _plane_now(
         self, image: str, number: str | None, thing: Annotation, place: tuple[str, int], shape: Sequence[int]
@@ -477,10 +495,11 @@ class Annotator:
         volume = self.workspace.volume(image)
         self._check_slice(volume.voxels.shape[:3], wish.axis, wish.index)
         window = None if wish.window is None else (wish.window.low, wish.window.high)
-        embedding = self._embedding(volume, image, wish.axis, wish.index, window)
-        found = segment_everything(
-            self.engine.waiting, embedding, side=wish.side, min_quality=wish.quality, min_stability=wish.stability
-        )
+        with self.heavy():
+            embedding = self._embedding(volume, image, wish.axis, wish.index, window)
+            found = segment_everything(
+                self.engine.waiting, embedding, side=wish.side, min_quality=wish.quality, min_stability=wish.stability
+            )
         return {
             "proposals": [
                 {**runs(one.mask), "quality": round(one.quality, 4), "box": list(tight_box(one.mask))} for one in found
@@ -527,19 +546,29 @@ class Annotator:
         session: str,
     ) -> None:
         try:
-            from vesalius.predict.propagate import propagate_slices
+            from vesalius.predict.propagate import assemble, propagate_slices
+            from vesalius.predict.propagation_rules import PropagationRules
 
+            rules = PropagationRules()
             rows: dict[int, dict[str, Any]] = {}
-            with closing(propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis)) as found:
+            outlines = []
+            name = (document.path, wish.object, wish.axis)
+            before = self._carried.get(name)
+            slices = propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis, rules=rules, before=before)
+            with closing(slices) as found:  # type: ignore[type-var]
                 for outline in found:
                     if job.cancelled.is_set():
                         job.state = "cancelled"
                         return
+                    outlines.append(outline)
                     if outline.index in keys or not span[0] <= outline.index <= span[1]:
                         continue
                     quality = None if outline.quality is None else round(outline.quality, 4)
                     rows[outline.index] = {"index": outline.index, "quality": quality, **runs(outline.mask)}
                     job.done = len(rows)
+            # So that after a correction only what lies between it and the next key slices is carried anew.
+            carried = assemble(volume, wish.axis, keys, outlines, rules)
+            self._carried.put(name, carried, carried.mask.nbytes + sum(one.mask.nbytes for one in outlines))
             with document.lock:
                 thing = unlocked(document.state, wish.object)
                 if key_slices(thing, wish.axis, volume.voxels.shape[:3]).keys() != keys.keys():
@@ -574,11 +603,12 @@ class Annotator:
     def export(self, wish: messages.Export) -> dict[str, Any]:
         """Writes the annotations of all images of some states to a folder; see `exports.export_all`."""
         states = {row["id"]: row["state"] for row in self.images()}
-        chosen = [self.annotated(image) for image, state in states.items() if state in wish.states]
         now = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         folder = self.workspace.folders[0] / "exports" / f"{wish.format}-{now}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return export_all(chosen, wish.format, folder)
+        with self.heavy():
+            chosen = [self.annotated(image) for image, state in states.items() if state in wish.states]
+            return export_all(chosen, wish.format, folder)
 
     def job(self, number: str) -> Job:
         """The job of an id; a Refusal if there is none."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_args
 from urllib.parse import quote
 
+import anyio.to_thread
 import numpy as np
 from fastapi import Body, FastAPI, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -27,6 +31,9 @@ from vesalius.server.exports import FORMATS, export_image
 from vesalius.server.monai_label import Uploads, add_monai_label
 from vesalius.server.refusals import Refusal, refusal_of
 from vesalius.server.security import Guard, Rules, is_loopback
+
+# Seconds between two looks at whether a document has changed.
+_LOOK = 0.2
 
 STATIC = Path(__file__).parent / "static"
 
@@ -45,6 +52,8 @@ def create_app(annotator: Annotator, rules: Rules | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
+        # A thread for everyone who waits for an answer, and some for what is answered at once.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = annotator.engine.asking.limit + 32
         try:
             yield
         finally:
@@ -231,25 +240,32 @@ def _add_images(app: FastAPI, annotator: Annotator) -> None:
         image: str, format: str, axis: messages.Axis | None = None, index: messages.Index | None = None
     ) -> Response:
         """The annotations of an image as a file."""
-        one = annotator.annotated(image)
         if format not in FORMATS:
             raise Refusal(400, "bad_request", f"there is no format {format!r}", remedy=f"use {', '.join(FORMATS)}")
+        with annotator.heavy():
+            one = annotator.annotated(image)
+            content = export_image(one, format, axis, index)
         suffix, kind = FORMATS[format]
         name = quote(f"{one.stem}{suffix}")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
-        return Response(export_image(one, format, axis, index), media_type=kind, headers=headers)
+        return Response(content, media_type=kind, headers=headers)
 
 
 def _add_documents(app: FastAPI, annotator: Annotator) -> None:
     @app.get("/api/images/{image}/document", response_model=None)
-    def document(
+    async def document(
         image: str,
         after: Annotated[int | None, Query(ge=0)] = None,
         wait: Annotated[float, Query(ge=0, le=25)] = 0,
     ) -> dict[str, Any] | Response:
-        """The annotations of an image, without masks."""
-        found = annotator.document(image, after, wait)
-        return Response(status_code=204) if found is None else found
+        """The annotations of an image, without masks; or 204 where they are not newer than ``after``."""
+        found = await run_in_threadpool(annotator.document, image)
+        until = time.monotonic() + wait
+        while after is not None and annotator.workspace.document(image).revision <= after:
+            if time.monotonic() >= until:
+                return Response(status_code=204)
+            await asyncio.sleep(_LOOK)
+        return found if after is None else await run_in_threadpool(annotator.document, image)
 
     @app.get("/api/images/{image}/planes")
     def planes(image: str, axis: messages.Axis = "z", index: messages.Index = 0) -> dict[str, Any]:
@@ -264,7 +280,9 @@ def _add_documents(app: FastAPI, annotator: Annotator) -> None:
 
 def _add_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
-    def page() -> Response:
+    def page(token: str | None = None) -> Response:
+        if token is not None:  # it is in the cookie now, and should not stay in the address
+            return RedirectResponse("/", 303)
         index = STATIC / "index.html"
         if not index.is_file():
             raise Refusal(404, "not_found", "this installation has no page")

@@ -199,19 +199,19 @@ class Document:
 
     Args:
         path: The log; it is made with the first action.
-        about: What the first line says of the image: ``image`` (its name), ``shape`` (Z, Y, X) and ``digest``.
+        about: What the first line says of the image: ``image`` (its name), ``shape`` (Z, Y, X) and ``digest``. None to
+            look at a log alone: it is not compared with its image, nor changed.
 
     Raises:
         ReadError: The log is damaged before its last line, or belongs to another image.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any] | None) -> None:
         self.path = path
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
         self.state = State()
         self.warnings: list[str] = []
-        self._about = dict(about)
+        self._about = about
         self._kinds: list[str] = []  # of action n at n - 1
         self._applied: list[int] = []
         self._undone: list[int] = []
@@ -263,11 +263,11 @@ class Document:
             self._write(line)
             self._kinds.append(kind)
             self._applied, self._undone, self.state = applied, undone, state
-            self.changed.notify_all()
             return state
 
     def _write(self, line: Mapping[str, Any]) -> None:
         lines = [line]
+        assert self._about is not None
         try:
             new = not self.path.exists()
             if new:
@@ -304,15 +304,15 @@ class Document:
             self._check(_parsed(head))
             for raw in file:
                 line = _parsed(raw) if raw.endswith(b"\n") else None
-                if line is None or line.get("n") != self.revision + 1 or not isinstance(line.get("kind"), str):
-                    if file.read(1):
-                        raise ReadError(
-                            f"line {self.revision + 2} is damaged",
-                            path=self.path,
-                            remedy="restore the file, or delete that line and all after it",
-                        )
+                if line is None and not file.read(1):
                     self._drop_after(good)
                     break
+                if line is None or line.get("n") != self.revision + 1 or not isinstance(line.get("kind"), str):
+                    raise ReadError(
+                        f"line {self.revision + 2} is damaged",
+                        path=self.path,
+                        remedy="restore the file, or delete that line and all after it",
+                    )
                 good = file.tell()
                 kind = line["kind"]
                 try:
@@ -323,6 +323,8 @@ class Document:
         self.state = self._folded(self._applied)
 
     def _drop_after(self, end: int) -> None:
+        if self._about is None:
+            return
         with self.path.open("rb+") as file:
             lost = file.seek(0, os.SEEK_END) - end
             file.truncate(end)
@@ -334,6 +336,8 @@ class Document:
     def _check(self, head: Mapping[str, Any] | None) -> None:
         if head is None or head.get("format") != FORMAT:
             raise ReadError("is not a log of annotations of this version", path=self.path, remedy="move it away")
+        if self._about is None:
+            return
         for key, what in (("shape", "size"), ("digest", "content")):
             if head.get(key) != self._about[key]:
                 raise ReadError(

@@ -308,8 +308,7 @@ class Engine:
             if known is None:
                 prompt = prompt_of(said, before, embedding.image.size)
                 known = [] if prompt is None else self.people.candidates(embedding, [prompt])[0]
-                size = sum(one.logits.values.nbytes + one.mask.nbytes for one in known)
-                self._answers.put(key, known, size + 500)
+                self._answers.put(key, known, 1000 + sum(2 * one.mask.nbytes for one in known))
             found = known
             before = found[min(choices.get(step, 0), len(found) - 1)].logits if found else None
         return found

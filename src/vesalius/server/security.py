@@ -25,7 +25,6 @@ from vesalius.server.refusals import Refusal
 _log = logging.getLogger("vesalius.server")
 
 COOKIE = "vesalius_token"
-_LOCAL = ("localhost", "127.0.0.1", "::1", "[::1]")
 # Seconds to wait for the next piece of a body.
 PATIENCE = 30.0
 # What every answer carries: nothing is fetched from elsewhere, framed, guessed at or kept in a cache.
@@ -46,13 +45,11 @@ class Rules:
     """What is let in.
 
     Attributes:
-        host: Address that the server listens on.
         token: What a request has to know; None on the loopback address.
         body_bytes: Largest body of JSON.
         upload_bytes: Largest body of files.
     """
 
-    host: str = "127.0.0.1"
     token: str | None = None
     body_bytes: int = 2**25
     upload_bytes: int = 2**29
@@ -85,6 +82,8 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        cookie: str | None = None
+        reading = scope["method"] in ("POST", "PUT", "PATCH")
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         status = 500
         sent = 0
@@ -102,20 +101,20 @@ class Guard:
             await send(message)
 
         async def piece() -> Any:
-            nonlocal sent
+            nonlocal sent, reading
             try:
                 message = await asyncio.wait_for(receive(), PATIENCE if reading else None)
             except TimeoutError:
                 raise HTTPException(408, "the body did not come in time") from None
+            reading = bool(message.get("more_body"))
             sent += len(message.get("body", b""))
             if sent > limit:  # FastAPI makes 400 of any other exception
                 raise HTTPException(413, _too_large(limit).message)
             return message
 
-        cookie = None
-        reading = scope["method"] in ("POST", "PUT", "PATCH")
         try:
-            check_host(headers, self._rules.host)
+            if self._rules.token is None:  # with a token, a page of another name knows neither it nor the cookie
+                check_host(headers)
             check_origin(headers)
             cookie = check_token(headers, scope["query_string"].decode("latin-1"), self._rules.token)
             length = headers.get("content-length", "0")
@@ -135,16 +134,10 @@ class Guard:
             _log.info("%s %s %d %.0f ms", scope["method"], route, status, milliseconds)
 
 
-def check_host(headers: dict[str, str], host: str) -> None:
-    """Refuses requests under another host name than the server's own."""
-    named = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    if named in _LOCAL or is_loopback(named):
-        return
-    try:
-        ipaddress.ip_address(named)  # an address cannot be pointed elsewhere
-    except ValueError:
-        if named != host:
-            raise Refusal(403, "host", "this is not the host that was asked for") from None
+def check_host(headers: dict[str, str]) -> None:
+    """Refuses requests under another name than this machine's own."""
+    if not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
+        raise Refusal(403, "host", "this is not the host that was asked for", remedy="use the address that was printed")
 
 
 def check_origin(headers: dict[str, str]) -> None:

@@ -67,7 +67,7 @@ def serve(
         if token is not None:
             address += f"?token={token}"
         annotator = Annotator(workspace, load_model(model, runtime=runtime))
-        app = create_app(annotator, Rules(host=host, token=token))
+        app = create_app(annotator, Rules(token=token))
         print(f"{len(workspace.items)} images at {address} (Ctrl+C stops)", flush=True)
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()

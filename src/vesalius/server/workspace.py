@@ -17,7 +17,7 @@ from vesalius.core.errors import ReadError, VesaliusError
 from vesalius.core.types import Volume
 from vesalius.io.read import count_times, read_grid, suffix_of, volume_of
 from vesalius.predict.cache import Bounded, pixel_digest
-from vesalius.server.documents import Document
+from vesalius.server.documents import Document, State
 from vesalius.server.refusals import Refusal
 
 FOLDER = "vesalius-annotations"
@@ -75,10 +75,11 @@ class Workspace:
         self._paths = list(paths)
         self._output = output
         self._lock = threading.Lock()
-        self._reading: dict[str, threading.Lock] = {}
+        self._reading: dict[str, threading.RLock] = {}
         self._volumes: Bounded[str, Volume] = Bounded(memory)
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
         self._documents: dict[str, Document] = {}
+        self._states: dict[str, tuple[tuple[int, int], State]] = {}
         self.items: dict[str, Item] = {}
         self.refresh()
         if not self.items:
@@ -112,9 +113,7 @@ class Workspace:
     def volume(self, image: str) -> Volume:
         """An image, read when it is first asked for; errors as `read_volume`."""
         item = self.item(image)
-        with self._lock:
-            reading = self._reading.setdefault(image, threading.Lock())
-        with reading:
+        with self._held(image):
             volume = self._volumes.get(image)
             if volume is None:
                 volume = item.read()
@@ -128,22 +127,38 @@ class Workspace:
         Raises:
             ReadError: The image or its log is damaged, or they do not belong together.
         """
-        with self._lock:
-            known = self._documents.get(image)
-        if known is not None:
-            return known
         item = self.item(image)
-        self.volume(image)
-        shape, digest = self._digests[image]
-        with self._lock:
-            if image not in self._documents:
-                about = {"image": item.name, "shape": list(shape), "digest": digest}
-                self._documents[image] = Document(item.log, about)
-            return self._documents[image]
+        if image not in self._documents:
+            with self._held(image):
+                self.volume(image)
+                if image not in self._documents:
+                    shape, digest = self._digests[image]
+                    about = {"image": item.name, "shape": list(shape), "digest": digest}
+                    self._documents[image] = Document(item.log, about)
+        return self._documents[image]
 
-    def is_open(self, image: str) -> bool:
-        """Whether the document of an image is in memory."""
-        return image in self._documents
+    def _held(self, image: str) -> threading.RLock:
+        """The lock under which an image or its log is read."""
+        with self._lock:
+            return self._reading.setdefault(image, threading.RLock())
+
+    def state(self, image: str) -> State:
+        """The annotations of an image, which is not read for it.
+
+        Raises:
+            ReadError: The log is damaged.
+        """
+        if image in self._documents:
+            return self._documents[image].state
+        log = self.item(image).log
+        if not log.exists():
+            return State()
+        about = log.stat()
+        stamp = about.st_mtime_ns, about.st_size
+        found = self._states.get(image)
+        if found is None or found[0] != stamp:
+            found = self._states[image] = stamp, Document(log, None).state
+        return found[1]
 
     def neighbours(self, image: str) -> tuple[str | None, str | None]:
         """Ids of the images before and after one in the list."""
