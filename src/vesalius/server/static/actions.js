@@ -306,6 +306,8 @@ export async function markDone(done) {
 
 // Everything mode
 
+const LEAST = 0.3; // quality of proposals that are asked for
+
 export async function propose() {
   if (state.looking) return;
   const where = place();
@@ -313,7 +315,7 @@ export async function propose() {
   state.looking = true;
   announce("Looking for everything on this slice…");
   changed();
-  const found = await attempt(() => api.everything(image, { ...where, window: grey() }));
+  const found = await attempt(() => api.everything(image, { ...where, window: grey(), quality: LEAST, stability: 0.8 }));
   state.looking = false;
   changed();
   if (!found || state.image.id !== image) return;
@@ -322,8 +324,19 @@ export async function propose() {
     return;
   }
   complain(null);
-  state.proposals = { ...where, list: found.proposals, at: null };
-  announce(`${found.proposals.length} proposals: click those that you want, Ctrl+Enter takes all, Esc ends`);
+  // Networks differ in what they call good: begin with the best few.
+  const least = [0.8, 0.7, 0.6, 0.5].find((quality) => found.proposals.filter((one) => one.quality >= quality).length > 2);
+  state.proposals = { ...where, all: found.proposals, list: [], at: null };
+  demand(least ?? LEAST);
+}
+
+/** Shows the proposals of at least a quality. */
+export function demand(quality) {
+  const { proposals } = state;
+  proposals.least = quality;
+  proposals.list = proposals.all.filter((one) => one.quality >= quality);
+  proposals.at = null;
+  announce(`${proposals.list.length} proposals: click those that you want, Ctrl+Enter takes all, Esc ends`);
   changed();
 }
 
@@ -344,9 +357,10 @@ export function reject(chosen) {
 }
 
 function leave(chosen) {
-  state.proposals.list = state.proposals.list.filter((one) => !chosen.includes(one));
-  state.proposals.at = null;
-  if (!state.proposals.list.length) state.proposals = null;
+  const { proposals } = state;
+  for (const which of ["all", "list"]) proposals[which] = proposals[which].filter((one) => !chosen.includes(one));
+  proposals.at = null;
+  if (!proposals.list.length) state.proposals = null;
   changed();
 }
 

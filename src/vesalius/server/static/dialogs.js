@@ -49,7 +49,7 @@ export function help(table) {
         "dl",
         {},
         ...rows.flatMap(([keys, what]) => [
-          make("dt", {}, ...keys.map((key) => make("kbd", {}, key.replaceAll("Arrow", "")))),
+          make("dt", {}, ...keys.map((key) => make("kbd", {}, key.replace(/Arrow(?=[A-Z])/, "")))),
           make("dd", {}, what),
         ]),
       ),

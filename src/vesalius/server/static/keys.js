@@ -120,6 +120,7 @@ export function keyTable(page) {
 
 function walkProposals(key) {
   const { list, at } = state.proposals;
+  if (!list.length) return false;
   const step = key === "ArrowRight" || key === "ArrowDown" ? 1 : -1;
   const next = at === null ? (step > 0 ? 0 : list.length - 1) : (list.indexOf(at) + step + list.length) % list.length;
   state.proposals.at = list[next];

@@ -224,6 +224,10 @@ function renderFrame() {
   $("brush-number").textContent = `${state.brush} px`;
   $("text-options").hidden = !state.info.model.takes_text;
   $("proposal-banner").hidden = !state.proposals;
+  if (state.proposals) {
+    $("least").value = Math.round(100 * state.proposals.least);
+    $("least-number").textContent = percent(state.proposals.least);
+  }
   renderSlices(axis);
   renderWindows();
   renderJob();
@@ -341,7 +345,7 @@ const page = {
     if (state.proposals) actions.endProposals();
     else complain(null);
   },
-  acceptAll: () => (state.proposals ? actions.accept([...state.proposals.list]) : announce("There are no proposals")),
+  acceptAll: () => (state.proposals?.list.length ? actions.accept([...state.proposals.list]) : announce("There are no proposals")),
   propagate: dialogs.propagateMenu,
   neighbour: (which) => (state.image[which] ? openImage(state.image[which]) : announce(`There is no ${which} image`)),
   doneAndNext: async () => {
@@ -401,6 +405,7 @@ function listen() {
     state.brush = Number($("brush-size").value);
     changed();
   });
+  $("least").addEventListener("input", () => actions.demand(Number($("least").value) / 100));
   $("text").addEventListener("keydown", (event) => {
     if (event.key === "Escape") $("canvas").focus();
     const text = $("text").value.trim();

@@ -69,8 +69,7 @@ export function nameField(value, done) {
     mark(-1);
     const box = input.getBoundingClientRect();
     const below = window.innerHeight - box.bottom - 8;
-    list.style.width = `${box.width}px`;
-    list.style.left = `${box.left}px`;
+    list.style.right = `${document.documentElement.clientWidth - box.right}px`;
     list.style.maxHeight = `${Math.max(below, box.top - 8)}px`;
     list.style.top = below > 200 || below > box.top ? `${box.bottom + 2}px` : "auto";
     list.style.bottom = below > 200 || below > box.top ? "auto" : `${window.innerHeight - box.top + 2}px`;

@@ -111,7 +111,7 @@ function drawSlice() {
   context.restore();
 }
 
-function shapeOf(rle, colour) {
+function shapeOf(rle) {
   let shape = shapes.get(rle);
   if (!shape) {
     const mask = rle.data ? rle : decode(rle);
@@ -119,28 +119,32 @@ function shapeOf(rle, colour) {
     shape = { mask, box, path: outline(mask, box) };
     shapes.set(rle, shape);
   }
-  if (shape.box && shape.colour !== colour) {
-    shape.fill = fill(shape.mask, colour, shape.box);
-    shape.colour = colour;
-  }
   return shape;
 }
 
+function fillOf(shape, colour) {
+  if (shape.colour !== colour) {
+    shape.fill = fill(shape.mask, colour, shape.box);
+    shape.colour = colour;
+  }
+  return shape.fill;
+}
+
 /** The mask of an RLE, which is decoded once. */
-export const maskOf = (rle) => shapeOf(rle, null).mask;
+export const maskOf = (rle) => shapeOf(rle).mask;
 
 /** Says that a mask under the brush has other pixels now. */
 export const reshape = (mask) => shapes.delete(mask);
 
 function drawShape(rle, colour, { filled = 0, width = 1.5, dash = [] }) {
-  const shape = shapeOf(rle, filled ? colour : shapes.get(rle)?.colour ?? null);
+  const shape = shapeOf(rle);
   if (!shape.box) return;
   context.save();
   if (filled) {
     context.globalAlpha = filled;
     context.imageSmoothingEnabled = false;
     context.transform(view.scaleX, 0, 0, view.scaleY, view.left, view.top);
-    context.drawImage(shape.fill, shape.box.left, shape.box.top);
+    context.drawImage(fillOf(shape, colour), shape.box.left, shape.box.top);
     context.restore();
     context.save();
   }
@@ -270,7 +274,7 @@ function drawCursor() {
     context.lineWidth = 1.25;
     context.stroke();
   }
-  if (state.byKeys || state.corner) {
+  if (state.byKeys) {
     const [x, y] = [Math.round(left) + 0.5, Math.round(top) + 0.5];
     for (const [colour, width] of [["rgb(0 0 0 / 60%)", 3], ["#ffe45c", 1]]) {
       context.beginPath();

@@ -65,6 +65,6 @@ export function number(value) {
 
 /** The name of a window of the server, for people. */
 export function windowName(name) {
-  const known = { default: "As the model sees it", full: "Full range" };
+  const known = { default: "Model's window", full: "Full range" };
   return known[name] ?? (name.charAt(0).toUpperCase() + name.slice(1)).replaceAll("_", " ");
 }
