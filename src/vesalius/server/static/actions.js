@@ -24,7 +24,10 @@ function inOrder(topic, task) {
 export function adopt(document) {
   if (document.image !== state.image.id || (state.document && document.revision < state.document.revision)) return;
   state.document = document;
-  if (!objectOf(state.selected)) state.selected = null;
+  if (state.selected !== null && !objectOf(state.selected)) {
+    state.lost = state.selected;
+    state.selected = null;
+  }
   changed();
 }
 
@@ -236,6 +239,7 @@ export async function history(kind, show) {
   const step = state.document[kind];
   const answer = await act({ kind });
   if (!answer) return;
+  if (state.selected === null && objectOf(state.lost)) state.selected = state.lost;
   announce(`${kind === "undo" ? "Undone" : "Done again"}${step ? `: ${STEPS[step] ?? step}` : ""}`);
   const after = places();
   const differs = [...new Set([...before.keys(), ...after.keys()])].filter((key) => before.get(key) !== after.get(key));
@@ -286,6 +290,7 @@ export async function remove(number) {
 
 export function select(number) {
   state.selected = number;
+  state.lost = null;
   making = null;
   state.corner = null;
   state.preview = null;

@@ -118,6 +118,7 @@ function renderProposals() {
     $("proposals"),
     proposals.list.map((one, place) => {
       const point = (to) => () => {
+        if (!state.proposals) return; // the row has been left because it is gone
         state.proposals.at = to;
         changed("view");
       };

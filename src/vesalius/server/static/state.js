@@ -12,6 +12,7 @@ export const state = {
   preset: "default", // name of the window, or "own"
   slices: new Map(), // "z:17" -> {revision, planes: object -> plane}
   selected: null, // object; null: the next prompt makes a new one
+  lost: null, // object that was selected when it went; undo may bring it back
   tool: "prompt", // prompt, brush, eraser or window
   brush: 12, // diameter, in pixels of the finer direction
   show: "filled", // filled, outlines or nothing
