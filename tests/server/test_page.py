@@ -169,13 +169,17 @@ class User:
         )
 
 
+def refused(text):
+    """Whether it is only that the server has said no, as it does to a click that a later one overtakes."""
+    return re.match(r"Failed to load resource: the server responded with a status of (409|422|503) ", text)
+
+
 @pytest.fixture
 def user(browser, address):
     context = browser.new_context(viewport=SIZE)
     page = context.new_page()
     wrong = []
-    # A click that a later one overtakes is answered 409, which Chromium tells as an error.
-    page.on("console", lambda one: wrong.append(one.text) if one.type == "error" and " 409 " not in one.text else None)
+    page.on("console", lambda one: wrong.append(one.text) if one.type == "error" and not refused(one.text) else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda one: None if one.url.startswith((address, "blob:")) else wrong.append(one.url))
     someone = User(page, address)
@@ -357,6 +361,45 @@ def test_quick_clicks_are_all_heard(user):
     user.says("quality")
     assert len(user.planes()[0]["prompts"]) == 5
     assert len(user.document()["objects"]) == 1
+
+
+def test_words_are_asked_for_where_the_model_takes_them(user):
+    def takes_text(route):
+        answer = route.fetch()
+        found = answer.json()
+        found["model"]["takes_text"] = True
+        route.fulfill(response=answer, json=found)
+
+    user.page.route("**/api/info", takes_text)
+    user.open("disc2").forget()
+    user.press("n", "t")
+    user.page.keyboard.type("disc")
+    user.press("Enter")
+    # The bundled model takes none, so this is also how a refusal is told.
+    expect(user.page.get_by_role("alert")).to_contain_text("text")
+    expect(user.page.locator("#prompts li")).to_have_count(0)
+    assert user.document()["objects"] == []
+
+
+def test_what_the_server_is_too_busy_for_is_asked_again(user):
+    user.open("disc2").forget()
+    asked = []
+
+    def busy(route):
+        asked.append(route.request.post_data_json["kind"])
+        if len(asked) == 1:
+            body = {"error": {"code": "busy", "message": "the queue is full", "remedy": None}}
+            route.fulfill(status=503, json=body, headers={"Retry-After": "1"})
+        else:
+            route.continue_()
+
+    user.page.route("**/actions", busy)
+    user.press("n")
+    user.click(30, 20)
+    expect(user.page.locator("#saved-text")).to_have_text("Server is busy, trying again…")
+    user.says("quality")
+    assert asked == ["prompt", "prompt"]
+    assert len(user.planes()[0]["prompts"]) == 1
 
 
 def test_another_tab_is_followed(user):

@@ -57,8 +57,10 @@ async function perform(action, topic = null) {
   changed();
   try {
     const answer = await inOrder(topic, () => sendOnce(image, action));
-    if (answer) adoptAnswer(answer);
-    complain(null);
+    if (answer) {
+      adoptAnswer(answer);
+      complain(null);
+    }
     return answer;
   } finally {
     state.unsaved -= 1;

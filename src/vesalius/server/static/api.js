@@ -12,14 +12,19 @@ export class ApiError extends Error {
   }
 }
 
-/** What the page shows while the server is not heard of ("offline"), busy ("busy") or well (null). */
+/** Whether the server is not heard of ("offline"), busy ("busy") or well (null); `tell` is called when that changes. */
 export const link = { state: null, tell: () => {} };
 
-function told(state) {
-  if (link.state !== state) {
-    link.state = state;
-    link.tell(state);
-  }
+const troubles = new Map(); // request that waits -> why
+
+function told(asked, trouble) {
+  if (trouble === null) troubles.delete(asked);
+  else troubles.set(asked, trouble);
+  const all = [...troubles.values()];
+  const state = all.includes("offline") ? "offline" : (all[0] ?? null);
+  if (link.state === state) return;
+  link.state = state;
+  link.tell();
 }
 
 let session = null; // promise of its number
@@ -35,7 +40,16 @@ async function sessionNumber() {
 }
 
 /** One request. Reading is tried until the server is there; what changes something fails as "offline" instead. */
-async function request(path, { method = "GET", body, signal, own = false } = {}) {
+async function request(path, options = {}) {
+  const asked = Symbol(path);
+  try {
+    return await askUntilAnswered(asked, path, options);
+  } finally {
+    told(asked, null);
+  }
+}
+
+async function askUntilAnswered(asked, path, { method = "GET", body, signal, own = false }) {
   for (let tries = 0; ; tries += 1) {
     const headers = {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -45,24 +59,20 @@ async function request(path, { method = "GET", body, signal, own = false } = {})
       response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body) });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      told("offline");
       if (method !== "GET") {
         throw new ApiError(0, "offline", "the server does not answer", "see whether vesalius annotate still runs");
       }
+      told(asked, "offline");
       await wait(Math.min(0.5 + tries / 2, 3));
       continue;
     }
-    if (response.ok) {
-      told(null);
-      return response;
-    }
+    if (response.ok) return response;
     const error = await errorOf(response);
     if ((response.status === 429 || response.status === 503) && tries < TRIES) {
-      told("busy");
+      told(asked, "busy");
       await wait(Number(response.headers.get("Retry-After")) || 1);
       continue;
     }
-    told(null);
     if (error.code === "session" && own && tries < 2) {
       session = null;
       continue;

@@ -161,7 +161,7 @@ export function listen(table) {
     const run = byName.get(name);
     if (!run || own?.test(name)) return;
     event.preventDefault();
-    if (state.image || name === "?") run(event);
+    if (state.image || name === "?" || name === "G") run(event);
   });
   document.addEventListener("keyup", (event) => {
     if (event.key === " ") tools.holdSpace(false);

@@ -84,7 +84,7 @@ function pixelsOf(axis, index) {
   const { id } = state.image;
   const key = `${id} ${keyOf(axis, index)}`;
   if (!pixels.has(key)) {
-    const promise = api.pixels(id, axis, index);
+    const promise = api.pixels(id, axis, index).then((slice) => ({ ...slice, key: keyOf(axis, index) }));
     promise.catch(() => pixels.delete(key));
     pixels.set(key, promise);
     if (pixels.size > KEPT) pixels.delete(pixels.keys().next().value);
@@ -140,7 +140,7 @@ function show(axis, index) {
 function step(by) {
   if (axisNow().count === 1) return;
   show(state.axis, state.index + by);
-  announce(`Slice ${state.index} of ${axisNow().count}`);
+  announce(`Slice ${state.index} of 0 to ${axisNow().count - 1}`);
 }
 
 function turn(axis) {
@@ -159,7 +159,7 @@ function turn(axis) {
   if (cursor && axis === now.columns) index = Math.floor(cursor.x);
   if (cursor && axis === now.rows) index = Math.floor(cursor.y);
   show(axis, index);
-  announce(`Slices along ${axis}: ${state.index} of ${axisNow().count}`);
+  announce(`Slices along ${axis}: ${state.index} of 0 to ${axisNow().count - 1}`);
 }
 
 function stepOutlined(direction) {
@@ -229,7 +229,6 @@ function renderFrame() {
     $("least-number").textContent = percent(state.proposals.least);
   }
   renderSlices(axis);
-  renderWindows();
   renderJob();
   $("hint").hidden = document_.objects.length > 0 || state.pending.length > 0 || Boolean(state.proposals);
   tools.cursorShape();
@@ -252,7 +251,7 @@ function renderSlices(axis) {
   }
   $("slice").max = axis.count - 1;
   $("slice").value = state.index;
-  $("slice").setAttribute("aria-valuetext", `slice ${state.index} of ${axis.count} along ${state.axis}`);
+  $("slice").setAttribute("aria-valuetext", `slice ${state.index} of 0 to ${axis.count - 1} along ${state.axis}`);
   $("slice-number").max = axis.count - 1;
   if (document.activeElement !== $("slice-number")) $("slice-number").value = state.index;
   $("slice-last").textContent = `/ ${axis.count - 1}`;
@@ -296,6 +295,7 @@ function renderJob() {
 
 function renderReadouts() {
   if (!state.image) return;
+  renderWindows();
   const axis = axisNow();
   const spacing = state.image.spacing_mm?.[state.axis];
   const where = axis.count > 1 ? `${state.axis} ${state.index}${spacing ? `  ·  ${(state.index * spacing).toFixed(1)} mm` : ""}` : "";
@@ -414,6 +414,15 @@ function listen() {
     $("text").value = "";
     $("canvas").focus();
   });
+  // The keys are the picture's again when the mouse has done its work elsewhere.
+  const back = (event) => {
+    const { activeElement } = document;
+    const writes = activeElement?.matches(".name-field, #text, #slice-number, #level, #width, select");
+    if (event.detail > 0 && !writes && !document.querySelector("dialog[open]")) $("canvas").focus({ preventScroll: true });
+  };
+  document.querySelector("main").addEventListener("click", back);
+  document.querySelector("header").addEventListener("click", back);
+  for (const id of ["preset", "slice-number", "level", "width"]) $(id).addEventListener("change", () => $("canvas").focus());
   // After a hand has chosen a window, the model is shown the same.
   $("canvas").addEventListener("pointerup", () => state.preset === "own" && afterRest(prepare));
   let size = "";

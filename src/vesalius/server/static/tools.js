@@ -86,7 +86,6 @@ function move(event) {
   if (windows && drag.moved && !state.image.colour) {
     state.window = dragged(state.window, state.image.range, across, below);
     state.preset = "own";
-    changed();
   }
   if (drag.kind === "add" && drag.moved) state.corner = { x: drag.x, y: drag.y };
   changed("view");

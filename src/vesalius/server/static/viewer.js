@@ -2,7 +2,7 @@
 
 import { $ } from "./dom.js";
 import { bounds, decode, fill, outline } from "./rle.js";
-import { aspect, axisNow, objects, planeNow, planesNow, selected, state } from "./state.js";
+import { aspect, axisNow, keyOf, objects, planeNow, planesNow, selected, state } from "./state.js";
 import { paint } from "./window.js";
 
 const canvas = $("canvas");
@@ -89,9 +89,11 @@ export function render() {
   if (!state.image || !state.slice) return;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   drawSlice();
-  drawObjects();
-  drawProposals();
-  drawPrompts();
+  if (state.slice.key === keyOf(state.axis, state.index)) {
+    drawObjects();
+    drawProposals();
+    drawPrompts();
+  }
   drawCursor();
   // Programs that drive the page find a pixel by this.
   canvas.dataset.view = [view.scaleX, view.scaleY, view.left, view.top].join(" ");
