@@ -16,6 +16,7 @@ _PUBLIC = {
     "VesaliusError": "vesalius.core.errors",
     "Volume": "vesalius.core.types",
     "load_model": "vesalius.predict.load",
+    "propagate": "vesalius.predict.propagate",
     "read_slice": "vesalius.io.read",
     "read_volume": "vesalius.io.read",
     "segment_everything": "vesalius.predict.everything",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vesalius.io.write import write_mask as write_mask
     from vesalius.predict.everything import segment_everything as segment_everything
     from vesalius.predict.load import load_model as load_model
+    from vesalius.predict.propagate import propagate as propagate
 
 
 def __getattr__(name: str) -> Any:

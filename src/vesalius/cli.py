@@ -6,13 +6,15 @@ Exit codes: 0 done; 2 a bad argument or bad input, told in one sentence on stand
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vesalius import __version__, cli_annotate, cli_corpus, cli_models, cli_training, cli_vocabulary
+from vesalius import __version__, cli_annotate, cli_corpus, cli_evaluation, cli_models, cli_training, cli_vocabulary
 from vesalius.core.errors import PromptError, VesaliusError, WriteError
+from vesalius.predict.propagation_rules import PropagationRules
 
 if TYPE_CHECKING:
     from vesalius.predict.segment import Box, Click
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 EXTRAS = {
     "fastapi": "server",
     "huggingface_hub": "hub",
+    "jinja2": "report",
     "matplotlib": "plots",
+    "pandas": "report",
     "peft": "tuning",
     "safetensors": "torch",
     "skimage": "demo",
@@ -44,6 +48,8 @@ app.add_typer(cli_corpus.app)
 app.command()(cli_annotate.annotate)
 app.command()(cli_training.train)
 app.command()(cli_training.finetune)
+app.command()(cli_evaluation.evaluate)
+app.command()(cli_evaluation.report)
 app.command()(cli_vocabulary.vocabulary)
 app.command()(cli_vocabulary.datasets)
 
@@ -216,6 +222,188 @@ def _summary(number: int, found: dict[str, Any]) -> str:
     return f"object {number}: predicted IoU {found['predicted_iou']:.2f}, {area if found['area_px'] else 'empty'}"
 
 
+@app.command()
+def propagate(
+    volume: Annotated[
+        Path,
+        typer.Argument(metavar="VOLUME", help="NIfTI, NRRD, MetaImage, TIFF, DICOM file or series folder."),
+    ],
+    slice_: Annotated[
+        list[int] | None, typer.Option("--slice", metavar="N", help="Slice with a prompt, from 0. Repeatable.")
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[N:]X0,Y0,X1,Y1", help="Box around the object, half-open, on slice N. Repeatable."),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[N:]X,Y[,+|-]", help="Click on the object (+) or the background (-) of slice N. Repeatable."
+        ),
+    ] = None,
+    axis: Annotated[str, typer.Option(metavar="x|y|z", help="Axis along which the object is carried.")] = "z",
+    margin: Annotated[
+        float, typer.Option(metavar="SHARE", help="The next box reaches past the outline by this share of its side.")
+    ] = PropagationRules.margin,
+    least_margin: Annotated[
+        float, typer.Option(metavar="PX", help="And by at least this many pixels.")
+    ] = PropagationRules.least_margin,
+    least_area: Annotated[
+        int, typer.Option(metavar="PX", help="Stop at an outline smaller than this.")
+    ] = PropagationRules.least_area,
+    most_change: Annotated[
+        float, typer.Option(metavar="RATIO", help="Stop at one that is this many times larger or smaller.")
+    ] = PropagationRules.most_change,
+    least_overlap: Annotated[
+        float, typer.Option(metavar="DICE", help="Stop at one whose Dice with the last outline is below this.")
+    ] = PropagationRules.least_overlap,
+    least_quality: Annotated[
+        float, typer.Option(metavar="IOU", help="Stop at one whose predicted IoU is below this.")
+    ] = PropagationRules.least_quality,
+    least_grey: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Stop at one whose mean grey value is less like the key slice's object than this."
+        ),
+    ] = PropagationRules.least_grey,
+    least_contrast: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Stop at one that stands out less than this share of the key slice's."),
+    ] = PropagationRules.least_contrast,
+    time: Annotated[int | None, typer.Option(metavar="N", help="Time point of a series or film, from 0.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|LEVEL/WIDTH", help="Grey window: soft_tissue, lung, brain, bone, or such as 40/400."
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the file does not say, such as ct for a NIfTI file in HU.")
+    ] = None,
+    model: Model = None,
+    runtime: Runtime = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Label volume to write: .nii .nii.gz .nrrd .mha .tif or .dcm (a DICOM segmentation).",
+        ),
+    ] = None,
+    json_: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Record to write: per slice its origin, area, predicted IoU."),
+    ] = None,
+) -> None:
+    """Outline one object in a volume from prompts on one or more slices, carried from slice to slice.
+
+    With one --slice, every box and point belongs to it. With several, the boxes belong to them in the order given, and
+    so do the points; or each names its slice itself: --box 30:60,70,180,190.
+
+    Coordinates are pixels of the slice in the file's own order, as in segment. The label volume has the geometry of the
+    input, 1 on the object.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from vesalius.predict.propagate_file import PropagateJob, propagate_file
+
+    if out is None and json_ is None:
+        raise WriteError("no output is named", remedy="give -o or --json")
+    boxes: dict[int, Box] = {}
+    for index, text in on_slices(box or [], slice_ or [], "box"):
+        if index in boxes:
+            raise PromptError(f"slice {index} has two boxes", remedy="give one box per slice: there is one object")
+        boxes[index] = parse_box(text)
+    clicks: dict[int, list[Click]] = {}
+    for index, text in on_slices(point or [], slice_ or [], "point"):
+        clicks.setdefault(index, []).append(parse_point(text))
+    idle = sorted({*(slice_ or [])} - {*boxes, *clicks})
+    if idle:
+        raise PromptError(f"slice {idle[0]} has no prompt", remedy=f"give one, such as --box {idle[0]}:60,70,180,190")
+    job = PropagateJob(
+        file=volume,
+        boxes=boxes,
+        clicks=clicks,
+        axis=axis,
+        rules=PropagationRules(
+            margin, least_margin, least_area, most_change, least_overlap, least_quality, least_grey, least_contrast
+        ),
+        time=time,
+        window=window,
+        modality=modality,
+        model=model,
+        runtime=runtime,  # type: ignore[arg-type]
+        out=out,
+        record=None if json_ in (None, "-") else Path(json_),
+    )
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = progress.add_task("slices", total=None)
+
+    def tell(done: int, total: int) -> None:
+        # Started by the first slice, so that bad input is told in one line.
+        progress.start()
+        progress.update(task, completed=done, total=total)
+
+    try:
+        result = propagate_file(job, tell)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+    if json_ == "-":
+        import json
+
+        print(json.dumps(result, indent=2))
+        return
+    filled = [found["slice"] for found in result["slices"] if found["area_px"]]
+    size = f"{result['voxels']} voxels"
+    if result["volume_mm3"] is not None:
+        size += f", {result['volume_mm3']:.4g} mm³"
+    print(f"slices {filled[0]} to {filled[-1]}: {size}" if filled else "empty")
+    for found in result["slices"]:
+        if found["stop"] is not None:
+            stop = found["stop"]
+            print(f"stopped at slice {found['slice']}: {stop['rule']} ({stop['value']:.3g}; limit {stop['limit']:.3g})")
+    print(f"{result['model']['name']}, run by {result['model']['runs_by']}")
+
+
+def on_slices(texts: Sequence[str], slices: Sequence[int], name: str) -> list[tuple[int, str]]:
+    """The slice of each prompt, and the prompt, of ``"N:prompt"`` or, without a number, by the given slices.
+
+    Args:
+        texts: Prompts.
+        slices: Of one, every prompt without a number is on it; of several, they are in their order.
+        name: What the prompts are, for errors.
+
+    Raises:
+        PromptError: It is not clear which slice a prompt is on.
+    """
+    plain = [text for text in texts if ":" not in text]
+    if plain and len(slices) != 1 and len(slices) != len(plain):
+        raise PromptError(
+            f"{name} {plain[0]!r} names no slice, and there are {len(slices)} slices for {len(plain)} such",
+            remedy=f"give --slice once, as often as --{name}, or write the slice before it, as in 30:{plain[0]}",
+        )
+    order = iter(slices if len(slices) == len(plain) else [*slices] * len(plain))
+    out = []
+    for text in texts:
+        number, colon, prompt = text.partition(":")
+        if not colon:
+            out.append((next(order), text))
+        elif number.strip().isdecimal():
+            out.append((int(number), prompt))
+        else:
+            raise PromptError(f"{name} {text!r} begins with no slice", remedy=f"write it as in 30:{prompt}")
+    return out
+
+
 def parse_box(text: str) -> Box:
     """(x0, y0, x1, y1) of ``"x0,y0,x1,y1"``.
 
@@ -247,37 +435,3 @@ def parse_point(text: str) -> Click:
             f"point {text!r} is not two numbers and a sign", remedy="give x,y or x,y,+ or x,y,- such as 100,120,-"
         ) from None
     return x, y, label
-
-
-@app.command()
-def evaluate(
-    data: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Set of image and label pairs (with a set.json), or a folder of them."),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results; made if absent.")
-    ],
-    model: Model = None,
-    runtime: Runtime = "auto",
-    split: Annotated[str, typer.Option(metavar="val|train", help="Which cases.")] = "val",
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the clicks and of the choice of objects.")] = 0,
-    max_objects_per_image: Annotated[
-        int, typer.Option(metavar="N", help="Of an image with more objects, this many are drawn.")
-    ] = 10,
-) -> None:
-    """Measure a model under a box and 1, 3 and 5 clicks, beside an ellipse in the box and GrabCut.
-
-    Writes scores.csv (a row per object, model and prompt), run.json and report.md. Started again on the same folder,
-    it goes on where it was stopped.
-    """
-    from vesalius.evaluation.evaluate import EvaluationConfig
-    from vesalius.evaluation.evaluate import evaluate as score
-    from vesalius.evaluation.report import write_report
-    from vesalius.predict.load import load_model
-
-    config = EvaluationConfig.from_dict(
-        {"data": data, "split": split, "seed": seed, "max_objects": max_objects_per_image}
-    )
-    score(config, load_model(model, runtime=runtime), output)  # type: ignore[arg-type]
-    print(write_report(output))

@@ -22,7 +22,7 @@ from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
 from vesalius.corpus.store import Corpus, is_corpus
-from vesalius.evaluation.comparison import Change, change_table, compare, target_table
+from vesalius.evaluation.comparison import Change, change_table, compare, object_of, target_table
 from vesalius.evaluation.evaluate import (
     Score,
     collect,
@@ -32,7 +32,6 @@ from vesalius.evaluation.evaluate import (
     score_model,
     with_drawn_objects,
 )
-from vesalius.evaluation.report import object_of
 from vesalius.evaluation.strategies import CLICKS, STRATEGIES, first_click
 from vesalius.evaluation.validation import validation
 from vesalius.models.checkpoint import weights_digest

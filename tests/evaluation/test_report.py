@@ -1,163 +1,213 @@
 from __future__ import annotations
 
-import dataclasses
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
-from vesalius.core.errors import ReadError
-from vesalius.evaluation.evaluate import EvaluationConfig, Score, evaluate
-from vesalius.evaluation.report import report, size_of, write_report
-
-RUN: dict[str, Any] = {
-    "version": "9.9",
-    "opencv": "5.5",
-    "seed": 4,
-    "split": "val",
-    "max_objects": 10,
-    "min_area": 0.0015,
-    "model": {"name": "ours", "digest": "abcd", "runs_by": "torch fp32"},
-    "cases": {"a": ["1", "2"], "b": ["1"], "unlucky": []},
-    "objects": 4,
-    "objects_left_out": 17,
-}
+from made_evaluation import MODELS, write
+from vesalius.cli import main
+from vesalius.core.errors import ReadError, WriteError
+from vesalius.evaluation.galleries import choose_cases, choose_complex, choose_crowded
+from vesalius.evaluation.report import read_evaluation, specialist_of, write_report
+from vesalius.evaluation.results import schema
 
 
-def score(dataset: str, case: str, instance: int, model: str, strategy: str, dice: float, **more: Any) -> Score:
-    values = {"modality": "ct" if dataset == "a" else "mr", "target": "x", "area": 0.03, "quality": 0.5, **more}
-    return Score(
-        dataset=dataset,
-        image=f"{case}_0",
-        case=case,
-        instance=instance,
-        model=model,
-        strategy=strategy,
-        dice=dice,
-        iou=dice / (2 - dice),
-        **values,
-    )
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("made"), cases=3, images=1)
 
 
-def example() -> list[Score]:
-    """Set a: case 1 with two objects, case 2 with one; set b: one object."""
-    objects = [("a", "1", 1, {}), ("a", "1", 2, {"target": "y"}), ("a", "2", 1, {}), ("b", "1", 1, {"area": 0.3})]
-    dices = {
-        ("ellipse", "box"): [0.8, 0.6, 0.7, 0.9],
-        ("GrabCut", "box"): [0.0, 0.0, 0.9, 0.5],
-        ("ours", "box"): [0.9, 0.5, 0.9, 0.6],
-        ("ours", "1 point"): [0.3, 0.2, 0.4, 0.5],
-        ("ours", "3 points"): [0.5, 0.4, 0.6, 0.7],
-        ("ours", "5 points"): [0.7, 0.6, 0.8, 0.9],
-    }
-    return [
-        score(*name, *column, dice, **more)
-        for column, values in dices.items()
-        for (*name, more), dice in zip(objects, values, strict=True)
+@pytest.fixture(scope="module")
+def html(made: Path) -> str:
+    assert write_report(made) == made / "report.html"
+    return (made / "report.html").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes; raises on one that is closed out of order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def columns(made: Path, *names: str) -> pd.DataFrame:
+    return pq.read_table(made / "scores.parquet", columns=list(names)).to_pandas()
+
+
+def test_the_report_is_one_file_that_needs_no_other(html: str) -> None:
+    elements = Elements(html).found
+    pictures = [about for tag, about in elements if tag == "img"]
+    assert len(pictures) > 50
+    for about in pictures:
+        assert (about["src"] or "").startswith("data:image/")
+        assert about["alt"]
+    assert not [tag for tag, _ in elements if tag in ("script", "link", "iframe", "object")]
+    assert {about["href"][0] for tag, about in elements if tag == "a" and about["href"]} == {"#"}
+    assert "url(" not in html
+    anchors = {about["href"][1:] for tag, about in elements if tag == "a" and about["href"]}
+    assert anchors == {about["id"] for tag, about in elements if tag == "section"}
+
+
+def test_the_report_has_every_section_and_no_number_that_is_none(html: str) -> None:
+    titles = re.findall(r"<h2>(.*?)</h2>", html)
+    assert titles == [
+        "All data sets",
+        "More points",
+        "Generalisation",
+        "Objects and strategies",
+        "Modalities",
+        "Clicks and corrections",
+        "What Dice depends on",
+        "Robustness to the prompt",
+        "Everything mode",
+        "Internal and external validation",
+        "Breakdowns",
+        "Inference time",
+        "Volumes",
+        "Pictures",
+        "Every prompt in detail",
+        "The run",
     ]
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", re.sub(r"data:image/[^\"]*", "", html))
+    assert not [cell for cell in cells if re.search(r"\bnan\b|\bNone\b|NaN", cell)]
+    # Every table and figure says from which rows it is; pictures of cases say how they were chosen.
+    assert html.count("Undefined and left out:") >= len(re.findall(r"<h3>Table", html)) - 3
+    assert "c0ffee" in html
 
 
-def tables(text: str) -> dict[str, list[list[str]]]:
-    """Section title -> rows of its table, heads first."""
-    found: dict[str, list[list[str]]] = {}
-    for section in text.split("\n## ")[1:]:
-        lines = [line for line in section.splitlines() if line.startswith("|")]
-        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-        found[section.splitlines()[0]] = rows[:1] + rows[2:]
-    return found
+def test_numbers_are_those_of_the_rows(made: Path, html: str) -> None:
+    scores = columns(made, "object", "model", "protocol", "strategy", "dice")
+    chosen = scores[(scores["protocol"] == "sam-med2d") & (scores["strategy"] == "box") & (scores["model"] == "ours")]
+    by_set = chosen["dice"].groupby(chosen["object"].str.split("/").str[0]).mean()
+    assert len(by_set) == 3
+    first = html.index("Table 1.")
+    row = re.search(r"<th scope='row'>ours</th><td>([\d.]+) \[", html[first:])
+    assert row is not None
+    assert row[1] == f"{100 * by_set.mean():.1f}"
+    table = pd.read_csv(made / "report_tables" / "overall.csv", index_col="model")
+    assert table.loc["ours", "box"] == pytest.approx(100 * by_set.mean())
+    assert table.index.tolist() == list(MODELS)
 
 
-def numbers(cells: list[str]) -> list[str]:
-    """Cells without their intervals."""
-    return [cell.split(" ")[0] for cell in cells]
+def test_what_a_model_cannot_do_has_its_reason(html: str) -> None:
+    first = html.index("Table 1.")
+    part = html[first : html.index("Table 2.")]
+    assert part.count("–<sup>a</sup>") == 3
+    assert "<p><sup>a</sup> takes a box alone</p>" in part
+    assert "Not listed, as there is no answer: sam text (takes no words)." in html
 
 
-def test_overall_means_and_empty_cells() -> None:
-    heads, *rows = tables(report(example(), RUN))["All data sets"]
-    assert heads == ["model", "box", "1 point", "3 points", "5 points"]
-    assert [numbers(row) for row in rows] == [
-        ["ellipse", "0.800", "–", "–", "–"],  # ((0.8 + 0.6 + 0.7) / 3 + 0.9) / 2
-        ["GrabCut", "0.400", "–", "–", "–"],
-        ["ours", "0.683", "0.400", "0.600", "0.800"],
-    ]
-    # Of set a, cases 1 (0.7, 0.7) and 2 (0.9) are drawn: (0.6, 0.6 or 0.9 with 0.6 from b) bound the mean.
-    assert rows[2][1] == "0.683 [0.650, 0.750]"
+def test_tables_lie_beside_the_report(made: Path, html: str) -> None:
+    names = {path.name for path in (made / "report_tables").iterdir()}
+    stems = {name.rpartition(".")[0] for name in names}
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("csv", "md", "tex")}
+    assert len(stems) == html.count("<h3>Table")
+    assert {"overall", "jitter", "grid", "correlations", "validation_external_rgb", "volumes"} <= stems
 
 
-def test_detail_counts_misses_and_measures_predicted_quality() -> None:
-    rows = {tuple(row[:2]): row[2:] for row in tables(report(example(), RUN))["Each prompt in detail"][1:]}
-    assert rows["GrabCut", "box"][2] == "2 (50.0%)"
-    assert rows["ours", "box"][2] == "0 (0.0%)"
-    # |0.5 - IoU|: 0.9 -> 0.318, 0.5 -> 0.167, 0.9 -> 0.318, mean 0.268; 0.6 -> 0.071.
-    assert rows["ours", "box"][3] == "0.170"
-    assert numbers(rows["ours", "1 point"])[1] == "0.256"  # ((0.176 + 0.111 + 0.25) / 3 + 0.333) / 2
-
-
-def test_groups() -> None:
-    found = tables(report(example(), RUN))
-    assert [numbers(row) for row in found["By modality"][1:]] == [
-        ["ct", "3", "2", "0.700", "0.300", "0.767", "0.300", "0.500", "0.700"],
-        ["mr", "1", "1", "0.900", "0.500", "0.600", "0.500", "0.700", "0.900"],
-    ]
-    assert [row[0] for row in found["By data set"][1:]] == ["a", "b"]
-    assert [row[:3] for row in found["By size of the object"][1:]] == [["1 to 5 %", "3", "2"], ["> 20 %", "1", "1"]]
-    assert found["By modality"][0][3:5] == ["ellipse, box", "GrabCut, box"]
-
-
-def test_where_the_model_loses() -> None:
-    text = report(example(), RUN)
-    heads, *rows = tables(text)["Where ours is worse than a baseline"]
-    assert heads == ["by", "group", "objects", "cases", "ours", "the baseline", "which is", "difference"]
-    assert "worse than ellipse on 2 of 4 objects (50.0%)" in text
-    assert "worse than GrabCut on 0 of 4 objects (0.0%)" in text
-    lost = {(row[0], row[1]): row for row in rows}
-    # Set b has one target, so its target is not listed again; of set a, target y alone is lost.
-    assert set(lost) == {("modality", "mr"), ("size", "> 20 %"), ("data set", "b"), ("target", "y (a)")}
-    assert lost["data set", "b"][4:] == ["0.600", "0.900", "ellipse", "-0.300"]
-    assert lost["target", "y (a)"][2:] == ["1", "1", "0.500", "0.600", "ellipse", "-0.100"]
-    assert rows[-1] == lost["target", "y (a)"]
-
-
-def test_a_model_that_never_loses_is_said_to() -> None:
-    scores = [dataclasses.replace(s, dice=1.0) if s.model == "ours" else s for s in example()]
-    text = report(scores, RUN)
-    assert "no modality, size, data set or target on which it is worse" in text
-    assert tables(text)["Where ours is worse than a baseline"] == []
-
-
-def test_what_was_measured_is_stated() -> None:
-    text = report(example(), RUN)
-    assert "4 objects in 3 images of 3 cases from 2 data sets" in text
-    assert "Split: val" in text
-    assert "Seed 4. Vesalius 9.9, OpenCV 5.5. Model ours, weights abcd, run by torch fp32." in text
-    assert "17 objects were left out" in text
-    assert "falls into the split: unlucky." in text
-    assert "0 undefined scores" in text
-    *most, last = example()
-    assert "1 undefined scores" in report([*most, dataclasses.replace(last, dice=float("nan"))], RUN)
-
-
-def test_baselines_alone() -> None:
-    text = report([s for s in example() if s.model != "ours"], {**RUN, "model": None})
-    assert text.startswith("# Evaluation\n")
-    assert not any(title.startswith("Where") for title in tables(text))
-
-
-@pytest.mark.parametrize(
-    ("area", "name"), [(0.0099, "< 1 %"), (0.01, "1 to 5 %"), (0.05, "5 to 20 %"), (0.2, "> 20 %"), (1.0, "> 20 %")]
-)
-def test_sizes(area: float, name: str) -> None:
-    assert size_of(score("a", "1", 1, "ours", "box", 1, area=area)) == name
-
-
-def test_report_of_a_folder(data: Path, tmp_path: Path, make_model: Any) -> None:
+def test_what_was_not_run_is_left_out(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ReadError, match=r"scores\.csv"):
-        write_report(out)
-    scores = evaluate(EvaluationConfig(data=data), make_model(lambda image, prompt: image.rgb()[:, :, 0] > 120), out)
-    assert write_report(out) == out / "report.md"
-    text = (out / "report.md").read_text(encoding="utf-8")
-    assert text == report(scores, json.loads((out / "run.json").read_text()))
-    # Both sets have all three bright objects as answer to every prompt.
-    assert len({row[1] for row in tables(text)["All data sets"][1:]}) == 3
+    out.mkdir()
+    chosen = [("protocol", "=", "medsam"), ("model", "=", "sam")]
+    pq.write_table(pq.read_table(made / "scores.parquet", filters=chosen), out / "scores.parquet")
+    for name in ("volumes", "times", "saliency"):
+        pq.write_table(schema(name).empty_table(), out / f"{name}.parquet")
+    for name in ("objects.parquet", "prompts.parquet"):
+        (out / name).write_bytes((made / name).read_bytes())
+    run = json.loads((made / "run.json").read_text()) | {"corpus": {"path": str(tmp_path / "gone")}}
+    (out / "run.json").write_text(json.dumps(run))
+    html = write_report(out).read_text(encoding="utf-8")
+    assert re.findall(r"<h2>(.*?)</h2>", html) == [
+        "All data sets",
+        "Modalities",
+        "What Dice depends on",
+        "Internal and external validation",
+        "Breakdowns",
+        "Pictures",
+        "Every prompt in detail",
+        "The run",
+    ]
+    assert "There are no pictures of cases, as the corpus cannot be read" in html
+    assert "1 models: sam." in html
+
+
+def test_a_folder_that_is_no_finished_evaluation(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ReadError, match="is no finished evaluation"):
+        write_report(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ReadError, match=r"scores\.parquet.*not a table of a finished evaluation"):
+        write_report(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(WriteError, match="does not exist"):
+        write_report(made, tmp_path / "absent" / "r.html")
+
+
+def test_the_command_writes_the_same_report(
+    made: Path, html: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = tmp_path / "report_tables" / "stale.csv"
+    stale.parent.mkdir()
+    stale.touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(made), "-o", str(tmp_path / "r.html")])
+    assert not stop.value.code
+    assert capsys.readouterr() == (f"{tmp_path / 'r.html'}\n", "")
+    assert (tmp_path / "r.html").read_text(encoding="utf-8") == html
+    assert not stale.exists()
+
+
+def test_which_cases_are_shown() -> None:
+    dices = [0.1, 0.9, 0.5, 0.95, 0.52, 0.05, 0.48, 0.2, 0.85, 0.51]
+    rows = pd.DataFrame({"object": [f"i{n}#0" for n in range(10)], "dice": dices, "modality": ["ct", "mr"] * 5})
+    rows["image"], rows["fourier_order"] = rows["object"].str[:-2], range(10)
+    # The best and the worst tenth are one object each; of those nearest the median, both modalities come first.
+    assert choose_cases(rows) == [
+        ("good", "i3#0"),
+        ("typical", "i2#0"),
+        ("typical", "i9#0"),
+        ("typical", "i6#0"),
+        ("bad", "i5#0"),
+    ]
+    assert choose_complex(rows, 4) == ["i0#0", "i3#0", "i6#0", "i9#0"]
+    crowd = pd.DataFrame(
+        {"object": ["a#0", "a#1", "a#2", "b#0", "b#1", "c#0", "d#0", "d#1"], "modality": [*"xxxxxyyy"]}
+    )
+    crowd["image"] = crowd["object"].str[0]
+    assert choose_crowded(crowd, 2) == ["a", "d"]
+
+
+def test_the_specialist() -> None:
+    assert specialist_of(["sam", "ours", "specialist-unet"]) == "specialist-unet"
+    assert specialist_of(["sam", "ours"]) == "ours"
+    assert specialist_of(["sam"]) is None
+
+
+def test_rows_know_their_objects(made: Path) -> None:
+    rows = read_evaluation(made).rows
+    assert len(rows) == len(columns(made, "object"))
+    assert set(rows["size"].unique()) <= {"1 to 5 %", "5 to 20 %"}
+    shares = rows.groupby("size", observed=True)["share"].agg(["min", "max"])
+    assert shares.loc["1 to 5 %", "max"] < 0.05 <= shares.loc["5 to 20 %", "min"]

@@ -75,6 +75,25 @@ def test_encoding_is_done_once_per_frame(predictor: Predictor, monkeypatch: pyte
     assert calls == [1, 1]
 
 
+def test_slices_are_answered_as_each_alone_and_encoded_only_where_they_are_asked(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [vs.Slice(picture() // 3), vs.Slice(picture() // 4), vs.Slice(picture(256, 300) // 5)]
+    prompts = [vs.Prompt(box=(10, 20, 60, 90)), vs.Prompt(box=(0, 0, 420, 300)), vs.Prompt(points=[(200, 150)])]
+    calls = []
+    encode = predictor.runtime.model.encode
+    monkeypatch.setattr(predictor.runtime.model, "encode", lambda x: calls.append(len(x)) or encode(x))
+    together = predictor.predict_slices(images[:2], prompts[:2])
+    assert calls == [2]
+    together += predictor.predict_slices(images[2:], prompts[2:])
+    for image, prompt, expected in zip(images, prompts, together, strict=True):
+        (alone,) = predictor.predict(predictor.encode(image), [prompt])
+        assert alone.mask.shape == expected.mask.shape == image.size
+        assert np.allclose(alone.logits.values, expected.logits.values, atol=1e-3)
+    assert not together[0].logits.frame.is_whole
+    assert predictor.predict_slices([], []) == []
+
+
 @pytest.mark.parametrize(
     "array", [np.zeros((9, 9)), np.zeros((9, 9), bool), np.zeros((9, 9, 4), np.uint8), np.zeros(9, np.uint8)]
 )

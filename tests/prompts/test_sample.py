@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from vesalius.core.errors import GeometryError, PromptError
 from vesalius.core.types import Prompt
-from vesalius.prompts.sample import error_points, jitter_box, random_point, tight_box
+from vesalius.prompts.sample import error_points, random_point, shift_box, tight_box
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=9)).filter(lambda mask: mask.any())
 
@@ -45,18 +45,18 @@ def test_an_empty_mask_has_neither_box_nor_point() -> None:
 
 
 @given(boxes_in_images(), st.integers(0, 12), st.integers(0, 2**32))
-def test_jitter_stays_near_inside_and_valid(
+def test_shift_stays_near_inside_and_valid(
     case: tuple[tuple[int, int, int, int], tuple[int, int]], pixels: int, seed: int
 ) -> None:
     box, size = case
-    moved = jitter_box(box, size, pixels, np.random.default_rng(seed))
+    moved = shift_box(box, size, 0, pixels, np.random.default_rng(seed))
     assert max(abs(a - b) for a, b in zip(box, moved, strict=True)) <= pixels
     Prompt(box=moved).check(size)
 
 
-def test_jitter_moves_each_edge_by_itself() -> None:
+def test_shift_moves_each_edge_by_itself() -> None:
     rng = np.random.default_rng(0)
-    moves = np.array([jitter_box((100, 60, 180, 110), (200, 300), 5, rng) for _ in range(2000)]) - (100, 60, 180, 110)
+    moves = np.array([shift_box((100, 60, 180, 110), (200, 300), 0, 5, rng) for _ in range(2000)]) - (100, 60, 180, 110)
     for edge in moves.T:
         assert set(edge.tolist()) == set(range(-5, 6))
     # A box that is only shifted keeps its size: opposite edges would correlate fully.
@@ -64,11 +64,11 @@ def test_jitter_moves_each_edge_by_itself() -> None:
     assert np.abs(correlation).max() < 0.1
 
 
-def test_jitter_knows_height_from_width() -> None:
+def test_shift_knows_height_from_width() -> None:
     rng = np.random.default_rng(1)
-    wide = np.array([jitter_box((150, 10, 190, 40), (50, 200), 5, rng) for _ in range(200)])
+    wide = np.array([shift_box((150, 10, 190, 40), (50, 200), 0, 5, rng) for _ in range(200)])
     assert wide[:, 2].max() > 190  # Clamped to the height, it would be 50 at most.
-    tall = np.array([jitter_box((10, 150, 40, 190), (200, 50), 5, rng) for _ in range(200)])
+    tall = np.array([shift_box((10, 150, 40, 190), (200, 50), 0, 5, rng) for _ in range(200)])
     assert tall[:, 3].max() > 190
     assert wide[:, 3].max() <= 50
     assert tall[:, 2].max() <= 50

@@ -55,7 +55,7 @@ class Tab:
         return {one["object"]: mask_of_runs(one["mask"], tuple(one["mask"]["size"])) for one in found if one["mask"]}
 
 
-def make_images(folder: Path) -> Path:
+def _make_images(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     y, x = np.mgrid[:48, :64]
@@ -76,7 +76,12 @@ def predictor(model_folder):
 
 @pytest.fixture
 def images(tmp_path):
-    return make_images(tmp_path / "images")
+    return _make_images(tmp_path / "images")
+
+
+@pytest.fixture(scope="session")
+def make_images():
+    return _make_images
 
 
 @pytest.fixture

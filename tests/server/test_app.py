@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 
 import nibabel
 import numpy as np
@@ -280,17 +281,40 @@ def test_names_are_completed(tab):
     assert len(names("")) == 12
 
 
-def test_propagation_is_one_action(tab):
-    import time
+def finished(tab, answer):
+    for _ in range(500):
+        job = tab.client.get(f"/api/jobs/{answer.json()['job']}").json()
+        if job["state"] != "running":
+            return job
+        time.sleep(0.02)
+    raise TimeoutError(job)
 
+
+def test_a_correction_is_carried_to_the_next_corrected_slices_alone(tab, monkeypatch):
+    mask = box(6, 5, 18, 15, (24, 20))
+    made = tab.draw("scan", mask, "block", index=2)
+    for index in (6, 10):
+        tab.draw("scan", mask, index=index, object=made)
+    asked = []
+    predict = tab.annotator.engine.waiting.predict_slices
+    monkeypatch.setattr(
+        tab.annotator.engine.waiting,
+        "predict_slices",
+        lambda images, prompts: (asked.extend(image.index for image in images), predict(images, prompts))[1],
+    )
+    assert finished(tab, tab.post("scan", "/propagate", {"object": made}))["state"] == "done"
+    assert {3, 4, 5, 7, 8, 9} <= set(asked)
+    tab.draw("scan", box(7, 6, 17, 14, (24, 20)), index=8, object=made)
+    asked.clear()
+    assert finished(tab, tab.post("scan", "/propagate", {"object": made}))["state"] == "done"
+    assert set(asked) == {7, 9}
+
+
+def test_propagation_is_one_action(tab):
     made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
     answer = tab.post("scan", "/propagate", {"object": made, "first": 2, "last": 7})
     assert answer.status_code == 202
-    for _ in range(200):
-        job = tab.client.get(f"/api/jobs/{answer.json()['job']}").json()
-        if job["state"] != "running":
-            break
-        time.sleep(0.02)
+    job = finished(tab, answer)
     assert job["state"] == "done", job
     document = tab.get("scan", "/document").json()
     assert document["revision"] == job["revision"] == 3

@@ -121,6 +121,18 @@ def test_the_log_has_no_names(tab, caplog):
         assert name not in caplog.text
 
 
+def test_a_failure_of_ours_is_told_without_names(tab, caplog, monkeypatch):
+    def fail(image):
+        raise RuntimeError(str(tab.annotator.workspace.item(image).path))
+
+    monkeypatch.setattr(tab.annotator, "about", fail)
+    answer = tab.get("disc2")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
+    assert "disc2" not in answer.text + caplog.text
+    assert "RuntimeError" in caplog.text
+    assert "in fail" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.org", False)],

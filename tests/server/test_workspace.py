@@ -58,6 +58,18 @@ def test_an_image_has_one_id_and_one_log_however_it_is_given(tmp_path):
     assert (moved.id, moved.log.parent) == (one.id, tmp_path / "out")
 
 
+def test_images_of_one_name_are_kept_apart(tmp_path):
+    paths = [picture(tmp_path / folder / "a.png", value) for folder, value in (("x", 1), ("y", 2))]
+    workspace = Workspace(paths)
+    assert [item.name for item in workspace.items.values()] == ["x/a.png", "y/a.png"]
+    assert {item.log.parent.parent.name for item in workspace.items.values()} == {"x", "y"}
+    assert [workspace.volume(image).voxels[0, 0, 0] for image in workspace.items] == [1, 2]
+    assert len({item.log for item in Workspace(paths, tmp_path / "out").items.values()}) == 2
+    again = picture(tmp_path / "other" / "x" / "a.png")
+    with pytest.raises(ReadError, match="one log"):
+        Workspace([*paths, again], tmp_path / "out")
+
+
 def test_logs_are_no_images(tmp_path):
     picture(tmp_path / "a.png")
     picture(tmp_path / "vesalius-annotations" / "exports" / "b.png")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from vesalius.core.errors import ConfigError
 from vesalius.evaluation.evaluate import Score
-from vesalius.evaluation.report import average, grouped, interval, object_of, table
-from vesalius.evaluation.statistics import Estimate
+from vesalius.evaluation.statistics import Estimate, macro_average
+
+NONE = "–"
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -110,3 +114,37 @@ def _signed(estimate: Estimate) -> str:
     if np.isnan(estimate.low):
         return f"{estimate.mean:+.3f}"
     return f"{estimate.mean:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+
+
+def object_of(score: Score) -> tuple[str, str, int]:
+    """What tells an object from all others: its data set, image and number."""
+    return score.dataset, score.image, score.instance
+
+
+def average(values: Sequence[float], group: Sequence[Score], seed: int) -> Estimate:
+    """The `macro_average` of one value per score, by the scores' data sets and cases."""
+    # A generator per number, so that no table depends on what was computed before it.
+    rng = np.random.default_rng(seed)
+    return macro_average(values, [score.dataset for score in group], [score.case for score in group], rng)
+
+
+def interval(estimate: Estimate) -> str:
+    """The mean, and its interval in brackets where it is known."""
+    if np.isnan(estimate.mean):
+        return NONE
+    if np.isnan(estimate.low):
+        return f"{estimate.mean:.3f}"
+    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in order of appearance."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))

@@ -49,13 +49,12 @@ class Stack:
     step: float | None
 
 
-def list_places(folder: Path, split: str | None) -> list[Place]:
+def list_places(folder: Path, split: str) -> list[Place]:
     """The images of a split that may have objects, in order.
 
     Args:
         folder: A corpus, a set of pairs, or a folder of such sets.
-        split: ``"train"``, ``"val"`` or ``"test"``; all images if None. Pairs are divided by case into training and
-            validation.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``. Pairs are divided by case into training and validation.
 
     Raises:
         ReadError: The folder is neither, or the split is empty.
@@ -63,16 +62,16 @@ def list_places(folder: Path, split: str | None) -> list[Place]:
     if is_corpus(folder):
         table = Corpus(folder).images
         pairs = enumerate(zip(table["split"].to_pylist(), table["masks"].to_pylist(), strict=True))
-        places = [Place(folder, row) for row, (found, masks) in pairs if masks and split in (None, found)]
+        found = [(Place(folder, row), of) for row, (of, masks) in pairs if masks]
     else:
-        places = [
-            Place(path, row)
-            for path in find_sets(folder)
-            for row, case in enumerate(list_cases(path).values())
-            if split in (None, split_of(case))
-        ]
+        sets = [(path, list_cases(path).values()) for path in find_sets(folder)]
+        found = [(Place(path, row), split_of(case)) for path, cases in sets for row, case in enumerate(cases)]
+    places = [place for place, of in found if split in ("all", of)]
     if not places:
-        raise ReadError(f"no labelled image is in the split {split!r}", path=folder, remedy="use another split")
+        others = sorted({of for _, of in found if of is not None})
+        raise ReadError(
+            f"no labelled image is in the split {split!r}", path=folder, remedy=f"use {' or '.join([*others, 'all'])}"
+        )
     return places
 
 

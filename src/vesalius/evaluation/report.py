@@ -1,242 +1,733 @@
-"""The tables of an evaluation, in Markdown, from its scores alone."""
+"""The report of an evaluation: the papers' tables and figures, and the statistics behind them.
+
+Sections whose protocol was not run are left out. What each table is and where it comes from: ``docs/reports.md``.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pandas as pd
 
-from vesalius.evaluation.baselines import BASELINES
-from vesalius.evaluation.evaluate import Score, read_run, read_scores
-from vesalius.evaluation.statistics import Estimate, macro_average
-from vesalius.evaluation.strategies import STRATEGIES
+from vesalius.core.errors import ReadError, WriteError
+from vesalius.core.files import replacing
+from vesalius.evaluation import figures, galleries, tables
+from vesalius.evaluation.galleries import Gallery
+from vesalius.evaluation.rendering import Table, to_csv, to_html, to_latex, to_markdown, without_empty_rows
+from vesalius.evaluation.results import RUN, read_table
+from vesalius.evaluation.tables import METRIC_NAMES, Way, select
 
-# Upper bounds of the object's share of its image.
-SIZES = {"< 1 %": 0.01, "1 to 5 %": 0.05, "5 to 20 %": 0.2, "> 20 %": 1.0}
-NONE = "–"
+if TYPE_CHECKING:
+    from vesalius.corpus.objects import LabelledImage
 
-Column = tuple[str, str]  # model, strategy
-Key = Callable[[Score], str]
-T = TypeVar("T")
-K = TypeVar("K")
+TABLES_FOLDER = "report_tables"
+_MEANS = "Means over objects, then over data sets, with 95 % confidence intervals over cases."
+_MEAN_ALONE = "Means over objects, then over data sets."
+_UNITS = "Distances are in mm where an image states its spacing, else in pixels."
+_TEST = "Wilcoxon signed-rank test, two-sided, on the same objects; p-values corrected by Holm over the table."
 
 
-def write_report(folder: Path) -> Path:
-    """Writes ``report.md`` beside the ``scores.csv`` and ``run.json`` of a finished evaluation.
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a report.
+
+    Attributes:
+        title: What it shows.
+        uri: The picture, as an address that holds it.
+        alt: What it shows, for those who do not see it.
+        notes: How to read it, and the rows that it is drawn from.
+    """
+
+    title: str
+    uri: str
+    alt: str
+    notes: tuple[str, ...] = ()
+
+
+Item = Table | Drawing | Gallery
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report."""
+
+    title: str
+    items: Sequence[Item]
+    text: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The tables of a finished evaluation.
+
+    Attributes:
+        folder: Where it lies.
+        run: What was measured.
+        rows: Scores with what is known of their objects; see `tables.read_rows`.
+        prompts: The first prompts.
+        volumes: Scores of whole volumes.
+        times: How long images and prompts took.
+        saliency: Maps of the image embeddings.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    rows: pd.DataFrame
+    prompts: pd.DataFrame
+    volumes: pd.DataFrame
+    times: pd.DataFrame
+    saliency: pd.DataFrame
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in order."""
+        return [str(name) for name in self.rows["model"].cat.categories]
+
+    @cached_property
+    def headlines(self) -> dict[str, Way]:
+        """See `tables.headlines`."""
+        return tables.headlines(self.rows)
+
+    def has(self, **wanted: Any) -> bool:
+        """Whether there are rows of these values that have an answer."""
+        return bool(select(self.rows, **wanted)["reason"].isna().any())
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Reads the tables of a finished evaluation.
 
     Raises:
-        ReadError: They are missing, or the evaluation is not finished.
+        ReadError: The folder is none.
     """
-    scores = read_scores(folder / "scores.csv")
-    path = folder / "report.md"
-    path.write_text(report(scores, read_run(folder / "run.json")), encoding="utf-8")
-    return path
+    path = folder / RUN
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReadError(
+            f"is no finished evaluation: {RUN} cannot be read ({error})",
+            path=folder,
+            remedy="give the folder that `vesalius evaluate` wrote, or run the same `vesalius evaluate` to its end",
+        ) from error
+    models = _model_names(run)
+    rows = tables.read_rows(folder, models)
+    if rows.empty:
+        raise ReadError("holds no scores", path=folder, remedy="evaluate a corpus that has objects")
+    others = {name: read_table(folder, name).to_pandas() for name in ("prompts", "volumes", "times", "saliency")}
+    order = list(rows["model"].cat.categories)
+    for name in ("volumes", "times", "saliency"):
+        found = [*order, *(model for model in others[name]["model"].unique() if model not in order)]
+        others[name]["model"] = pd.Categorical(others[name]["model"], found)
+    for name in ("prompts", "volumes"):
+        others[name]["variant"] = others[name]["variant"].fillna("")
+    return Evaluation(folder, run, rows, **others)
 
 
-def report(scores: Sequence[Score], run: Mapping[str, Any]) -> str:
-    """The report of one evaluation.
+def _model_names(run: Mapping[str, Any]) -> list[str]:
+    """Names of the models in the order in which they were given."""
+    models = run.get("models", [])
+    return [model["name"] if isinstance(model, dict) else str(model) for model in models]
+
+
+def write_report(
+    folder: Path, output: Path | None = None, tell: Callable[[str, int, int], None] = lambda *_: None
+) -> Path:
+    """Writes the report of a finished evaluation, and its tables as CSV, Markdown and LaTeX beside it.
 
     Args:
-        scores: Its rows.
-        run: The content of its ``run.json``.
+        folder: The evaluation.
+        output: The HTML file; ``report.html`` in the folder if None. Tables go to ``report_tables`` beside it.
+        tell: Is told the part that is made next, how many are done, and how many there are.
 
     Returns:
-        Markdown: all data sets together; by modality, object size and data set; where each model is worse than a
-        baseline.
+        The HTML file.
+
+    Raises:
+        ReadError: The folder is no finished evaluation.
+        WriteError: The report cannot be written.
     """
-    models = list(dict.fromkeys(score.model for score in scores))
-    learnt = [model for model in models if model not in BASELINES]
+    output = output or folder / "report.html"
+    if not output.parent.is_dir():
+        raise WriteError("its folder does not exist", path=output, remedy="name a file in a folder that exists")
+    tell("tables", 0, len(SECTIONS) + 1)
+    evaluation = read_evaluation(folder)
+    sections = []
+    for number, (name, make) in enumerate(SECTIONS.items(), 1):
+        tell(name, number, len(SECTIONS) + 1)
+        sections += [section for section in make(evaluation) if section.items or section.text]
+    try:
+        _write_tables(output.parent / TABLES_FOLDER, [i for s in sections for i in s.items if isinstance(i, Table)])
+        with replacing(output) as part:
+            part.write_text(render(evaluation, sections), encoding="utf-8")
+    except OSError as error:
+        raise WriteError(f"cannot be written ({error.strerror})", path=output) from error
+    tell("done", len(SECTIONS) + 1, len(SECTIONS) + 1)
+    return output
+
+
+def _write_tables(folder: Path, found: Sequence[Table]) -> None:
+    """Writes a folder of tables anew."""
+    part = folder.with_name(f".part-{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    writers = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
+    for table in found:
+        for suffix, text in writers.items():
+            (part / f"{table.name}.{suffix}").write_text(text(table), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def render(evaluation: Evaluation, sections: Sequence[Section]) -> str:
+    """The report as one HTML file that refers to nothing outside it."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    rows = evaluation.rows
+    objects = rows.drop_duplicates("object")
+    about = [
+        f"{len(objects)} objects in {objects['image'].nunique()} images of "
+        f"{len(objects.drop_duplicates(['dataset', 'case']))} cases from {objects['dataset'].nunique()} data sets; "
+        f"{len(evaluation.models)} models: {', '.join(evaluation.models)}.",
+        "Means are over the objects of a data set, then over data sets with equal weight. Their 95 % confidence "
+        "intervals, in square brackets, are percentiles of 2000 bootstrap resamples of the cases within each data set; "
+        "there is none where no data set has two cases. Medians have their quartiles in round brackets. Tests take "
+        "objects for independent, though those of a case are alike: with few cases of many objects p-values are too "
+        "small.",
+        "Undefined values: where neither the outline nor the truth has a pixel, metrics are undefined, are left out of "
+        "means and are counted. Where one of them is empty, overlaps are 0 and distances are the image's diagonal, and "
+        "the object is counted as missed. A cell that a model cannot fill is empty and has its reason under the table. "
+        "Every table says from which rows of scores.parquet it is computed, and what was undefined or missed there.",
+    ]
+    numbers = {"table": 0, "figure": 0}
+    shown = []
+    for section in sections:
+        items = []
+        for item in section.items:
+            kind = "table" if isinstance(item, Table) else "figure"
+            numbers[kind] += 1
+            items.append(_item(item, f"{kind.capitalize()} {numbers[kind]}. {item.title}"))
+        anchor = re.sub(r"[^a-z0-9]+", "-", section.title.lower())
+        shown.append({"title": section.title, "anchor": anchor, "text": section.text, "items": items})
+    return template.render(title="Evaluation", about=about, sections=shown)
+
+
+def _item(item: Item, heading: str) -> dict[str, Any]:
+    if isinstance(item, Table):
+        return {"kind": "table", "heading": heading, "html": to_html(item)}
+    if isinstance(item, Drawing):
+        return {"kind": "drawing", "heading": heading, "uri": item.uri, "alt": item.alt, "notes": item.notes}
+    return {"kind": "gallery", "heading": heading, "heads": item.heads, "rows": item.rows, "notes": item.notes}
+
+
+def _table(
+    name: str, title: str, frame: pd.DataFrame, used: str, notes: tuple[str, ...] = (), digits: int = 1
+) -> Table:
+    """A table; models that have no answer in a row of their own are named under it instead."""
+    if "model" in frame.index.names:
+        frame, left_out = without_empty_rows(frame)
+        notes = *notes, *left_out
+    return Table(name, title, frame, used, notes, digits)
+
+
+def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) -> str:
+    """The rows that something is computed from, with what is undefined or missed in them."""
+    answered = rows[rows["reason"].isna()]
+    undefined = {name: int(answered[name].isna().sum()) for name in metrics}
+    several = ", ".join(f"{count} of {METRIC_NAMES[name].removesuffix(' (%)')}" for name, count in undefined.items())
     return (
-        "\n\n".join(
-            [
-                "# Evaluation" + "".join(f" of {model}" for model in learnt[:1]),
-                _about(scores, run),
-                "## All data sets",
-                _overall(scores, models, run["seed"]),
-                "## Each prompt in detail",
-                _detail(scores, run["seed"]),
-                "## By modality",
-                _groups(scores, "modality", lambda score: score.modality, run["seed"]),
-                "## By size of the object",
-                "Share of the image's pixels.",
-                _groups(scores, "size", size_of, run["seed"], order=list(SIZES)),
-                "## By data set",
-                _groups(scores, "data set", lambda score: score.dataset, run["seed"]),
-                *(part for model in learnt for part in _defeats(scores, model, run["seed"])),
-            ]
-        )
-        + "\n"
+        f"From {what}: {len(answered)} rows of {answered['object'].nunique()} objects. "
+        f"Undefined and left out: {several if any(undefined.values()) else 'none'}. "
+        f"Missed, without a pixel in common with the truth: {int((answered['dice'] == 0).sum())}. "
+        f"Without an answer: {len(rows) - len(answered)}."
     )
 
 
-def size_of(score: Score) -> str:
-    """The class of `SIZES` that the object belongs to; an upper bound belongs to the class above."""
-    return next((name for name, bound in SIZES.items() if score.area < bound), list(SIZES)[-1])
+def told(way: Way) -> str:
+    """A prompt in words."""
+    parts = [f"protocol {way['protocol']}", f"strategy {way['strategy']}", f"choice {way['choice']}"]
+    parts += [f"variant {way['variant']}"] if way["variant"] else []
+    return ", ".join([*parts, f"round {way['round']}"])
 
 
-def object_of(score: Score) -> tuple[str, str, int]:
-    """What tells an object from all others: its data set, image and number."""
-    return score.dataset, score.image, score.instance
+def _told(ways: Mapping[str, Way]) -> str:
+    return "; ".join(f"{name}: {told(way)}" for name, way in ways.items())
 
 
-def _case(score: Score) -> tuple[str, str]:
-    return score.dataset, score.case
+def _overall(evaluation: Evaluation) -> Iterator[Section]:
+    rows, ways = evaluation.rows, evaluation.headlines
+    shown = {name: way for name, way in tables.SAM_MED2D.items() if evaluation.has(**way)} or ways
+    items: list[Item] = []
+    if shown:
+        items.append(
+            _table(
+                "overall",
+                "Dice (%) by model and prompt, and frames per second",
+                tables.overall(rows, evaluation.times),
+                source(tables.with_prompt(rows, shown), _told(shown)),
+                (
+                    _MEANS,
+                    "FPS: images per second, each encoded and asked for one object by a box. Form of SAM-Med2D, "
+                    "table 2.",
+                ),
+            )
+        )
+    if len(evaluation.models) > 1 and ways:
+        items.append(
+            _table(
+                "comparisons",
+                "Every two models on the same objects",
+                tables.comparisons(rows, ways),
+                source(tables.with_prompt(rows, ways), _told(ways)),
+                (
+                    _TEST,
+                    "Median difference: Dice of the second less that of the first, in points. Effect: matched-pairs "
+                    "rank-biserial correlation, 1 where the second is better on every object, -1 where the first is.",
+                ),
+                2,
+            )
+        )
+    yield Section("All data sets", items)
 
 
-def _about(scores: Sequence[Score], run: Mapping[str, Any]) -> str:
-    objects, cases = {object_of(s) for s in scores}, {_case(s) for s in scores}
-    images = {(s.dataset, s.image) for s in scores}
-    sets = {s.dataset for s in scores}
-    model = run["model"]
-    unseen = sorted(name for name, members in run["cases"].items() if not members)
-    undefined = sum(math.isnan(s.dice) for s in scores)
-    lines = [
-        f"{len(objects)} objects in {len(images)} images of {len(cases)} cases from {len(sets)} data sets. "
-        f"Split: {run['split']}, by case. Seed {run['seed']}. Vesalius {run['version']}, OpenCV {run['opencv']}."
-        + (
-            f" Model {model['name']}, weights {model['digest']}, run by {model.get('runs_by', 'torch fp32')}."
-            if model
-            else ""
-        ),
-        f"Objects under {run['min_area']:.3%} of the image are not counted. Of an image with more than "
-        f"{run['max_objects']} objects that many are drawn: {run['objects_left_out']} objects were left out so.",
-        "Prompts: the object's tight box; or clicks, one at a time, the first on a random pixel of the object, each "
-        "further one on a random pixel of the error, with all clicks and the last low-resolution outline given "
-        "(SAM-Med2D's protocol). The outline is the one that the model itself rates best.",
-        "Numbers are Dice, averaged over objects within a data set, then over data sets with equal weight, in "
-        "brackets the 95 % confidence interval (bootstrap over the cases within the data sets). An outline that misses "
-        f"the object counts as 0; {undefined} undefined scores are left out. {NONE}: the baselines need a box.",
-    ]
-    if unseen:
-        lines.append(f"No case of these sets falls into the split: {', '.join(unseen)}.")
-    return "\n\n".join(lines)
+def _increments(evaluation: Evaluation) -> Iterator[Section]:
+    if evaluation.has(**tables.SAM_MED2D["1 pt"]) and evaluation.has(**tables.SAM_MED2D["5 pts"]):
+        rows = select(evaluation.rows, protocol="sam-med2d", strategy="points", round=[1, 5])
+        table = _table(
+            "point_increments",
+            "Dice (%) with one point and, in brackets, what four more add, by modality",
+            tables.increments(evaluation.rows),
+            source(rows, "protocol sam-med2d, strategy points, choice own, rounds 1 and 5"),
+            (_MEAN_ALONE, "Form of SAM-Med2D, table 3."),
+        )
+        yield Section("More points", [table])
 
 
-def _overall(scores: Sequence[Score], models: Sequence[str], seed: int) -> str:
-    columns = grouped(scores, _column)
-    rows = [
-        [model, *(interval(_dice(columns.get((model, strategy), ()), seed)) for strategy in STRATEGIES)]
-        for model in models
-    ]
-    return table(["model", *STRATEGIES], rows)
+def _generalisation(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    rows = evaluation.rows
+    ways = {name: tables.SAM_MED2D[name] for name in ("box", "1 pt")}
+    if any(evaluation.has(**way) for way in ways.values()):
+        external = bool((rows["origin"] == "external").any())
+        used = tables.with_prompt(select(rows, origin="external") if external else rows, ways)
+        items.append(
+            _table(
+                "generalisation",
+                f"Dice (%) by {'external ' if external else ''}data set",
+                tables.generalisation(rows),
+                source(used, _told(ways)),
+                (
+                    "Means over objects; the weighted average is that of all objects. A star: the model without its "
+                    "adapters (protocol adapter-off). Form of SAM-Med2D, table 4."
+                    + ("" if external else " No data set is named as external, so all are listed."),
+                ),
+            )
+        )
+    if evaluation.has(protocol="adapter-off"):
+        items.append(
+            _table(
+                "adapters",
+                "Dice (%) with the adapters on and off",
+                tables.adapters_off(rows),
+                source(select(rows, protocol="adapter-off"), "protocol adapter-off, rounds 1 and last"),
+                (_MEANS,),
+            )
+        )
+    yield Section("Generalisation", items)
 
 
-def _detail(scores: Sequence[Score], seed: int) -> str:
-    rows = []
-    for (model, strategy), group in grouped(scores, _column).items():
-        misses = sum(score.dice == 0 for score in group)
-        gap = average([abs(score.quality - score.iou) for score in group], group, seed)
-        rows.append(
-            [
-                model,
-                strategy,
-                interval(_dice(group, seed)),
-                interval(average([score.iou for score in group], group, seed)),
-                f"{misses} ({misses / len(group):.1%})",
-                NONE if np.isnan(gap.mean) else f"{gap.mean:.3f}",
+def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    how = {"matched": "the mask nearest the truth (mask matching)", "own": "the mask that the model rates best"}
+    for choice, words in how.items():
+        rows = select(evaluation.rows, protocol="cosmos", choice=choice)
+        if not rows["reason"].isna().any():
+            continue
+        for metric, number in (("dice", 2), ("hd", 3)):
+            items.append(
+                _table(
+                    f"objects_{metric}_{choice}",
+                    f"{METRIC_NAMES[metric]} by object and modality, {words}",
+                    tables.by_strategy(evaluation.rows, metric, choice),
+                    source(rows, f"protocol cosmos, choice {choice}", (metric,)),
+                    (
+                        _MEAN_ALONE,
+                        *(["HD is in the unit that is named."] if metric == "hd" else []),
+                        "S1 everything; S2 one point; S3 five points; S4 five points on the object and five beside it; "
+                        f"S5 box; S6 box and point. Form of COSMOS 1050K, table {number}.",
+                    ),
+                )
+            )
+    yield Section("Objects and strategies", items)
+
+
+def _by_modality(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    for name, way in evaluation.headlines.items():
+        rows = select(evaluation.rows, **way)
+        rows = rows[rows["reason"].isna()]
+        if rows.empty:
+            continue
+        notes = (
+            source(rows, told(way)),
+            "Boxes from the first to the third quartile with the median; whiskers reach at most 1.5 times as far; the "
+            "triangle and the number are the mean over the objects.",
+        )
+        pairs = (
+            ("each model by modality", figures.boxes_by_modality, "COSMOS 1050K, figure 10"),
+            ("each modality by model", figures.boxes_by_model, "IMIS-Bench, supplement, figure 3"),
+        )
+        for words, draw, paper in pairs:
+            title = f"Dice with {name}: {words}"
+            uri = figures.as_uri(draw(rows))
+            alt = f"Box plots of {title}; the numbers are those of the tables by modality."
+            items.append(Drawing(title, uri, alt, (*notes, f"Form of {paper}.")))
+    yield Section("Modalities", items)
+
+
+def _interactive(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    rows = select(evaluation.rows, protocol="interactive")
+    if rows["reason"].isna().any():
+        for metric, words in (("iou", "IoU, as FocalClick and SimpleClick are scored"), ("dice", "Dice")):
+            items.append(
+                _table(
+                    f"clicks_{metric}",
+                    f"Clicks needed, by {words}",
+                    tables.interactive(rows, metric),
+                    source(rows, "protocol interactive, all rounds", (metric,)),
+                    (
+                        "NoC: mean number of clicks to reach the score; an object that never does counts as the last "
+                        "click, and as a failure. Area under the curve of the mean score over the clicks, 100 if every "
+                        "score were perfect. Means over objects.",
+                    ),
+                )
+            )
+        for metric, words in (("dice", "Dice"), ("iou", "IoU")):
+            found = {
+                name: (range(1, curve.shape[1] + 1), _means(curve))
+                for name, curve in tables.click_curves(rows, metric).items()
+            }
+            items.append(
+                Drawing(
+                    f"{words} against the number of clicks",
+                    figures.as_uri(figures.curves(found, "clicks", f"mean {words} (%)")),
+                    f"Lines of mean {words} over clicks for {', '.join(found)}; from "
+                    + ", ".join(f"{name} {means[0]:.1f} to {means[-1]:.1f}" for name, (_, means) in found.items()),
+                    (source(rows, "protocol interactive, all rounds", (metric,)), "Form of COSMOS 1050K, figure 16."),
+                )
+            )
+    rows = select(evaluation.rows, protocol="imis")
+    if rows["reason"].isna().any():
+        items.append(
+            _table(
+                "corrections",
+                "Dice (%) after a first prompt and after each correction",
+                tables.corrections(evaluation.rows),
+                source(rows, "protocol imis, all rounds"),
+                (_MEANS,),
+            )
+        )
+    yield Section("Clicks and corrections", items)
+
+
+def _means(curve: Any) -> list[float]:
+    return [100 * float(value) for value in pd.DataFrame(curve).mean()]
+
+
+def _factors(evaluation: Evaluation) -> Iterator[Section]:
+    items: list[Item] = []
+    rows = select(evaluation.rows, protocol="cosmos")
+    if rows["reason"].isna().any():
+        items.append(
+            _table(
+                "correlations",
+                "Spearman partial correlation of Dice with properties of the objects",
+                tables.correlations(rows),
+                source(rows, "protocol cosmos"),
+                (
+                    "Each is correlated with the others held fixed; p < 0.001, uncorrected, in bold. Modalities have "
+                    "no order: theirs is a multiple correlation, which has no sign. Aspect ratio: short by long side "
+                    "of the box. Form of COSMOS 1050K, table 6.",
+                ),
+                3,
+            )
+        )
+    way = evaluation.headlines.get("box")
+    if way is not None:
+        rows = select(evaluation.rows, **way)
+        rows = rows[rows["reason"].isna()]
+        if len(rows):
+            notes = source(rows, told(way))
+            items += [
+                Drawing(
+                    "Dice with a box against properties of the objects",
+                    figures.as_uri(figures.scatter(rows)),
+                    "Scatter plots of Dice against size, intensity difference, Fourier order and aspect ratio; the "
+                    "correlations are in the table above.",
+                    (notes, "The line joins the medians of ten equal parts. Form of COSMOS 1050K, figure 13."),
+                ),
+                Drawing(
+                    "Fourier order by level of Dice with a box",
+                    figures.as_uri(figures.complexity(rows)),
+                    "Box plots of the Fourier order of objects by ten levels of Dice for each model.",
+                    (notes, "Form of COSMOS 1050K, figure 14."),
+                ),
             ]
+    yield Section("What Dice depends on", items)
+
+
+def _jitter(evaluation: Evaluation) -> Iterator[Section]:
+    rows = select(evaluation.rows, protocol="jitter")
+    if rows["reason"].isna().any():
+        used = source(rows, "protocol jitter, each object against itself with variant 0")
+        notes = ("Boxes and points moved at random by so many pixels.", _MEANS)
+        yield Section(
+            "Robustness to the prompt",
+            [
+                _table(
+                    "jitter",
+                    "Dice lost (points) when prompts are moved",
+                    tables.jitter(evaluation.rows),
+                    used,
+                    (*notes, "Form of COSMOS 1050K, table 8."),
+                    2,
+                ),
+                _table(
+                    "robustness",
+                    "Objects (%) that lose over ten points of Dice",
+                    tables.robustness(evaluation.rows),
+                    used,
+                    notes,
+                ),
+            ],
         )
-    heads = ["model", "prompt", "Dice", "IoU", "objects missed (Dice 0)", "mean error of the predicted IoU"]
-    return table(heads, rows)
 
 
-def _groups(scores: Sequence[Score], title: str, key: Key, seed: int, order: Sequence[str] | None = None) -> str:
-    columns = list(grouped(scores, _column))
-    rows = []
-    groups = grouped(scores, key)
-    for name in order or sorted(groups):
-        if name in groups:
-            by_column = grouped(groups[name], _column)
-            cells = [interval(_dice(by_column[column], seed)) for column in columns]
-            rows.append([name, *_size(groups[name]), *cells])
-    heads = [title, "objects", "cases", *(f"{model}, {strategy}" for model, strategy in columns)]
-    return table(heads, rows)
-
-
-def _defeats(scores: Sequence[Score], model: str, seed: int) -> list[str]:
-    """Where the model's box outline is worse than a baseline's: paired differences, object by object."""
-    box = {who: {object_of(s): s for s in scores if _column(s) == (who, "box")} for who in (model, *BASELINES)}
-    kinds: dict[str, Key] = {
-        "modality": lambda score: score.modality,
-        "size": size_of,
-        "data set": lambda score: score.dataset,
-        "target": lambda score: f"{score.target} ({score.dataset})",
-    }
-    # A set with one target says the same as its target.
-    several = {
-        name
-        for name, group in grouped(box[model].values(), kinds["data set"]).items()
-        if len({s.target for s in group}) > 1
-    }
-    counts: list[str] = []
-    rows: list[tuple[float, list[str]]] = []
-    for baseline in BASELINES:
-        gaps = {name: ours.dice - box[baseline][name].dice for name, ours in box[model].items()}
-        worse = sum(gap < 0 for gap in gaps.values())
-        counts.append(
-            f"Given a box, {model} is worse than {baseline} on {worse} of {len(gaps)} objects "
-            f"({worse / len(gaps):.1%})."
+def _grid(evaluation: Evaluation) -> Iterator[Section]:
+    rows = select(evaluation.rows, protocol="grid")
+    if rows["reason"].isna().any():
+        table = _table(
+            "grid",
+            "Dice (%) of everything mode by its number of points",
+            tables.grid(evaluation.rows, evaluation.times),
+            source(rows, "protocol grid, strategy S1"),
+            (_MEANS, "Form of COSMOS 1050K, table 5."),
         )
-        for kind, key in kinds.items():
-            counted = [s for s in box[model].values() if kind != "target" or s.dataset in several]
-            for name, ours in grouped(counted, key).items():
-                gap = average([gaps[object_of(score)] for score in ours], ours, seed)
-                if gap.mean < 0:
-                    theirs = [box[baseline][object_of(score)] for score in ours]
-                    means = [f"{_dice(side, seed).mean:.3f}" for side in (ours, theirs)]
-                    rows.append((gap.mean, [kind, name, *_size(ours), *means, baseline, interval(gap)]))
-    heads = ["by", "group", "objects", "cases", model, "the baseline", "which is", "difference"]
-    worst = table(heads, [row for _, row in sorted(rows, key=lambda row: row[0])])
-    return [
-        f"## Where {model} is worse than a baseline",
-        " ".join(counts),
-        "Groups in which it is worse on average, the worst first (box prompt; differences of the same objects):"
-        if rows
-        else "There is no modality, size, data set or target on which it is worse on average.",
-        *([worst] if rows else []),
+        yield Section("Everything mode", [table])
+
+
+def _validation(evaluation: Evaluation) -> Iterator[Section]:
+    way = next(
+        (
+            way
+            for way in [
+                {**tables.SAM_MED2D["box"], "protocol": "medsam", "variant": "0-20"},
+                *evaluation.headlines.values(),
+            ]
+            if evaluation.has(**way)
+        ),
+        None,
+    )
+    if way is None:
+        return
+    rows = select(evaluation.rows, **way)
+    specialist = specialist_of(evaluation.models)
+    rows = rows.assign(kind=[tables.kind_of(str(name)) for name in rows["modality"]])
+    origins = rows["origin"].astype(object).fillna("")
+    items: list[Item] = []
+    for origin in sorted(origins.unique(), reverse=True):
+        for kind in ("CT", "MR", "grey", "RGB", "other"):
+            part = rows[(origins == origin) & (rows["kind"] == kind)]
+            if not part["reason"].isna().any():
+                continue
+            marks = f"* better than {evaluation.models[0]}"
+            marks += f"; † better than {specialist}" if specialist else ""
+            title = f"{origin} validation, {kind}".strip()
+            items.append(
+                _table(
+                    "_".join(filter(None, ("validation", origin.replace(" ", "_"), kind.lower()))),
+                    title[0].upper() + title[1:],
+                    tables.validation(part, specialist),
+                    source(part, told(way), ("dice", "nsd")),
+                    (
+                        "Medians (first, third quartile) over objects.",
+                        f"{marks} (p < 0.05). {_TEST}",
+                        "Form of MedSAM, supplement, tables 5 to 11.",
+                    ),
+                )
+            )
+    yield Section("Internal and external validation", items)
+
+
+def specialist_of(models: Sequence[str]) -> str | None:
+    """The first model that is named as a specialist, which others are compared with too; else the second."""
+    named = [name for name in models if re.search(r"specialist|unet|u-net|deeplab", name.lower())]
+    return named[0] if named else (models[1] if len(models) > 1 else None)
+
+
+def _breakdowns(evaluation: Evaluation) -> Iterator[Section]:
+    ways = {name: way for name, way in evaluation.headlines.items() if evaluation.has(**way)}
+    rows = tables.with_prompt(evaluation.rows, ways)
+    properties = {
+        "modality": "modality",
+        "dataset": "data set",
+        "group": "part of the body",
+        "organ": "organ",
+        "target": "target",
+        "size": "size (share of the image)",
+        "origin": "origin",
+        "split": "split",
+    }
+    items: list[Item] = [
+        _table(
+            f"by_{column}",
+            f"Dice (%) by {words}",
+            tables.breakdown(evaluation.rows, column, ways),
+            source(rows.dropna(subset=[column]), _told(ways)),
+            (_MEANS,),
+        )
+        for column, words in properties.items()
+        if rows[column].notna().any()
     ]
+    yield Section("Breakdowns", items if ways else [])
 
 
-def _column(score: Score) -> Column:
-    return score.model, score.strategy
+def _times(evaluation: Evaluation) -> Iterator[Section]:
+    if len(evaluation.times):
+        timed = evaluation.times
+        table = _table(
+            "times",
+            "Seconds to encode an image and to answer a prompt",
+            tables.inference_times(timed, [name for name in evaluation.models if (timed["model"] == name).any()]),
+            f"From times.parquet: {len(timed)} rows of {timed['image'].nunique()} images.",
+            (
+                "Means; everything mode (S1) is per image. The machine is named at the end. Form of COSMOS 1050K, "
+                "table 4.",
+            ),
+            4,
+        )
+        yield Section("Inference time", [table])
 
 
-def _dice(group: Sequence[Score], seed: int) -> Estimate:
-    return average([score.dice for score in group], group, seed)
+def _volumes(evaluation: Evaluation) -> Iterator[Section]:
+    rows = evaluation.volumes
+    if len(rows):
+        table = _table(
+            "volumes",
+            "Metrics of whole volumes",
+            tables.volumes(rows),
+            f"From volumes.parquet: {len(rows)} rows of {rows['volume'].nunique()} volumes.",
+            ("Slices are outlined one by one and put together.", _MEANS, _UNITS),
+        )
+        yield Section("Volumes", [table])
 
 
-def average(values: Sequence[float], group: Sequence[Score], seed: int) -> Estimate:
-    """The `macro_average` of one value per score, by the scores' data sets and cases."""
-    # A generator per number, so that no table depends on what was computed before it.
-    rng = np.random.default_rng(seed)
-    return macro_average(values, [score.dataset for score in group], [score.case for score in group], rng)
+def _galleries(evaluation: Evaluation) -> Iterator[Section]:
+    rows, ways = evaluation.rows, evaluation.headlines
+    ways = {name: way for name, way in ways.items() if evaluation.has(**way)}
+    crowded = galleries.choose_crowded(tables.with_prompt(rows, ways))
+    by_order = galleries.choose_complex(select(rows, **ways["box"])) if "box" in ways else []
+    wanted = set(crowded) | set(rows.loc[rows["object"].isin(by_order), "image"]) | set(evaluation.saliency["image"])
+    for way in ways.values():
+        answered = select(rows, **way)
+        answered = answered[answered["reason"].isna()]
+        first = next(name for name in evaluation.models if (answered["model"] == name).any())
+        chosen = [one for _, one in galleries.choose_cases(select(answered, model=first))]
+        wanted |= set(rows.loc[rows["object"].isin(chosen), "image"])
+    objects = rows.drop_duplicates("image")
+    text: tuple[str, ...] = ()
+    images: dict[str, LabelledImage] = {}
+    corpus = _corpus(evaluation.run)
+    try:
+        if corpus is None:
+            raise ReadError("the run names no corpus")
+        images = galleries.read_images(corpus, objects[objects["image"].isin(wanted)])
+        if not images:
+            raise ReadError("holds none of the images any more", path=corpus)
+    except ReadError as error:
+        text = (f"There are no pictures of cases, as the corpus cannot be read: {error}.",)
+    found: list[Gallery | None] = []
+    if images:
+        found += [
+            galleries.cases(evaluation.folder, rows, evaluation.prompts, images, way, name)
+            for name, way in ways.items()
+        ]
+        found.append(galleries.fused(evaluation.folder, rows, evaluation.prompts, images, ways, crowded))
+        if "box" in ways:
+            found.append(galleries.complex_cases(evaluation.folder, rows, images, ways["box"], by_order))
+    if len(evaluation.saliency):
+        found.append(galleries.saliency(evaluation.saliency, images))
+    yield Section("Pictures", [one for one in found if one is not None and one.rows], text)
 
 
-def interval(estimate: Estimate) -> str:
-    """The mean, and its interval in brackets where it is known."""
-    if np.isnan(estimate.mean):
-        return NONE
-    if np.isnan(estimate.low):
-        return f"{estimate.mean:.3f}"
-    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+def _corpus(run: Mapping[str, Any]) -> Path | None:
+    path = (run.get("corpus") or {}).get("path")
+    return Path(path) if path else None
 
 
-def _size(group: Iterable[Score]) -> list[str]:
-    """How many objects and cases."""
-    return [str(len({key(s) for s in group})) for key in (object_of, _case)]
+def _detail(evaluation: Evaluation) -> Iterator[Section]:
+    rows = evaluation.rows[~evaluation.rows["protocol"].isin(["jitter", "grid"])]
+    if rows["reason"].isna().any():
+        table = _table(
+            "detail",
+            "All metrics of every prompt",
+            tables.detail(rows),
+            source(rows, "all protocols but jitter and grid", ("dice", "nsd", "hd")),
+            (
+                _MEANS,
+                "Distances in mm are of the images that state their spacing, in pixels of the others.",
+                "Of several rounds the first and the last. Missed and undefined: objects by Dice. Error of predicted "
+                "IoU: mean distance of the model's own estimate from the IoU, in points.",
+            ),
+        )
+        yield Section("Every prompt in detail", [table])
 
 
-def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Items by their key, in order of appearance."""
-    groups: dict[K, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
+def _manifest(evaluation: Evaluation) -> Iterator[Section]:
+    entries = dict(_entries(evaluation.run))
+    frame = pd.DataFrame({"value": list(entries.values())}, pd.Index(list(entries), name="entry"))
+    table = _table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.")
+    yield Section("The run", [table])
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+def _entries(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The entries of JSON, each with its path; lists of plain values in one."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _entries(inner, f"{name}.{key}".strip("."))
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        for number, inner in enumerate(value):
+            yield from _entries(inner, f"{name}[{number}]")
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value)) or "none"
+    else:
+        yield name, "" if value is None else str(value)
+
+
+# Name for the progress -> what makes the section.
+SECTIONS: dict[str, Callable[[Evaluation], Iterator[Section]]] = {
+    "all data sets": _overall,
+    "points": _increments,
+    "generalisation": _generalisation,
+    "objects and strategies": _cosmos,
+    "modalities": _by_modality,
+    "clicks": _interactive,
+    "correlations": _factors,
+    "jitter": _jitter,
+    "grid": _grid,
+    "validation": _validation,
+    "breakdowns": _breakdowns,
+    "times": _times,
+    "volumes": _volumes,
+    "pictures": _galleries,
+    "detail": _detail,
+    "manifest": _manifest,
+}

@@ -47,7 +47,7 @@ class EvaluationPlan(Config):
         corpus: A corpus, or a folder of sets of image and label pairs.
         models: What `load_subject` takes: models, baselines, classes, folders of masks.
         protocols: Names of `PROTOCOLS`.
-        split: Which cases; all if None.
+        split: Which cases.
         seed: Seed of all draws.
         max_objects: Of an image with more objects, this many are drawn; a field of cells would outweigh all else.
         max_images: Of more images, about this many, evenly from all; for some protocols fewer (``limits``).
@@ -62,7 +62,7 @@ class EvaluationPlan(Config):
     corpus: Path
     models: tuple[str, ...] = ("vesalius-tiny", "ellipse", "GrabCut")
     protocols: tuple[str, ...] = ("sam-med2d",)
-    split: Literal["train", "val", "test"] | None = None
+    split: Literal["train", "val", "test", "all"] = "test"
     seed: NonNegativeInt = 0
     max_objects: PositiveInt | None = 10
     max_images: PositiveInt | None = None

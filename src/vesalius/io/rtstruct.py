@@ -161,7 +161,7 @@ def _structure_set(image: Dataset, pictures: Sequence[Dataset]) -> Dataset:
         "StudyID",
     ):
         if name in image:
-            setattr(dataset, name, image[name].value)
+            dataset.add(image[name])  # as it is, even if it is longer than DICOM allows
         elif name != "SpecificCharacterSet":
             setattr(dataset, name, "")
     now = datetime.now()

@@ -54,8 +54,8 @@ def draw_overlay(
 
     Args:
         image: The slice.
-        prompts: One per object, in the image's pixels.
-        predictions: One per prompt, masks of shape (H, W).
+        prompts: One per object, in the image's pixels; or none.
+        predictions: One per object, masks of shape (H, W).
         longest: Longest side of the drawn image in pixels; if None, that of the image, but at least 768.
         view: (x0, y0, x1, y1), half-open, whole pixels: the part of the image to show; all of it if None.
         legend: Whether the predicted qualities are listed.
@@ -88,8 +88,8 @@ def draw_overlay(
     picture = Image.fromarray(rgb)
     draw = ImageDraw.Draw(picture)
     text_height = max(13, round(max(width, height) / 48))
-    for number, (prompt, prediction) in enumerate(zip(prompts, predictions, strict=True)):
-        if len(prompts) > 1:
+    if len(prompts) > 1:
+        for number, (prompt, prediction) in enumerate(zip(prompts, predictions, strict=True)):
             _number(draw, number, prompt, prediction, place, text_height)
     return _add_legend(picture, predictions if legend else [], text_height)
 

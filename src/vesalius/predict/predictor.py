@@ -22,6 +22,9 @@ from vesalius.prompts.sample import tight_box
 # A drawn mask says where the object is, not how sure anyone is; it enters as logits of this size.
 MASK_LOGIT = 4.0
 
+# What a large network needs for an image while it encodes would not fit for many of them.
+_ENCODED_AT_ONCE = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Shown:
@@ -206,10 +209,11 @@ class Predictor:
                 known[key] = features
             else:
                 new[key] = shown
-        if new:
-            images = np.stack([frame.image(shown.rgb) for (_, frame), shown in new.items()])
-            encoded = self.runtime.encode(images, np.array([frame.content for _, frame in new], np.int64))
-            for key, features in zip(new, encoded, strict=True):
+        for start in range(0, len(new), _ENCODED_AT_ONCE):
+            keys = list(new)[start : start + _ENCODED_AT_ONCE]
+            images = np.stack([frame.image(new[digest, frame].rgb) for digest, frame in keys])
+            encoded = self.runtime.encode(images, np.array([frame.content for _, frame in keys], np.int64))
+            for key, features in zip(keys, encoded, strict=True):
                 known[key] = features
                 self.cache.put(*key, features)
         return [known[shown.digest, frame] for shown, frame in views]

@@ -99,7 +99,8 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
     for prompt in prompts:
         prompt.check(image.size, job.file)
     outputs = [path for path in (job.out, job.overlay, job.record) if path is not None]
-    check_outputs(job)
+    inputs = [path for path in (job.file, job.mask) if path is not None]
+    check_outputs(inputs, job.out, job.overlay, job.record)
 
     model = load_model(job.model, runtime=job.runtime)
     predictions = model.predict(model.encode(image), prompts)
@@ -229,25 +230,25 @@ def object_map(predictions: Sequence[Prediction]) -> NDArray[Any]:
     return numbers
 
 
-def check_outputs(job: SegmentJob) -> None:
-    """Raises WriteError unless every output can be written where the job says, as far as can be told beforehand."""
+def check_outputs(inputs: Sequence[Path], out: Path | None, overlay: Path | None, record: Path | None) -> None:
+    """Raises WriteError unless every output can be written where it is named, as far as can be told beforehand."""
     from vesalius.io.read import suffix_of
     from vesalius.io.write import SUFFIXES
 
-    if job.out is not None and suffix_of(job.out) not in SUFFIXES:
-        raise WriteError("no mask can be written with this suffix", path=job.out, remedy=f"use {', '.join(SUFFIXES)}")
-    if job.overlay is not None and suffix_of(job.overlay) != ".png":
-        raise WriteError("the overlay is a PNG picture", path=job.overlay, remedy="give a name that ends in .png")
-    inputs = {path.resolve() for path in (job.file, job.mask) if path is not None}
+    if out is not None and suffix_of(out) not in SUFFIXES:
+        raise WriteError("no mask can be written with this suffix", path=out, remedy=f"use {', '.join(SUFFIXES)}")
+    if overlay is not None and suffix_of(overlay) != ".png":
+        raise WriteError("the overlay is a PNG picture", path=overlay, remedy="give a name that ends in .png")
+    read = {path.resolve() for path in inputs}
     seen: set[Path] = set()
-    for path in (job.out, job.overlay, job.record):
+    for path in (out, overlay, record):
         if path is None:
             continue
         if not path.parent.is_dir():
             raise WriteError("its folder does not exist", path=path, remedy=f"create {path.parent} first")
         if path.is_dir():
             raise WriteError("is a folder", path=path, remedy="name a file in it")
-        if path.resolve() in inputs:
+        if path.resolve() in read:
             raise WriteError("is the input itself", path=path, remedy="choose another name")
         if path.resolve() in seen:
             raise WriteError("is named for two outputs", path=path, remedy="choose different names")

@@ -26,17 +26,14 @@ def tight_box(mask: Mask) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def shift_box(
-    box: Box, size: tuple[int, int], low: float, high: float, rng: np.random.Generator, outwards: bool = False
-) -> Box:
+def shift_box(box: Box, size: tuple[int, int], low: float, high: float, rng: np.random.Generator) -> Box:
     """The box with every edge moved by itself, as a hand draws it.
 
     Each edge moves by a distance drawn uniformly from ``low`` to ``high``, rounded to whole pixels, inwards or outwards
     with equal chance. It stops at the border of the image and at the middle of the box, so that at least one pixel
     remains.
 
-    Source: COSMOS 1050K, section 4.10 (boxes enlarged and moved by 0-10, 10-20, 20-30 pixels). Outwards alone: MedSAM,
-    whose boxes are up to 20 pixels too large on every side.
+    Source: COSMOS 1050K, section 4.10 (boxes enlarged and moved by 0-10, 10-20, 20-30 pixels).
 
     Args:
         box: A box of at least one pixel inside the image.
@@ -44,12 +41,10 @@ def shift_box(
         low: The least movement of an edge, in pixels.
         high: The largest.
         rng: Source of the movements; eight draws.
-        outwards: Whether edges move outwards alone.
     """
     height, width = size
-    lengths, sides = rng.uniform(low, high, 4), rng.random(4) < 0.5
-    signs = np.where(sides & (not outwards), -1, 1) * (-1, -1, 1, 1)
-    x0, y0, x1, y1 = (np.array(box) + np.rint(lengths * signs)).astype(int).tolist()
+    moves = np.rint(rng.uniform(low, high, 4) * rng.choice((-1, 1), 4))
+    x0, y0, x1, y1 = (np.array(box) + moves).astype(int).tolist()
     x_middle, y_middle = (box[0] + box[2] - 1) // 2, (box[1] + box[3] - 1) // 2
     return (
         min(max(x0, 0), x_middle),

@@ -30,7 +30,7 @@ from vesalius.server.documents import Annotation, Document, Plane, State
 from vesalius.server.exports import Annotated, export_all, formats_of
 from vesalius.server.inference import Engine
 from vesalius.server.masks import Block, block_of, crosses, mask_in_block, runs, slice_shape
-from vesalius.server.refusals import Refusal, refusal_of
+from vesalius.server.refusals import Refusal, refusal_of, trace_of
 from vesalius.server.sessions import Sessions
 from vesalius.server.workspace import Workspace
 from vesalius.vocabulary.targets import targets
@@ -105,7 +105,7 @@ class Annotator:
         self.jobs: dict[str, Job] = {}
         self._carried: Bounded[tuple[Path, str, str], Any] = Bounded(2**28)
         self._heavy = threading.BoundedSemaphore(_HEAVY)
-        self._blocks: dict[tuple[str, str], tuple[Annotation, Block | None]] = {}
+        self._blocks: Bounded[tuple[str, str], tuple[Annotation, Block | None]] = Bounded(2**28)
 
     def close(self) -> None:
         """Stops what runs."""
@@ -250,10 +250,9 @@ class Annotator:
             return told_plane(number, plane)
         known = self._blocks.get((image, number))
         if known is None or known[0].planes is not thing.planes:
-            known = (thing, block_of(thing, shape))
-            self._blocks[image, number] = known
-            while len(self._blocks) > 32:
-                self._blocks.pop(next(iter(self._blocks)))
+            block = block_of(thing, shape)
+            known = thing, block
+            self._blocks.put((image, number), known, 0 if block is None else block.voxels.nbytes)
         told = runs(mask_in_block(known[1], axis, index, shape))
         if plane is not None and told["area"] == plane.area and told["mask"] == plane.mask:
             return told_plane(number, plane)
@@ -588,7 +587,7 @@ class Annotator:
         except Exception as error:
             refusal = refusal_of(error) if isinstance(error, VesaliusError) else error
             if not isinstance(refusal, Refusal):
-                _log.exception("a propagation failed")
+                _log.error("a propagation failed: %s", trace_of(error))
                 refusal = Refusal(500, "failed", f"it failed ({type(error).__name__})")
             job.error = refusal.body()["error"]
             job.state = "failed"

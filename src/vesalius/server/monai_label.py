@@ -79,7 +79,7 @@ class Uploads:
     """
 
     def __init__(self, expiry: float = 3600, limit: int = 20) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="vesalius-"))
+        self._root: Path | None = None
         self._expiry = expiry
         self._limit = limit
         self._lock = threading.Lock()
@@ -89,8 +89,10 @@ class Uploads:
         """Keeps files: one image, or the files of a DICOM series."""
         self._sweep()
         session = secrets.token_hex(8)
-        folder = self._root / session
         with self._lock:
+            if self._root is None:
+                self._root = Path(tempfile.mkdtemp(prefix="vesalius-"))
+            folder = self._root / session
             if len(self._found) >= self._limit:
                 raise Refusal(503, "busy", f"{self._limit} images are kept already", retry_after=60)
         folder.mkdir()
@@ -123,7 +125,8 @@ class Uploads:
 
     def close(self) -> None:
         """Removes everything."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        if self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
 
     def _sweep(self) -> None:
         now = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from vesalius.core.errors import (
     ConfigError,
     GeometryError,
@@ -57,3 +59,8 @@ def refusal_of(error: VesaliusError) -> Refusal:
     reason = f"{error.path.name}: {error.reason}" if error.path is not None else error.reason
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "read")
     return Refusal(422, code, reason, remedy=error.remedy)
+
+
+def trace_of(error: BaseException) -> str:
+    """Where an error of ours happened, for the log: without its message, in which there may be names of files."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

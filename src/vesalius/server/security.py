@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.exceptions import HTTPException
 
-from vesalius.server.refusals import Refusal
+from vesalius.server.refusals import Refusal, trace_of
 
 _log = logging.getLogger("vesalius.server")
 
@@ -85,13 +85,14 @@ class Guard:
         cookie: str | None = None
         reading = scope["method"] in ("POST", "PUT", "PATCH")
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        status = 500
+        status, began_answer = 500, False
         sent = 0
         limit = self._rules.upload_bytes if "multipart" in headers.get("content-type", "") else self._rules.body_bytes
 
         async def answer(message: Any) -> None:
-            nonlocal status
+            nonlocal status, began_answer
             if message["type"] == "http.response.start":
+                began_answer = True
                 status = message["status"]
                 own = {key.lower() for key, _ in message["headers"]}
                 more = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items() if k.lower().encode() not in own]
@@ -121,17 +122,25 @@ class Guard:
             if not length.isdecimal() or int(length) > limit:
                 raise _too_large(limit)
             await self._app(scope, piece, answer)
-        except Refusal as refusal:
+        except Exception as error:
+            if began_answer:
+                raise
+            refusal = error if isinstance(error, Refusal) else Refusal(500, "failed", "the server has failed at this")
+            if refusal is not error:
+                _log.error("%s %s failed: %s", scope["method"], _route(scope), trace_of(error))
             body = json.dumps(refusal.body()).encode()
             own = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers()}
             start = [(key.lower().encode(), value.encode()) for key, value in own.items()]
             await answer({"type": "http.response.start", "status": refusal.status, "headers": start})
             await send({"type": "http.response.body", "body": body})
         finally:
-            # The route, not the path: the names of files are often those of patients.
-            route = getattr(scope.get("route"), "path", "-")
             milliseconds = 1000 * (time.perf_counter() - began)
-            _log.info("%s %s %d %.0f ms", scope["method"], route, status, milliseconds)
+            _log.info("%s %s %d %.0f ms", scope["method"], _route(scope), status, milliseconds)
+
+
+def _route(scope: Any) -> str:
+    """The route, not the path: the names of files are often those of patients."""
+    return getattr(scope.get("route"), "path", "-")
 
 
 def check_host(headers: dict[str, str]) -> None:

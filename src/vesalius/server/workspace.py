@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vesalius.core.errors import ReadError, VesaliusError
@@ -30,10 +31,10 @@ class Item:
     """An image that can be asked for.
 
     Attributes:
-        id: What requests call it; the same in every run.
+        id: What requests call it; the same in every run, where the image has not moved.
         name: What people call it: the path below the given folder, and more where a path holds several images.
         path: The file, or the folder of the series.
-        base: The given folder, or that of the given file.
+        base: The given folder, or that of the given file; the image lies below it.
         log: The log of its annotations.
         files: The files of a DICOM series.
         time: Time point of a file that holds several.
@@ -96,11 +97,26 @@ class Workspace:
         return next((path.resolve() / "uploaded" for path in self._paths if path.is_dir()), None)
 
     def refresh(self) -> None:
-        """Looks for images anew."""
+        """Looks for images anew.
+
+        Raises:
+            ReadError: A path does not exist any more, or two images would have one log.
+        """
         found: dict[str, Item] = {}
+        logs: dict[Path, str] = {}
         for path in self._paths:
             for item in find_items(path, self._output):
                 found.setdefault(item.id, item)
+                if logs.setdefault(item.log, item.id) != item.id:
+                    raise ReadError(
+                        "has the name of another image, so that both would have one log of annotations",
+                        path=item.path,
+                        remedy="rename it, or start a server for each with an --output of its own",
+                    )
+        names = Counter(item.name for item in found.values())
+        for number, item in found.items():
+            if names[item.name] > 1:
+                found[number] = replace(item, name=f"{item.base.name}/{item.name}")
         self.items = dict(sorted(found.items(), key=lambda pair: _natural(pair[1].name)))
 
     def item(self, image: str) -> Item:
@@ -244,10 +260,15 @@ def _item(
     # A folder that is itself a series keeps its annotations beside it.
     beside = base.parent if files is not None and path == base else base
     name = f"{path.relative_to(beside).as_posix()}{more}"
-    number = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
     readable = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in name)[-80:].lstrip(".")
+    # A log is found again where the folder has moved, and however the image is given.
+    log = f"{readable}-{_digest(name if output is None else f'{beside.name}/{name}')[:6]}.jsonl"
     folder = output.resolve() if output is not None else beside / FOLDER
-    return Item(number, name, path, base, folder / f"{readable}-{number[:6]}.jsonl", files, time)
+    return Item(_digest(f"{path}{more}"), name, path, base, folder / log, files, time)
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
