@@ -305,6 +305,32 @@ def test_a_volume_is_scrolled_turned_and_drawn_on(user):
     expect(user.page.locator("#facts")).to_contain_text("drawn")
 
 
+def test_slices_are_seen_as_on_a_light_box(user):
+    directions = {}
+
+    def with_directions(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), **directions})
+
+    user.page.route(re.compile("/api/images/[0-9a-f]+$"), with_directions)
+    for number, (towards, signs, sides) in enumerate(
+        [("LPS", (1, 1), ["R", "L", "A", "P"]), ("RAS", (-1, -1), ["R", "L", "A", "P"]), (None, (1, 1), [""] * 4)]
+    ):
+        directions.clear()
+        directions.update({"directions": dict(zip("xyz", towards, strict=True))} if towards else {})
+        user.page.goto(f"{user.address}/?{number}")
+        user.page.evaluate("localStorage.clear()")
+        user.open("scan")
+        across, down = map(float, user.page.locator("#canvas").get_attribute("data-view").split()[:2])
+        assert (np.sign(across), np.sign(down)) == signs
+        assert [user.page.locator(f"#side-{side}").inner_text() for side in ("left", "right", "up", "down")] == sides
+        user.press("y")
+        expect(user.page.locator("[data-axis=y]")).to_have_attribute("aria-pressed", "true")
+        expect(user.page.locator("#canvas")).to_have_attribute("data-view", re.compile(r"^\S+ -"))  # the head is up
+        user.press("f")
+        expect(user.page.locator("#canvas")).to_have_attribute("data-view", re.compile(r"^\S+ \d"))
+
+
 def test_window_and_level_by_drag_and_preset(user):
     user.open("scan").forget()
     before = user.colour(9, 12)

@@ -99,7 +99,10 @@ export function keyTable(page) {
       [["Space+drag", "middle drag"], "Move the picture", null],
       [["F"], "Mirror top and bottom", () => page.flip(1)],
       [["Shift+F"], "Mirror left and right", () => page.flip(0)],
-      [["right drag", "W"], "Window and level; with the key, by dragging", tool("window", "Window and level: drag")],
+      [["right drag", "W"], "Window and level; with the key, by dragging", () => {
+        if (state.image.colour) announce("Colours are shown as they are");
+        else tool("window", "Window and level: drag")();
+      }],
       [["Shift+W"], "Next window of the list", page.nextWindow],
       [["O"], "Outlines: filled, lines, none", () => {
         state.show = shown[state.show];

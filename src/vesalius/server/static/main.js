@@ -35,6 +35,7 @@ async function openImage(image) {
   const [about, document_] = found;
   actions.forget();
   const before = memory.get(image) ?? {};
+  if (about.colour && state.tool === "window") state.tool = "prompt";
   Object.assign(state, { image: about, document: null, slice: null, window: about.window, preset: "default" });
   state.slices = new Map();
   pixels.clear();
@@ -43,8 +44,7 @@ async function openImage(image) {
   state.selected = objects.some((one) => one.id === before.selected) ? before.selected : (objects.at(-1)?.id ?? null);
   state.axis = about.axes[before.axis] ? before.axis : "z";
   state.index = Math.min(before.index ?? Math.floor(axisNow().count / 2), axisNow().count - 1);
-  // With the head up, where it is known that z is a direction of the patient.
-  viewer.view.flips = before.flips ?? { x: [false, Boolean(about.spacing_mm)], y: [false, Boolean(about.spacing_mm)], z: [false, false] };
+  viewer.view.flips = before.flips ?? usualFlips(about);
   memory.set("image", image);
   history.replaceState(null, "", `/#${image}`);
   document.title = `${about.name} – Vesalius`;
@@ -55,6 +55,16 @@ async function openImage(image) {
     announce(`${about.name}: ${objects.length || "no"} object${objects.length === 1 ? "" : "s"}`);
   }
   followOthers(image);
+}
+
+/** Which slices are mirrored (across, down), so that they are seen as on a light box: from the feet, and head up. */
+function usualFlips({ axes, directions, spacing_mm }) {
+  // Where it is not said how the patient lies, z is taken to go up, as it does in most files.
+  const towards = directions ?? (spacing_mm ? { x: "L", y: "P", z: "S" } : { x: "L", y: "P", z: "I" });
+  const mirrored = (name) => "RAS".includes(towards[name]);
+  return Object.fromEntries(
+    Object.entries(axes).map(([axis, { rows, columns }]) => [axis, [mirrored(columns), mirrored(rows)]]),
+  );
 }
 
 /** Waits for what other tabs and programs do with the image. */
@@ -269,6 +279,7 @@ function renderSlices(axis) {
 
 function renderWindows() {
   $("windows").hidden = state.image.colour;
+  document.querySelector('[data-tool="window"]').disabled = state.image.colour;
   const names = Object.keys(state.image.windows);
   if ($("preset").dataset.names !== names.join()) {
     $("preset").dataset.names = names.join();
@@ -296,6 +307,7 @@ function renderJob() {
 function renderReadouts() {
   if (!state.image) return;
   renderWindows();
+  renderSides();
   const axis = axisNow();
   const spacing = state.image.spacing_mm?.[state.axis];
   const where = axis.count > 1 ? `${state.axis} ${state.index}${spacing ? `  ·  ${(state.index * spacing).toFixed(1)} mm` : ""}` : "";
@@ -308,6 +320,22 @@ function renderReadouts() {
   const hasQuality = shown?.quality !== null && shown?.quality !== undefined;
   $("readout-quality").hidden = !hasQuality;
   $("readout-quality").textContent = hasQuality ? `Quality ${percent(shown.quality)}${which}` : "";
+}
+
+const OPPOSITE = { L: "R", R: "L", A: "P", P: "A", S: "I", I: "S" };
+
+/** Letters for the sides of the patient, where the server knows them. */
+function renderSides() {
+  const { directions } = state.image;
+  const { rows, columns } = axisNow();
+  const [flipX, flipY] = viewer.view.flips[state.axis];
+  const ends = (name, flip) => {
+    const towards = directions?.[name] ?? "";
+    return flip ? [towards, OPPOSITE[towards] ?? ""] : [OPPOSITE[towards] ?? "", towards];
+  };
+  const [left, right] = ends(columns, flipX);
+  const [up, down] = ends(rows, flipY);
+  for (const [side, letter] of Object.entries({ left, right, up, down })) $(`side-${side}`).textContent = letter;
 }
 
 function setWindow(name) {
