@@ -464,17 +464,25 @@ def test_an_image_is_exported_and_everything_is_named(user, tmp_path):
     assert outside == []
 
 
-def test_masks_are_packed_as_coco_packs_them(user):
+def test_masks_are_packed_as_coco_packs_them_and_outlined_along_their_pixels(user):
     user.open("disc2")
     rng = np.random.default_rng(0)
-    for shape, share in (((7, 5), 0.5), ((40, 33), 0.02), ((3, 3), 1.1), ((3, 3), -1), ((300, 400), 0.001)):
+    for shape, share in (((7, 5), 0.5), ((40, 33), 0.02), ((3, 3), 1.1), ((3, 3), -1), ((90, 130), 0.001)):
         mask = rng.random(shape) < share
         told = runs_of_mask(mask)
-        data, again, area = user.page.evaluate(
+        data, again, area, *filled = user.page.evaluate(
             """async (told) => {
-                const { area, decode, encode } = await import("/static/rle.js");
+                const { area, decode, encode, outline } = await import("/static/rle.js");
                 const mask = decode(told);
-                return [[...mask.data], encode(mask), area(mask)];
+                const filled = [told, mask].map((shape) => {
+                    const canvas = new OffscreenCanvas(mask.width, mask.height);
+                    const context = canvas.getContext("2d", { willReadFrequently: true });
+                    const path = outline(shape);
+                    if (path) context.fill(path, "evenodd");
+                    const { data } = context.getImageData(0, 0, mask.width, mask.height);
+                    return [...data].filter((_, place) => place % 4 === 3);
+                });
+                return [[...mask.data], encode(mask), area(mask), ...filled];
             }""",
             told,
         )
@@ -482,6 +490,8 @@ def test_masks_are_packed_as_coco_packs_them(user):
         np.testing.assert_array_equal(mask_of_runs(again, shape), mask)
         assert again["counts"] == told["counts"]
         assert area == mask.sum()
+        for alpha in filled:
+            np.testing.assert_array_equal(np.reshape(alpha, shape), 255 * mask)
 
 
 def test_the_tutorial_has_all_keys(user):

@@ -201,13 +201,19 @@ export async function choose(which, isNumber = false) {
   if (!done) stale();
 }
 
+/** Whether the server is making the object that was begun. */
+export const isMaking = () => state.selected === null && making !== null;
+
 /** Replaces the mask of the selected object on the slice on screen, or makes a new object of it. */
 export async function draw(mask, tool) {
   const where = place();
   const rle = encode(mask);
   let number = state.selected;
   if (number === null) {
-    number = (await act({ kind: "create", name: "" }))?.object ?? null;
+    const first = act({ kind: "create", name: "" });
+    making = first;
+    number = (await first)?.object ?? null;
+    if (making === first) making = null;
     if (number === null) return;
     state.selected = number;
   }

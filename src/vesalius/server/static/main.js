@@ -11,7 +11,7 @@ import * as tools from "./tools.js";
 import * as viewer from "./viewer.js";
 import { levelOf, number, windowName, windowOf } from "./window.js";
 
-const KEPT = 64; // slices in memory
+const MEMORY = 2 ** 27; // bytes of slices that are kept
 const pixels = new Map(); // "image z:17" -> promise of the slice
 let wanted = null; // key of the slice that is to be shown
 let fetching = null; // AbortController of what is wanted no longer
@@ -97,7 +97,8 @@ function pixelsOf(axis, index) {
     const promise = api.pixels(id, axis, index).then((slice) => ({ ...slice, key: keyOf(axis, index) }));
     promise.catch(() => pixels.delete(key));
     pixels.set(key, promise);
-    if (pixels.size > KEPT) pixels.delete(pixels.keys().next().value);
+    const kept = Math.max(6, MEMORY / (state.slice?.values.byteLength ?? 2 ** 20));
+    if (pixels.size > kept) pixels.delete(pixels.keys().next().value);
   }
   return pixels.get(key);
 }
@@ -200,7 +201,7 @@ async function refreshPlanes() {
     if (!now || now.revision <= found.revision) {
       state.slices.set(key, { revision: found.revision, planes: new Map(found.planes.map((one) => [one.object, one])) });
     }
-    if (state.slices.size > 4 * KEPT) state.slices.delete(state.slices.keys().next().value);
+    if (state.slices.size > 256) state.slices.delete(state.slices.keys().next().value);
     changed();
   } catch (error) {
     if (error.name !== "AbortError") complain(error.message, error.remedy);
@@ -479,7 +480,10 @@ async function begin() {
   on("page", () => state.image && remember());
   on("view", viewer.render);
   on("view", renderReadouts);
-  api.link.tell = renderSaved;
+  api.link.tell = () => {
+    renderSaved();
+    if (api.link.state) announce($("saved-text").textContent);
+  };
   const found = await actions.attempt(() => Promise.all([api.info(), api.images()]));
   if (!found) return;
   state.info = found[0];

@@ -1,13 +1,10 @@
 // Masks: COCO's compressed RLE, and what is drawn of them. A mask in memory is row by row, one byte per pixel.
 
-/** The mask of an RLE. */
-export function decode({ size: [height, width], counts }) {
-  const data = new Uint8Array(height * width);
-  let before = 0; // the run before the last one, from which the next is told as a difference
-  let last = 0;
-  let position = 0;
-  let filled = false;
-  for (let at = 0, run = 0; at < counts.length; run += 1) {
+/** Lengths of the runs of an RLE, column by column, beginning with the background. */
+function runsOf(counts) {
+  const runs = [];
+  let at = 0;
+  while (at < counts.length) {
     let value = 0;
     let shift = 0;
     let more = true;
@@ -19,25 +16,57 @@ export function decode({ size: [height, width], counts }) {
       more = (letter & 32) !== 0;
       if (!more && letter & 16 && shift < 32) value |= -1 << shift;
     }
-    if (run > 2) value += before;
-    before = last;
-    last = value;
-    if (filled) {
-      let row = position % height;
-      let column = (position - row) / height;
-      for (let left = value; left > 0; left -= 1) {
-        data[row * width + column] = 1;
-        row += 1;
-        if (row === height) {
-          row = 0;
-          column += 1;
-        }
-      }
-    }
-    position += value;
-    filled = !filled;
+    // From the fourth on, a run is told as its difference from the last but one.
+    runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
   }
-  return { height, width, data };
+  return runs;
+}
+
+/** Lines of a mask that are covered somewhere: number of the line -> [from, to, from, to, …]. */
+function columnsOf({ size: [height], counts }) {
+  const lines = new Map();
+  let position = 0;
+  runsOf(counts).forEach((run, place) => {
+    for (let left = place % 2 ? run : 0, from = position; left > 0; ) {
+      const column = Math.floor(from / height);
+      const start = from - column * height;
+      const stop = Math.min(start + left, height);
+      if (!lines.has(column)) lines.set(column, []);
+      lines.get(column).push(start, stop);
+      left -= stop - start;
+      from += stop - start;
+    }
+    position += run;
+  });
+  return lines;
+}
+
+function rowsOf({ height, width, data }) {
+  const lines = new Map();
+  for (let row = 0; row < height; row += 1) {
+    const from = row * width;
+    let line = null;
+    let before = 0;
+    for (let column = 0; column < width; column += 1) {
+      const value = data[from + column];
+      if (value !== before) (line ??= []).push(column);
+      before = value;
+    }
+    if (before) line.push(width);
+    if (line) lines.set(row, line);
+  }
+  return lines;
+}
+
+/** The mask of an RLE. */
+export function decode(rle) {
+  const mask = emptyMask(...rle.size);
+  for (const [column, line] of columnsOf(rle)) {
+    for (let place = 0; place < line.length; place += 2) {
+      for (let row = line[place]; row < line[place + 1]; row += 1) mask.data[row * mask.width + column] = 1;
+    }
+  }
+  return mask;
 }
 
 /** The RLE of a mask. */
@@ -81,77 +110,56 @@ export function area({ data }) {
   return count;
 }
 
-/** The box around what a mask covers, half-open; null for an empty mask. */
-export function bounds({ height, width, data }) {
-  let [left, top, right, bottom] = [width, height, 0, 0];
-  for (let row = 0; row < height; row += 1) {
-    const from = row * width;
-    const first = data.indexOf(1, from);
-    if (first < 0) break;
-    if (first >= from + width) continue;
-    const last = data.lastIndexOf(1, from + width - 1);
-    top = Math.min(top, row);
-    bottom = row + 1;
-    left = Math.min(left, first - from);
-    right = Math.max(right, last - from + 1);
+const NONE = [];
+
+/** Calls a function with what one line covers and another does not. */
+function difference(line, other, tell) {
+  let at = 0;
+  for (let place = 0; place < line.length; place += 2) {
+    let from = line[place];
+    const to = line[place + 1];
+    while (at < other.length && other[at + 1] <= from) at += 2;
+    for (let next = at; next < other.length && other[next] < to; next += 2) {
+      if (from < other[next]) tell(from, other[next]);
+      from = Math.max(from, other[next + 1]);
+    }
+    if (from < to) tell(from, to);
   }
-  return bottom ? { left, top, right, bottom } : null;
 }
 
-/** The edges between a mask and what is around it, exactly along the pixels, in pixel edges (0 is the left or top). */
-export function outline(mask, box = bounds(mask)) {
-  const path = new Path2D();
-  if (box === null) return path;
-  const { height, width, data } = mask;
-  const at = (row, column) =>
-    row >= 0 && row < height && column >= 0 && column < width ? data[row * width + column] : 0;
-  for (let row = box.top; row <= box.bottom; row += 1) {
-    let start = -1;
-    for (let column = box.left; column <= box.right; column += 1) {
-      const edge = column < box.right && at(row - 1, column) !== at(row, column);
-      if (edge && start < 0) start = column;
-      if (!edge && start >= 0) {
-        path.moveTo(start, row);
-        path.lineTo(column, row);
-        start = -1;
-      }
+/** The outline of a mask or an RLE, exactly along the pixels, in pixel edges (0 is the left or top); null if empty. */
+export function outline(shape) {
+  const byRows = Boolean(shape.data);
+  const lines = byRows ? rowsOf(shape) : columnsOf(shape);
+  if (!lines.size) return null;
+  const stride = (byRows ? shape.width : shape.size[0]) + 1;
+  const ends = new Map(); // corner -> where the edges that begin there lead
+  const edge = (from, to) => (ends.has(from) ? ends.get(from).push(to) : ends.set(from, [to]));
+  for (const [number, line] of lines) {
+    const [here, below] = [number * stride, (number + 1) * stride];
+    for (let place = 0; place < line.length; place += 2) {
+      edge(below + line[place], here + line[place]);
+      edge(here + line[place + 1], below + line[place + 1]);
     }
+    difference(line, lines.get(number - 1) ?? NONE, (from, to) => edge(here + from, here + to));
+    difference(line, lines.get(number + 1) ?? NONE, (from, to) => edge(below + to, below + from));
   }
-  for (let column = box.left; column <= box.right; column += 1) {
-    let start = -1;
-    for (let row = box.top; row <= box.bottom; row += 1) {
-      const edge = row < box.bottom && at(row, column - 1) !== at(row, column);
-      if (edge && start < 0) start = row;
-      if (!edge && start >= 0) {
-        path.moveTo(column, start);
-        path.lineTo(column, row);
-        start = -1;
-      }
+  // As many edges lead to a corner as away from it, so whoever follows them comes back to where they began.
+  const path = new Path2D();
+  const go = (how, corner) => {
+    const along = corner % stride;
+    const line = (corner - along) / stride;
+    if (byRows) path[how](along, line);
+    else path[how](line, along);
+  };
+  for (const [start, ways] of ends) {
+    while (ways.length) {
+      go("moveTo", start);
+      for (let at = ways.pop(); at !== undefined; at = ends.get(at).pop()) go("lineTo", at);
+      path.closePath();
     }
   }
   return path;
-}
-
-/** A canvas with the covered pixels in a colour, as large as the box. */
-export function fill(mask, colour, box) {
-  const canvas = document.createElement("canvas");
-  canvas.width = box.right - box.left;
-  canvas.height = box.bottom - box.top;
-  const context = canvas.getContext("2d");
-  const pixels = context.createImageData(canvas.width, canvas.height);
-  const words = new Uint32Array(pixels.data.buffer);
-  const red = parseInt(colour.slice(1, 3), 16);
-  const green = parseInt(colour.slice(3, 5), 16);
-  const blue = parseInt(colour.slice(5, 7), 16);
-  const word = ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
-  for (let row = 0; row < canvas.height; row += 1) {
-    const from = (row + box.top) * mask.width + box.left;
-    for (let column = 0; column < canvas.width; column += 1) {
-      if (mask.data[from + column]) words[row * canvas.width + column] = word;
-    }
-  }
-  context.putImageData(pixels, 0, 0);
-  return canvas;
 }
 
 /** Sets the pixels within an ellipse that is moved from one place to another (pixel edges). */

@@ -188,6 +188,10 @@ function beginStroke(erases) {
     complain(`${titleOf(one)} is ${one.locked ? "locked" : "hidden"}`, one.locked ? "unlock it first (L)" : "show it first (H)");
     return false;
   }
+  if (actions.isMaking()) {
+    announce("One moment: the new object is being made");
+    return false;
+  }
   const plane = planeNow();
   if (erases && !plane?.mask) {
     announce("There is nothing to erase on this slice");

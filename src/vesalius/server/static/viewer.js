@@ -1,15 +1,17 @@
 // The canvas: the slice, what was outlined on it, and the prompts.
 
 import { $ } from "./dom.js";
-import { bounds, decode, fill, outline } from "./rle.js";
+import { decode, outline } from "./rle.js";
 import { aspect, axisNow, keyOf, objects, planeNow, planesNow, selected, state } from "./state.js";
 import { paint } from "./window.js";
 
 const canvas = $("canvas");
 const context = canvas.getContext("2d");
 const picture = document.createElement("canvas"); // the slice at its own size
-let painted = null; // what is on it
-const shapes = new WeakMap(); // RLE, or mask under the brush -> {box, path, colour, fill}
+const layer = document.createElement("canvas"); // the slice as it is on screen
+const scaled = { slice: null, seen: [] }; // what is on both
+const outlines = new WeakMap(); // RLE, or mask under the brush -> path
+const masks = new WeakMap(); // RLE -> mask
 
 /** Screen = image * scale + offset, in CSS pixels and pixel edges; a negative scale mirrors. */
 export const view = { scaleX: 1, scaleY: 1, left: 0, top: 0, flips: { x: [false, false], y: [false, true], z: [false, false] } };
@@ -87,8 +89,8 @@ export function render() {
   context.fillStyle = "#000";
   context.fillRect(0, 0, canvas.width, canvas.height);
   if (!state.image || !state.slice) return;
+  drawSlice(ratio);
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  drawSlice();
   if (state.slice.key === keyOf(state.axis, state.index)) {
     drawObjects();
     drawProposals();
@@ -99,65 +101,54 @@ export function render() {
   canvas.dataset.view = [view.scaleX, view.scaleY, view.left, view.top].join(" ");
 }
 
-function drawSlice() {
+/** Draws the slice, which is scaled only when something about it has changed. */
+function drawSlice(ratio) {
   const { slice } = state;
-  if (painted?.slice !== slice || painted.low !== state.window.low || painted.high !== state.window.high) {
-    paint(slice, state.window, picture);
-    painted = { slice, ...state.window };
+  const { low, high } = state.window;
+  const seen = [low, high, view.scaleX, view.scaleY, view.left, view.top, canvas.width, canvas.height];
+  if (scaled.slice !== slice || seen.some((value, place) => value !== scaled.seen[place])) {
+    if (scaled.slice !== slice || low !== scaled.seen[0] || high !== scaled.seen[1]) paint(slice, state.window, picture);
+    Object.assign(layer, { width: canvas.width, height: canvas.height }); // which also empties it
+    const under = layer.getContext("2d");
+    under.setTransform(ratio * view.scaleX, 0, 0, ratio * view.scaleY, ratio * view.left, ratio * view.top);
+    under.imageSmoothingEnabled = zoomNow() < 8; // then the pixels themselves are to be seen
+    under.imageSmoothingQuality = "high";
+    under.drawImage(picture, 0, 0);
+    Object.assign(scaled, { slice, seen });
   }
-  context.save();
-  context.transform(view.scaleX, 0, 0, view.scaleY, view.left, view.top);
-  context.imageSmoothingEnabled = zoomNow() < 8; // then the pixels themselves are to be seen
-  context.imageSmoothingQuality = "high";
-  context.drawImage(picture, 0, 0);
-  context.restore();
+  context.drawImage(layer, 0, 0);
 }
 
-function shapeOf(rle) {
-  let shape = shapes.get(rle);
-  if (!shape) {
-    const mask = rle.data ? rle : decode(rle);
-    const box = bounds(mask);
-    shape = { mask, box, path: outline(mask, box) };
-    shapes.set(rle, shape);
-  }
-  return shape;
-}
-
-function fillOf(shape, colour) {
-  if (shape.colour !== colour) {
-    shape.fill = fill(shape.mask, colour, shape.box);
-    shape.colour = colour;
-  }
-  return shape.fill;
+function outlineOf(shape) {
+  if (!outlines.has(shape)) outlines.set(shape, outline(shape));
+  return outlines.get(shape);
 }
 
 /** The mask of an RLE, which is decoded once. */
-export const maskOf = (rle) => shapeOf(rle).mask;
+export function maskOf(rle) {
+  if (!masks.has(rle)) masks.set(rle, decode(rle));
+  return masks.get(rle);
+}
 
 /** Says that a mask under the brush has other pixels now. */
-export const reshape = (mask) => shapes.delete(mask);
+export const reshape = (mask) => outlines.delete(mask);
 
-function drawShape(rle, colour, { filled = 0, width = 1.5, dash = [] }) {
-  const shape = shapeOf(rle);
-  if (!shape.box) return;
+function drawShape(shape, colour, { filled = 0, width = 1.5, dash = [] }) {
+  const own = outlineOf(shape);
+  if (own === null) return;
+  const path = new Path2D();
+  path.addPath(own, new DOMMatrix([view.scaleX, 0, 0, view.scaleY, view.left, view.top]));
   context.save();
   if (filled) {
     context.globalAlpha = filled;
-    context.imageSmoothingEnabled = false;
-    context.transform(view.scaleX, 0, 0, view.scaleY, view.left, view.top);
-    context.drawImage(fillOf(shape, colour), shape.box.left, shape.box.top);
-    context.restore();
-    context.save();
+    context.fillStyle = colour;
+    context.fill(path, "evenodd");
+    context.globalAlpha = 1;
   }
-  const path = new Path2D();
-  path.addPath(shape.path, new DOMMatrix([view.scaleX, 0, 0, view.scaleY, view.left, view.top]));
-  context.lineCap = "square";
   context.strokeStyle = "rgb(0 0 0 / 55%)";
   context.lineWidth = width + 2;
   context.stroke(path);
   context.setLineDash(dash);
-  context.lineCap = dash.length ? "butt" : "square";
   context.strokeStyle = colour;
   context.lineWidth = width;
   context.stroke(path);
