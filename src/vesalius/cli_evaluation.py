@@ -55,6 +55,9 @@ def evaluate(
         str | None, typer.Option(metavar="auto|torch|onnx|openvino", help="What runs models.", show_default="auto")
     ] = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="Where they run.", show_default="cpu")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep embeddings there, for other evaluations of the images.")
+    ] = None,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes of this machine.")] = 1,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="What runs the work.")] = "local",
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the Ray cluster.")] = "auto",
@@ -89,6 +92,7 @@ def evaluate(
         "prompts": prompts,
         "runtime": runtime,
         "device": device,
+        "embeddings": embeddings,
     }
     given |= {name: value for name, value in options.items() if value is not None}
     if "corpus" not in given:

@@ -130,7 +130,7 @@ def test_clicks_go_on_until_nothing_is_wrong() -> None:
     rows = scores(outside(model), scene(1), "interactive")
     assert [row["round"] for row in rows] == list(range(1, 21))
     first = model.asked[0]
-    assert np.asarray(first.points).tolist()[0][1] in (19, 20)
+    assert 14 <= np.asarray(first.points)[0, 1] <= 25
     assert [len(np.asarray(prompt.points)) for prompt in model.asked] == list(range(1, 21))
     assert not any("reason" in row for row in rows)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 import time
 
 import nibabel
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
+from vesalius.server.documents import Document
 
 
 def box(top, left, bottom, right, size=(48, 64)):
@@ -258,8 +260,6 @@ def test_requests_need_a_session(tab):
 
 
 def test_another_tab_hears_of_changes(tab):
-    import threading
-
     tab.get("disc2", "/document")
     heard = []
     ask = threading.Thread(target=lambda: heard.append(tab.get("disc2", "/document", after=0, wait=20).json()))
@@ -326,3 +326,64 @@ def test_propagation_is_one_action(tab):
     assert [one["index"] for one in tab.get("scan", "/document").json()["objects"][0]["planes"]] == [4]
     assert tab.post("scan", "/propagate", {"object": made, "axis": "x"}).status_code == 422
     assert tab.client.get("/api/jobs/none").json()["error"]["code"] == "no_job"
+
+
+def test_two_tabs_on_one_object_lose_no_click(tab):
+    made = tab.draw("disc2", box(10, 20, 30, 40), "disc")
+    sessions = [tab.annotator.sessions.create() for _ in range(2)]
+    url, statuses = f"/api/images/{tab.id('disc2')}/actions", []
+
+    def work(session, y):
+        for x in range(8):
+            point = {"kind": "point", "x": 20 + x, "y": y}
+            body = {"kind": "prompt", "object": made, "axis": "z", "index": 0, "add": [point]}
+            answer = tab.client.post(url, json=body, headers={"X-Vesalius-Session": session})
+            statuses.append(answer.status_code)
+
+    threads = [threading.Thread(target=work, args=(session, 12 + i)) for i, session in enumerate(sessions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 16
+    (plane,) = tab.get("disc2", "/planes").json()["planes"]
+    said = {(one["x"], one["y"]) for one in plane["prompts"] if one["kind"] == "point"}
+    assert said == {(20 + x, 12 + y) for x in range(8) for y in range(2)}
+    assert len({one["id"] for one in plane["prompts"]}) == 17
+
+
+def test_many_at_work_at_once_leave_one_story(tab):
+    """All kinds of requests on one image at a time; locks taken in the wrong order would end this by its time limit."""
+    url = f"/api/images/{tab.id('scan')}"
+    first = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=3)
+    failed = []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        headers = {"X-Vesalius-Session": tab.client.post("/api/sessions").json()["session"]}
+        for _ in range(15):
+            axis = str(rng.choice(["x", "y", "z"]))
+            index = int(rng.integers(5))
+            place = {"axis": axis, "index": index}
+            point = {"kind": "point", "x": int(rng.integers(10)), "y": int(rng.integers(10))}
+            bodies = [
+                {"kind": "prompt", "object": first, **place, "add": [point]},
+                {"kind": "prompt", **place, "add": [point]},
+                {"kind": "clear", "object": first, **place},
+                {"kind": "undo", "view": place},
+                {"kind": "redo", "view": place},
+                {"kind": "create"},
+            ]
+            answer = tab.client.post(f"{url}/actions", json=bodies[rng.integers(len(bodies))], headers=headers)
+            others = [tab.client.get(f"{url}/planes", params=place), tab.client.get("/api/images")]
+            failed.extend(one.text for one in (answer, *others) if one.status_code not in (200, 404, 409))
+
+    threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failed == []
+    document = tab.annotator.workspace.document(tab.id("scan"))
+    assert Document(document.path, None).state == document.state

@@ -149,3 +149,30 @@ def test_nothing_is_unpickled():
 
     for path in Path(vesalius.server.__path__[0]).glob("*.py"):
         assert not re.search(r"pickle|eval\(|exec\(|allow_pickle|yaml\.load|marshal", path.read_text())
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tab, monkeypatch):
+    import asyncio
+
+    from vesalius.server import security
+
+    monkeypatch.setattr(security, "PATIENCE", 0.05)
+    sent = []
+
+    async def ask():
+        async def receive():
+            await asyncio.sleep(10)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"x-vesalius-session", b"s")]
+        path = f"/api/images/{tab.id('disc2')}/actions"
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
+        scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+        scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}
+        await tab.client.app(scope, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 408
+    assert b'"slow"' in sent[1]["body"]

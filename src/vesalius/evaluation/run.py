@@ -57,6 +57,7 @@ class EvaluationPlan(Config):
         prompts: An earlier evaluation whose stored prompts are given again.
         runtime: What runs models of the package; see `load_model`.
         device: Where they run.
+        embeddings: Folder in which the models' embeddings are kept for other evaluations of the same images.
     """
 
     corpus: Path
@@ -72,6 +73,7 @@ class EvaluationPlan(Config):
     prompts: Path | None = None
     runtime: Literal["auto", "torch", "onnx", "openvino"] = "auto"
     device: str = "cpu"
+    embeddings: Path | None = None
 
     def model_post_init(self, _: object) -> None:
         """Raises ConfigError for names that do not exist or come twice."""
@@ -223,12 +225,12 @@ def _stored(path: Path) -> dict[Key, Any]:
 
 
 def _subjects(plan: EvaluationPlan) -> tuple[Subject, ...]:
-    return _loaded(plan.models, plan.runtime, plan.device)
+    return _loaded(plan.models, plan.runtime, plan.device, plan.embeddings)
 
 
 @lru_cache(maxsize=1)
-def _loaded(models: tuple[str, ...], runtime: str, device: str) -> tuple[Subject, ...]:
-    return tuple(load_subject(given, runtime, device) for given in models)
+def _loaded(models: tuple[str, ...], runtime: str, device: str, embeddings: Path | None) -> tuple[Subject, ...]:
+    return tuple(load_subject(given, runtime, device, embeddings) for given in models)
 
 
 def _saliency(subject: Subject, scene: Scene, name: str) -> Iterator[dict[str, Any]]:

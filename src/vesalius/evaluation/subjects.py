@@ -21,8 +21,10 @@ from vesalius.corpus.objects import LabelledImage
 from vesalius.evaluation.baselines import BASELINES
 from vesalius.evaluation.protocols import Strategy
 from vesalius.io.masks import read_mask
+from vesalius.predict.cache import EmbeddingCache
 from vesalius.predict.everything import segment_everything
 from vesalius.predict.predictor import Predictor
+from vesalius.predict.stored_embeddings import StoredEmbeddings
 from vesalius.prompts.sample import Mask
 
 # Parts of a prompt.
@@ -175,8 +177,8 @@ class ModelSubject(Subject):
         return [found.mask for found in segment_everything(self.predictor, opened[True], side=side)]
 
     def forget(self) -> None:
-        """See `Subject`."""
-        self.predictor.forget()
+        """See `Subject`; what is kept on disk is left aside from then on."""
+        self.predictor.cache = EmbeddingCache()
 
     def saliency(self, opened: Any) -> NDArray[np.float32] | None:
         """See `Subject`."""
@@ -282,7 +284,7 @@ class MaskFolder(Subject):
         return self.folder / strategy.protocol / "-".join(filter(None, parts)) / f"{name.replace('/', '--')}.png"
 
 
-def load_subject(given: str, runtime: str = "auto", device: str = "cpu") -> Subject:
+def load_subject(given: str, runtime: str = "auto", device: str = "cpu", embeddings: Path | None = None) -> Subject:
     """What a name means: a baseline, a model, a class of somebody else, or a folder of masks.
 
     Args:
@@ -290,6 +292,7 @@ def load_subject(given: str, runtime: str = "auto", device: str = "cpu") -> Subj
             ``"NAME=FOLDER"`` for masks.
         runtime: What runs a model.
         device: Where it runs.
+        embeddings: Folder in which its embeddings are kept.
 
     Raises:
         ConfigError: A class cannot be imported or lacks what `OutsidePredictor` asks for.
@@ -307,6 +310,8 @@ def load_subject(given: str, runtime: str = "auto", device: str = "cpu") -> Subj
     if colon and module.replace(".", "").isidentifier():
         return _outside(given, module, attribute)
     predictor = load_model(given, device, runtime=runtime)  # type: ignore[arg-type]
+    if embeddings is not None:
+        predictor.cache = StoredEmbeddings(embeddings, predictor.digest, predictor.runs_by)
     return ModelSubject(predictor, lambda: load_model(given, device, adapters=False))
 
 

@@ -111,13 +111,32 @@ def write_structures(
     lacking = [name for name in ("FrameOfReferenceUID", "StudyInstanceUID") if not images[0].get(name)]
     if lacking:
         raise WriteError(f"its source has no {lacking[0]}", path=path, remedy="use .nii.gz or .nrrd")
+    try:
+        with decoding(path, "DICOM image that a structure set can refer to"):
+            _structures(images, order, regions, geometry, colours).save_as(temporary, enforce_file_format=True)
+    except ReadError as error:
+        raise WriteError(
+            f"no DICOM structure set can be made of its source ({error.__cause__ or error})",
+            path=path,
+            remedy="use .nii.gz or .nrrd",
+        ) from error
+
+
+def _structures(
+    images: Sequence[Dataset],
+    order: NDArray[np.int64],
+    regions: Sequence[Region],
+    geometry: Geometry,
+    colours: Sequence[tuple[int, int, int]],
+) -> Dataset:
+    """The structure set of regions on images whose frames are the slices that ``order`` says."""
     pictures = []
-    for height in np.argsort(order):
-        image = images[min(int(height), len(images) - 1)]
+    for frame in np.argsort(order):
+        image = images[min(int(frame), len(images) - 1)]
         picture = Dataset()
         picture.ReferencedSOPClassUID, picture.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
         if len(images) == 1 and len(order) > 1:
-            picture.ReferencedFrameNumber = int(height) + 1
+            picture.ReferencedFrameNumber = int(frame) + 1
         pictures.append(picture)
     dataset = _structure_set(images[0], pictures)
     structures, drawn, observed = [], [], []
@@ -137,7 +156,7 @@ def write_structures(
         observed.append(observation)
     dataset.StructureSetROISequence, dataset.ROIContourSequence = Items(structures), Items(drawn)
     dataset.RTROIObservationsSequence = Items(observed)
-    dataset.save_as(temporary, enforce_file_format=True)
+    return dataset
 
 
 def _structure_set(image: Dataset, pictures: Sequence[Dataset]) -> Dataset:

@@ -80,6 +80,8 @@ class TorchRuntime:
         self, features: Sequence[ImageFeatures], prompts: PromptArrays, multimask: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Masks of prompts; see `vesalius.models.runtime.Runtime.decode`."""
+        # Arrays where they were kept on disk.
+        features = [tuple(torch.as_tensor(level, device=self.device) for level in one) for one in features]
         shared = len(features) == 1
         levels = features[0] if shared else tuple(torch.cat(rows) for rows in zip(*features, strict=True))
         boxes, masks = (None if v is None else torch.from_numpy(v) for v in (prompts.boxes, prompts.masks))

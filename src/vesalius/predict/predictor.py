@@ -70,10 +70,6 @@ class Predictor:
         self.runs_by = runtime.label
         self.cache = EmbeddingCache() if cache is None else cache
 
-    def forget(self) -> None:
-        """Drops all embeddings that are kept."""
-        self.cache.clear()
-
     @property
     def preset(self) -> Preset:
         """How the network wants its input."""
