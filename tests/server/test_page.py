@@ -1,0 +1,556 @@
+"""The page, in a real browser: Chromium, driven by Playwright, on a server with the bundled model."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from vesalius.io.outlines import mask_of_runs, runs_of_mask
+from vesalius.predict.load import load_model
+from vesalius.server.annotator import Annotator
+from vesalius.server.app import create_app
+from vesalius.server.client import Client
+from vesalius.server.workspace import Workspace
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+expect = playwright.expect
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; name one by the variable CHROMIUM")
+# Nothing that the browser does by itself should reach for the network.
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+SIZE = {"width": 1280, "height": 720}
+
+
+def disc():
+    y, x = np.mgrid[:48, :64]
+    return (x - 30) ** 2 + (y - 20) ** 2 < 90
+
+
+def make_images(folder):
+    """A grey and a coloured picture of a disc, and a volume of a block."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    grey = np.where(disc(), 200, 60) + rng.integers(0, 20, (48, 64))
+    Image.fromarray(grey.astype(np.uint8)).save(folder / "disc2.png")
+    Image.fromarray(np.stack([grey, grey // 2, grey // 3], -1).astype(np.uint8)).save(folder / "disc10.png")
+    voxels = rng.normal(0, 20, (20, 24, 12)).astype(np.int16)
+    voxels[5:15, 6:18, 3:9] += 300
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.7, 0.8, 2.5, 1])), folder / "scan.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield launched
+        launched.close()
+
+
+@contextmanager
+def serving(folder, model, port=0):
+    annotator = Annotator(Workspace([folder]), model)
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", port))
+    config = uvicorn.Config(create_app(annotator), log_config=None, timeout_graceful_shutdown=0)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, model):
+    with serving(make_images(tmp_path_factory.mktemp("page") / "images"), model) as found:
+        yield found
+
+
+class User:
+    """Somebody at the page, who can also look at what the server has."""
+
+    def __init__(self, page, address):
+        self.page = page
+        self.address = address
+        self.client = Client(address)
+        self.ids = {one["name"]: one["id"] for one in self.client.images()}
+        self.image = None
+
+    def open(self, name):
+        self.image = next(number for full, number in self.ids.items() if full.startswith(name))
+        self.page.goto(f"{self.address}/#{self.image}")
+        expect(self.page.locator("#image-name")).to_contain_text(name)
+        expect(self.page.locator("#canvas")).to_have_attribute("data-view", re.compile(" "))
+        return self
+
+    def forget(self):
+        """Deletes all that other tests have left on the image."""
+        for one in self.document()["objects"]:
+            self.client.act(self.image, "update", object=one["id"], locked=False)
+            self.client.act(self.image, "delete", object=one["id"])
+        return self
+
+    def document(self):
+        return self.client.request("GET", f"/api/images/{self.image}/document")
+
+    def planes(self):
+        return self.client.request("GET", f"/api/images/{self.image}/planes")["planes"]
+
+    def masks(self, axis="z", index=0):
+        return self.client.masks(self.image, axis, index)
+
+    def place(self, x, y):
+        """Where the centre of a pixel is on screen."""
+        across, down, left, top = map(float, self.page.locator("#canvas").get_attribute("data-view").split())
+        box = self.page.locator("#canvas").bounding_box()
+        return box["x"] + left + (x + 0.5) * across, box["y"] + top + (y + 0.5) * down
+
+    def click(self, x, y, button="left"):
+        self.page.mouse.click(*self.place(x, y), button=button)
+
+    def drag(self, start, stop, button="left"):
+        self.page.mouse.move(*self.place(*start))
+        self.page.mouse.down(button=button)
+        self.page.mouse.move(*self.place(*stop), steps=4)
+        self.page.mouse.up(button=button)
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def says(self, text):
+        expect(self.page.locator("#status")).to_contain_text(text)
+        expect(self.page.locator("#saved-text")).to_have_text("Saved")
+        return self
+
+    def colour(self, x, y):
+        """The colour of the canvas at a pixel of the slice."""
+        left, top = self.place(int(x), int(y))
+        return self.page.evaluate(
+            """([left, top]) => {
+                const canvas = document.getElementById("canvas");
+                const box = canvas.getBoundingClientRect();
+                const pixel = canvas.getContext("2d").getImageData(left - box.left, top - box.top, 1, 1);
+                return [...pixel.data];
+            }""",
+            [left, top],
+        )
+
+
+def refused(text):
+    """Whether it is only that the server has said no, as it does to a click that a later one overtakes."""
+    return re.match(r"Failed to load resource: the server responded with a status of (409|422|503) ", text)
+
+
+@pytest.fixture
+def user(browser, address):
+    context = browser.new_context(viewport=SIZE)
+    page = context.new_page()
+    wrong = []
+    page.on("console", lambda one: wrong.append(one.text) if one.type == "error" and not refused(one.text) else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda one: None if one.url.startswith((address, "blob:")) else wrong.append(one.url))
+    someone = User(page, address)
+    yield someone
+    someone.client.close()
+    context.close()
+    assert wrong == []
+
+
+def iou(one, other):
+    return (one & other).sum() / (one | other).sum()
+
+
+def test_an_outline_is_made_corrected_undone_and_named(user):
+    user.open("disc2").forget()
+    grey = user.colour(30, 20)
+    assert grey[0] == grey[1] == grey[2]
+    user.click(30, 20)
+    user.says("quality")
+    (found,) = user.masks().values()
+    assert found[20, 30]
+    y, x = np.argwhere(found & disc())[5]
+    assert user.colour(x, y)[0] > user.colour(x, y)[2]  # the object is orange
+    user.click(10, 40, button="right")
+    expect(user.page.locator("#prompts li")).to_have_count(2)
+    user.says("quality")
+    prompts = user.planes()[0]["prompts"]
+    assert [(one["x"], one["y"], one["positive"]) for one in prompts] == [(30, 20, True), (10, 40, False)]
+
+    user.page.get_by_role("button", name="Delete prompt: Remove at 10, 40").click()
+    user.says("Prompt deleted")
+    expect(user.page.locator("#prompts li")).to_have_count(1)
+    for key, left in (("Control+z", 2), ("Control+z", 1), ("Control+z", 0), ("Control+Shift+z", 1), ("Control+y", 2)):
+        user.press(key)
+        expect(user.page.locator("#prompts li")).to_have_count(left)
+    user.says("Done again: prompt")
+
+    quality = user.page.locator("#readout-quality").inner_text()
+    user.press("c")
+    user.says("Candidate 2 of 3")
+    assert user.page.locator("#readout-quality").inner_text() != quality
+    assert user.planes()[0]["chosen"] == 1
+
+    user.press("r")
+    user.page.keyboard.type("left kid")
+    user.page.get_by_role("option", name=re.compile("^left kidney")).first.wait_for()
+    user.press("ArrowDown", "Enter")
+    user.says("Named left kidney")
+    assert [one["name"] for one in user.document()["objects"]] == ["left kidney"]
+
+    user.page.reload()
+    expect(user.page.locator(".object.selected")).to_contain_text("left kidney")
+    expect(user.page.locator("#prompts li")).to_have_count(2)
+
+
+def test_a_box_finds_the_disc_and_objects_are_locked_hidden_and_deleted(user):
+    user.open("disc10").forget()
+    user.press("n")
+    user.drag((18, 8), (42, 32))
+    user.says("quality")
+    (found,) = user.masks().values()
+    assert iou(found, disc()) > 0.8
+    one = user.document()["objects"][0]
+    assert user.planes()[0]["prompts"][0]["kind"] == "box"
+    inside = user.colour(34, 20)
+    user.press("h")
+    expect(user.page.get_by_role("button", name="Show Object 1")).to_be_visible()
+    assert user.colour(34, 20) != inside
+    user.press("h", "l")
+    expect(user.page.get_by_role("button", name="Unlock Object 1")).to_be_visible()
+    user.click(30, 20)
+    expect(user.page.get_by_role("alert")).to_contain_text("is locked. Unlock it first (L).")
+    user.press("l")
+    expect(user.page.get_by_role("button", name="Lock Object 1", exact=True)).to_be_visible()
+    user.press("Shift+Delete")
+    user.says("deleted; Ctrl+Z brings it back")
+    assert user.document()["objects"] == []
+    user.press("Control+z")
+    user.says("Undone: deletion")
+    assert [each["id"] for each in user.document()["objects"]] == [one["id"]]
+
+
+def test_a_volume_is_scrolled_turned_and_drawn_on(user):
+    user.open("scan").forget()
+    number = user.page.locator("#slice-number")
+    expect(number).to_have_value("6")
+    user.page.mouse.move(*user.place(9, 12))
+    user.page.mouse.wheel(0, 100)
+    expect(number).to_have_value("7")
+    user.press(",", "PageUp")
+    expect(number).to_have_value("5")
+    user.press("b")
+    user.page.locator("#brush-size").fill("4")
+    user.drag((6, 8), (13, 8))
+    user.says("pixels")
+    user.press("e")
+    user.drag((12, 8), (14, 8))
+    user.says("pixels")
+    (drawn,) = user.masks(index=5).values()
+    assert drawn[8, 6:9].all()
+    assert not drawn[8, 12:].any()
+    assert not drawn[14:].any()
+
+    # Voxels are 0.7, 0.8 and 2.5 mm long: slices across are shown in their true proportions.
+    across, down = (abs(float(one)) for one in user.page.locator("#canvas").get_attribute("data-view").split()[:2])
+    assert down / across == pytest.approx(0.8 / 0.7)
+    user.page.mouse.move(*user.place(9, 8))
+    user.press("y")
+    expect(number).to_have_value("8")
+    expect(user.page.locator("#facts")).to_contain_text("crossing slices")
+    across, down = (abs(float(one)) for one in user.page.locator("#canvas").get_attribute("data-view").split()[:2])
+    assert down / across == pytest.approx(2.5 / 0.7)
+    user.press("End", "Home")
+    expect(number).to_have_value("0")
+    user.press("Control+z")
+    user.says("Undone: drawing")
+    user.press("z")
+    expect(number).to_have_value("5")
+    np.testing.assert_array_equal(next(iter(user.masks(index=5).values()))[8, 6:14], True)
+
+    user.page.reload()
+    expect(number).to_have_value("5")
+    expect(user.page.locator("#facts")).to_contain_text("drawn")
+
+
+def test_slices_are_seen_as_on_a_light_box(user):
+    directions = {}
+
+    def with_directions(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), **directions})
+
+    user.page.route(re.compile("/api/images/[0-9a-f]+$"), with_directions)
+    for number, (towards, signs, sides) in enumerate(
+        [("LPS", (1, 1), ["R", "L", "A", "P"]), ("RAS", (-1, -1), ["R", "L", "A", "P"]), (None, (1, 1), [""] * 4)]
+    ):
+        directions.clear()
+        directions.update({"directions": dict(zip("xyz", towards, strict=True))} if towards else {})
+        user.page.goto(f"{user.address}/?{number}")
+        user.page.evaluate("localStorage.clear()")
+        user.open("scan")
+        across, down = map(float, user.page.locator("#canvas").get_attribute("data-view").split()[:2])
+        assert (np.sign(across), np.sign(down)) == signs
+        assert [user.page.locator(f"#side-{side}").inner_text() for side in ("left", "right", "up", "down")] == sides
+        user.press("y")
+        expect(user.page.locator("[data-axis=y]")).to_have_attribute("aria-pressed", "true")
+        expect(user.page.locator("#canvas")).to_have_attribute("data-view", re.compile(r"^\S+ -"))  # the head is up
+        user.press("f")
+        expect(user.page.locator("#canvas")).to_have_attribute("data-view", re.compile(r"^\S+ \d"))
+
+
+def test_window_and_level_by_drag_and_preset(user):
+    user.open("scan").forget()
+    before = user.colour(9, 12)
+    width = float(user.page.locator("#width").input_value())
+    user.drag((9, 12), (9, 20), button="right")
+    expect(user.page.locator("#preset")).to_have_value("own")
+    assert user.colour(9, 12)[0] < before[0]  # the hand went down: darker
+    assert user.document()["objects"] == []
+    user.drag((9, 12), (12, 12), button="right")
+    assert float(user.page.locator("#width").input_value()) > width
+    user.page.locator("#preset").select_option("full")
+    assert float(user.page.locator("#width").input_value()) > 300
+    user.press("Shift+W")
+    expect(user.page.locator("#preset")).not_to_have_value("full")
+
+
+def test_everything_can_be_done_by_keys(user):
+    user.open("disc2").forget()
+    user.press("n", "Shift+ArrowLeft")  # the cursor begins in the middle (32, 24)
+    user.press(*["ArrowRight"] * 8, *["ArrowUp"] * 4)
+    expect(user.page.locator("#readout-cursor")).to_contain_text("30, 20:")
+    user.says("Column 30, row 20, value")
+    user.press("Enter")
+    user.says("quality")
+    assert next(iter(user.masks().values()))[20, 30]
+    user.press("n", "Shift+ArrowLeft", "Shift+ArrowUp", "d", *["Shift+ArrowRight"] * 2, *["Shift+ArrowDown"] * 2, "d")
+    expect(user.page.locator("#prompts li")).to_have_text(["Box 20, 10 to 41, 31"])
+    user.says("quality")
+    user.press("k")
+    user.says("Object 1 selected")
+    user.press("2")
+    user.says("Object 2 selected")
+    user.press("Backspace")
+    user.says("Prompt deleted")
+    user.press("b", "Enter")
+    user.says("pixels")
+    assert len(user.masks()) == 2
+    user.press("?")
+    expect(user.page.get_by_role("dialog")).to_be_visible()
+    user.press("Escape")
+    expect(user.page.get_by_role("dialog")).to_have_count(0)
+    user.press("Shift+Enter")  # done; the next image
+    expect(user.page.locator("#image-name")).to_have_text("disc10.png")
+    assert user.document()["state"] == "done"
+    user.client.act(user.image, "state", done=False)
+
+
+def test_quick_clicks_are_all_heard(user):
+    user.open("disc2").forget()
+    user.press("n")
+    for x in range(25, 35, 2):
+        user.click(x, 20)
+    expect(user.page.locator("#prompts li:not(.waits)")).to_have_count(5)
+    user.says("quality")
+    assert len(user.planes()[0]["prompts"]) == 5
+    assert len(user.document()["objects"]) == 1
+
+
+def test_words_are_asked_for_where_the_model_takes_them(user):
+    def takes_text(route):
+        answer = route.fetch()
+        found = answer.json()
+        found["model"]["takes_text"] = True
+        route.fulfill(response=answer, json=found)
+
+    user.page.route("**/api/info", takes_text)
+    user.open("disc2").forget()
+    user.press("n", "t")
+    user.page.keyboard.type("disc")
+    user.press("Enter")
+    # The bundled model takes none, so this is also how a refusal is told.
+    expect(user.page.get_by_role("alert")).to_contain_text("text")
+    expect(user.page.locator("#prompts li")).to_have_count(0)
+    assert user.document()["objects"] == []
+
+
+def test_what_the_server_is_too_busy_for_is_asked_again(user):
+    user.open("disc2").forget()
+    asked = []
+
+    def busy(route):
+        asked.append(route.request.post_data_json["kind"])
+        if len(asked) == 1:
+            body = {"error": {"code": "busy", "message": "the queue is full", "remedy": None}}
+            route.fulfill(status=503, json=body, headers={"Retry-After": "1"})
+        else:
+            route.continue_()
+
+    user.page.route("**/actions", busy)
+    user.press("n")
+    user.click(30, 20)
+    expect(user.page.locator("#saved-text")).to_have_text("Server is busy, trying again…")
+    user.says("quality")
+    assert asked == ["prompt", "prompt"]
+    assert len(user.planes()[0]["prompts"]) == 1
+
+
+def test_another_tab_is_followed(user):
+    user.open("disc2").forget()
+    expect(user.page.locator("#objects .pick")).to_have_count(0)
+    made = user.client.act(user.image, "create", name="from elsewhere")["object"]
+    expect(user.page.locator("#objects .pick")).to_contain_text("from elsewhere")
+    user.client.draw(user.image, made, disc())
+    expect(user.page.locator("#objects .pick")).to_contain_text("here")
+
+
+def test_an_image_is_exported_and_everything_is_named(user, tmp_path):
+    user.open("disc2").forget()
+    user.press("n")
+    user.drag((18, 8), (42, 32))
+    user.says("quality")
+    user.press("Control+e")
+    with user.page.expect_download() as download:
+        user.page.get_by_role("dialog").get_by_role("button", name="PNG").click()
+    download.value.save_as(tmp_path / "labels.png")
+    labels = np.asarray(Image.open(tmp_path / "labels.png"))
+    np.testing.assert_array_equal(labels > 0, next(iter(user.masks().values())))
+    user.press("Escape")
+    nameless = user.page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, [role=application]")]
+            .filter((one) => !one.closest("dialog:not([open])"))
+            .filter((one) => !(one.ariaLabel || one.innerText?.trim() || one.textContent.trim() || one.labels?.length))
+            .map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+    outside = user.page.evaluate(
+        """() => [...document.querySelectorAll("header, main, aside, footer, #below > *, header > *")]
+            .map((one) => [one, one.getBoundingClientRect()])
+            .filter(([, box]) => box.right > innerWidth || box.bottom > innerHeight || box.left < 0)
+            .map(([one]) => one.outerHTML.slice(0, 80))"""
+    )
+    assert outside == []
+
+
+def test_masks_are_packed_as_coco_packs_them_and_outlined_along_their_pixels(user):
+    user.open("disc2")
+    rng = np.random.default_rng(0)
+    for shape, share in (((7, 5), 0.5), ((40, 33), 0.02), ((3, 3), 1.1), ((3, 3), -1), ((90, 130), 0.001)):
+        mask = rng.random(shape) < share
+        told = runs_of_mask(mask)
+        data, again, area, *filled = user.page.evaluate(
+            """async (told) => {
+                const { area, decode, encode, outline } = await import("/static/rle.js");
+                const mask = decode(told);
+                const filled = [told, mask].map((shape) => {
+                    const canvas = new OffscreenCanvas(mask.width, mask.height);
+                    const context = canvas.getContext("2d", { willReadFrequently: true });
+                    const path = outline(shape);
+                    if (path) context.fill(path, "evenodd");
+                    const { data } = context.getImageData(0, 0, mask.width, mask.height);
+                    return [...data].filter((_, place) => place % 4 === 3);
+                });
+                return [[...mask.data], encode(mask), area(mask), ...filled];
+            }""",
+            told,
+        )
+        np.testing.assert_array_equal(np.reshape(data, shape), mask)
+        np.testing.assert_array_equal(mask_of_runs(again, shape), mask)
+        assert again["counts"] == told["counts"]
+        assert area == mask.sum()
+        for alpha in filled:
+            np.testing.assert_array_equal(np.reshape(alpha, shape), 255 * mask)
+
+
+def test_the_tutorial_has_all_keys(user):
+    user.open("disc2")
+    user.press("?")
+    shown = user.page.evaluate(
+        """() => [...document.querySelectorAll("#help-keys dt")]
+            .map((one) => [[...one.children].map((key) => key.textContent), one.nextElementSibling.textContent])"""
+    )
+    tutorial = (Path(__file__).parents[2] / "docs" / "annotating.md").read_text(encoding="utf-8")
+    rows = [f"| {', '.join(f'`{key}`' for key in keys)} | {what} |" for keys, what in shown]
+    assert [row for row in rows if row not in tutorial] == []
+
+
+@pytest.mark.slow
+def test_proposals_and_propagation(user):
+    user.open("disc2").forget()
+    user.press("a")
+    expect(user.page.locator("#proposal-banner")).to_be_visible(timeout=60_000)
+    user.page.locator("#least").fill("30")
+    expect(user.page.locator("#proposals li").first).to_be_visible()
+    count = user.page.locator("#proposals li").count()
+    user.page.get_by_role("button", name="Accept Proposal 1", exact=True).click()
+    user.says("Accepted")
+    assert len(user.document()["objects"]) == 1
+    if count > 1:
+        user.press("Control+Enter")
+        user.says("ccepted")
+    assert len(user.document()["objects"]) == count
+
+    user.open("scan").forget()
+    user.press("n")
+    user.drag((4, 5), (15, 18))
+    user.says("quality")
+    user.press("v", "Enter")
+    user.says("Carried through 11 slices")
+    planes = user.document()["objects"][0]["planes"]
+    assert {one["by"] for one in planes} == {"prompts", "propagated"}
+    user.press("Control+z")
+    user.says("Undone: carrying")
+    assert len(user.document()["objects"][0]["planes"]) == 1
+
+
+@pytest.mark.slow
+def test_work_goes_on_when_the_server_comes_back(browser, model, tmp_path):
+    folder = make_images(tmp_path / "images")
+    context = browser.new_context(viewport=SIZE)
+    with serving(folder, model) as address:
+        port = int(address.rsplit(":", 1)[1])
+        user = User(context.new_page(), address).open("disc2")
+        user.click(30, 20)
+        user.says("quality")
+    user.click(10, 40, button="right")
+    expect(user.page.locator("#saved-text")).to_have_text("Server does not answer…")
+    with serving(folder, model, port):
+        expect(user.page.locator("#saved-text")).to_have_text("Saved", timeout=20_000)
+        expect(user.page.locator("#prompts li:not(.waits)")).to_have_count(2)
+        with Client(address) as client:
+            user.client = client
+            assert len(user.planes()[0]["prompts"]) == 2
+        context.close()
