@@ -24,7 +24,7 @@ from vesalius.core.frame import Frame
 from vesalius.models.base import PromptBatch
 from vesalius.models.sam.model import Sam
 from vesalius.models.torch_runtime import prepare
-from vesalius.predict.everything import EverythingConfig
+from vesalius.predict.everything import EverythingConfig, thresholds
 
 BATCH = 64
 EDGE = 20
@@ -51,6 +51,9 @@ class Found:
 @torch.inference_mode()
 def generate(sam: Sam, decoder: nn.Module, rgb: np.ndarray, config: EverythingConfig) -> list[Found]:
     """Everything in an (H, W, 3) uint8 image, in the order in which the comparison of boxes leaves it."""
+    limits = thresholds(config, sam.preset)
+    own = {"min_quality": limits.quality, "min_stability": limits.stability, "offset": limits.offset}
+    config = config.model_copy(update=own)
     height, width = rgb.shape[:2]
     found: list[Found] = []
     crops = list_crops(height, width, config)

@@ -231,10 +231,16 @@ def everything(
     model: Model = None,
     runtime: Runtime = "auto",
     side: Annotated[int, typer.Option(metavar="N", help="Clicks along each side of the image.")] = 32,
-    min_quality: Annotated[float, typer.Option(help="Predicted IoU that an outline must exceed; 0 takes all.")] = 0.88,
+    min_quality: Annotated[
+        float | None,
+        typer.Option(help="Predicted IoU that an outline must exceed; 0 takes all.", show_default="the model's own"),
+    ] = None,
     min_stability: Annotated[
-        float, typer.Option(help="How much of an outline must be firm, as a share; 0 takes all.")
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            help="How much of an outline must be firm, as a share; 0 takes all.", show_default="the model's own"
+        ),
+    ] = None,
     max_overlap: Annotated[
         float, typer.Option(help="Outlines whose boxes have a larger IoU count as one; the best stays.")
     ] = 0.7,

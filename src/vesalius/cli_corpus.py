@@ -172,8 +172,12 @@ def interactive_masks(
         ),
     ] = None,
     points: Annotated[int, typer.Option(min=1, help="Clicks along each side of an image.")] = 32,
-    min_quality: Annotated[float, typer.Option(help="Least predicted IoU of a mask.")] = 0.88,
-    min_stability: Annotated[float, typer.Option(help="Least stability of a mask.")] = 0.95,
+    min_quality: Annotated[
+        float | None, typer.Option(help="Least predicted IoU of a mask.", show_default="the model's own")
+    ] = None,
+    min_stability: Annotated[
+        float | None, typer.Option(help="Least stability of a mask.", show_default="the model's own")
+    ] = None,
 ) -> None:
     """Draw dense pseudo masks for every image, apart from the true ones.
 

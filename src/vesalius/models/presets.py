@@ -28,6 +28,9 @@ class Preset(Config):
         multimask: Whether three masks are asked for and the one of highest predicted IoU is chosen.
         focus: Look a second time, at a window around the object that is this many times its longer side;
             None for networks that always see the whole image.
+        min_quality: Predicted IoU that a mask of everything mode must exceed; the published value is SAM's.
+        min_stability: Its least stability, likewise.
+        stability_offset: In logits, likewise.
     """
 
     side: int
@@ -41,6 +44,9 @@ class Preset(Config):
     mask_side: int
     multimask: bool = True
     focus: float | None = None
+    min_quality: float = 0.88
+    min_stability: float = 0.95
+    stability_offset: float = 1.0
 
 
 PRESETS = {

@@ -21,6 +21,7 @@ from vesalius.core.config import Config
 from vesalius.core.frame import Frame
 from vesalius.core.types import Logits, Prediction, Slice
 from vesalius.io.outlines import runs_of_mask
+from vesalius.models.presets import Preset
 from vesalius.models.runtime import ImageFeatures, PromptArrays
 from vesalius.predict.predictor import Embedding, Predictor, whole_frame
 
@@ -36,7 +37,7 @@ _EDGE = 20
 
 
 class EverythingConfig(Config):
-    """How everything is looked for; the defaults are the published ones.
+    """How everything is looked for; the defaults are the published ones. Thresholds of None are the network's own.
 
     Attributes:
         side: Clicks along each side of the image.
@@ -53,14 +54,30 @@ class EverythingConfig(Config):
     """
 
     side: int = Field(default=32, ge=1, le=1024)
-    min_quality: float = Field(default=0.88, ge=0, le=1)
-    min_stability: float = Field(default=0.95, ge=0, le=1)
-    offset: float = Field(default=1.0, ge=0)
+    min_quality: float | None = Field(default=None, ge=0, le=1)
+    min_stability: float | None = Field(default=None, ge=0, le=1)
+    offset: float | None = Field(default=None, ge=0)
     max_overlap: float = Field(default=0.7, ge=0, le=1)
     min_area: int = Field(default=0, ge=0)
     crop_layers: int = Field(default=0, ge=0, le=4)
     crop_overlap: float = Field(default=512 / 1500, ge=0, lt=1)
     crop_shrink: int = Field(default=1, ge=1)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a mask must pass; see `EverythingConfig`."""
+
+    quality: float
+    stability: float
+    offset: float
+
+
+def thresholds(config: EverythingConfig, preset: Preset) -> Thresholds:
+    """The thresholds that are given, and for the others those of the network."""
+    given = config.min_quality, config.min_stability, config.offset
+    own = preset.min_quality, preset.min_stability, preset.stability_offset
+    return Thresholds(*(mine if value is None else value for value, mine in zip(given, own, strict=True)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,7 +114,7 @@ def segment_everything(
     image: Embedding | Slice | NDArray[Any],
     *,
     progress: Callable[[int, int], object] | None = None,
-    **settings: float,
+    **settings: float | None,
 ) -> list[Proposal]:
     """Outlines of everything, best first; they may overlap.
 
@@ -125,6 +142,7 @@ def segment_everything(
     crops = crop_boxes(embedding.image.size, config.crop_layers, config.crop_overlap)
     sides = [max(1, config.side // config.crop_shrink**layer) for layer, _ in crops]
     done, total = 0, sum(side**2 for side in sides)
+    limits = thresholds(config, predictor.preset)
     found: list[_Candidate] = []
     for (_, crop), side in zip(crops, sides, strict=True):
         frame = crop_frame(crop, embedding, predictor)
@@ -134,7 +152,7 @@ def segment_everything(
         here: list[_Candidate] = []
         for start in range(0, len(points), _BATCH):
             batch = points[start : start + _BATCH]
-            here += _candidates(predictor, features, batch, zoom, config)
+            here += _candidates(predictor, features, batch, zoom, limits)
             done += len(batch)
             if progress:
                 progress(done, total)
@@ -234,7 +252,7 @@ def grid_points(frame: Frame, side: int) -> Floats:
 
 
 def _candidates(
-    predictor: Predictor, features: ImageFeatures, points: Floats, zoom: Zoom, config: EverythingConfig
+    predictor: Predictor, features: ImageFeatures, points: Floats, zoom: Zoom, limits: Thresholds
 ) -> Iterator[_Candidate]:
     """The masks of clicks that are sure, stable, not cut by a crop and not empty."""
     count = len(points)
@@ -244,13 +262,13 @@ def _candidates(
     size = zoom.frame.size
     whole = (0, 0, size[1], size[0])
     scores = quality.reshape(-1)
-    sure = np.flatnonzero(scores > config.min_quality) if config.min_quality else np.arange(len(scores))
+    sure = np.flatnonzero(scores > limits.quality) if limits.quality else np.arange(len(scores))
     low = logits.reshape(-1, *logits.shape[2:])
     for i in sure:
-        if zoom.stability_bound(low[i], config.offset) < config.min_stability:
+        if zoom.stability_bound(low[i], limits.offset) < limits.stability:
             continue
-        stability, box = zoom.measure(low[i], config.offset)
-        if stability < config.min_stability or box is None or cut_by(box, zoom.frame.window, whole):
+        stability, box = zoom.measure(low[i], limits.offset)
+        if stability < limits.stability or box is None or cut_by(box, zoom.frame.window, whole):
             continue
         x, y = places[i // quality.shape[1]]
         yield _Candidate(low[i].copy(), zoom, float(scores[i]), stability, (float(x), float(y)), box)

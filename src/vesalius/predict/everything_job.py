@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vesalius.core.types import Prompt
-from vesalius.predict.everything import EverythingConfig, coco_annotations, label_map, segment_everything
+from vesalius.predict.everything import EverythingConfig, coco_annotations, label_map, segment_everything, thresholds
 from vesalius.predict.segment import ImageJob, all_or_nothing, check_outputs, image_record, read_image, write_png
 
 
@@ -46,7 +46,9 @@ def outline_everything(job: EverythingJob, progress: Callable[[int, int], object
     model = load_model(job.model, runtime=job.runtime)
     found = segment_everything(model, image, progress=progress, **job.config.model_dump())
     result = image_record(image, model, job.time)
-    result["settings"] = job.config.model_dump()
+    limits = thresholds(job.config, model.preset)
+    own = {"min_quality": limits.quality, "min_stability": limits.stability, "offset": limits.offset}
+    result["settings"] = job.config.model_dump() | own
     result["images"] = [{"id": 1, "file_name": job.file.name, "width": image.size[1], "height": image.size[0]}]
     result["categories"] = [{"id": 1, "name": "anything"}]
     result["annotations"] = coco_annotations(found)

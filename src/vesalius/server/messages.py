@@ -205,8 +205,8 @@ class Everything(Message):
     index: Index = 0
     window: Window | None = None
     side: Annotated[int, Field(ge=1, le=64)] = 16
-    quality: Quality = 0.7
-    stability: Quality = 0.9
+    quality: Quality | None = None
+    stability: Quality | None = None
 
 
 class Propagate(Message):
