@@ -72,7 +72,7 @@ class SharedRuntime:
         self.preset = runtime.preset
         self.digest = runtime.digest
         self.label = runtime.label
-        self.takes_text = runtime.takes_text
+        self.takes = runtime.takes
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images."""
