@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint evaluation clean
 
 demo: .venv/.demo
 	$(BIN)/vesalius demo --output demo
@@ -16,6 +16,13 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Real data, curated and measured under every protocol: some hours.
+evaluation: .venv/.dev
+	mkdir -p evaluation
+	$(BIN)/vesalius curate tests/corpus/real_data.toml --root "$(VESALIUS_DATA)" -o evaluation/corpus
+	$(BIN)/vesalius evaluate benchmarks/every_protocol.toml --corpus evaluation/corpus -o evaluation/results
+	$(BIN)/vesalius report evaluation/results
 
 .venv/.python:
 	$(PYTHON) -m venv .venv
@@ -30,4 +37,4 @@ lint: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv demo build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv demo evaluation build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -37,7 +37,8 @@ def write(folder: Path, cases: int = 4, images: int = 2) -> Path:
     write_table(out, "times", _times(objects))
     write_table(out, "saliency", _saliency(objects))
     run = {
-        "version": "0.0",
+        "vesalius": "0.0",
+        "finished": True,
         "corpus": {"path": str(folder / "corpus"), "digest": "c0ffee"},
         "models": [{"name": name, "digest": f"{number:04d}"} for number, name in enumerate(MODELS)],
         "seed": 3,
@@ -89,6 +90,7 @@ def _objects(corpus: Path, cases: int, images: int) -> Iterator[dict[str, Any]]:
                         "column_spacing": 0.8 if modality == "ct" else None,
                         "area": int(mask.sum()),
                         "share": float(mask.mean()),
+                        "truth": encode_mask(mask),
                         "aspect": min(width, height) / max(width, height),
                         "intensity_difference": float(rng.uniform(10, 90)),
                         "fourier_order": float(rng.uniform(3, 25)),
@@ -140,14 +142,18 @@ def _scores(about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     masks: dict[float, bytes] = {}
     for model, (skill, clicks, words) in MODELS.items():
         for way in _ways():
-            if way["protocol"] == "adapter-off" and model != "ours":
-                continue
             row = {"object": about["object"], "model": model} | {k: v for k, v in way.items() if k != "help"}
+            reason = None
             if way["strategy"] not in ("S5", "box") and not clicks:
-                yield row | {"reason": "takes a box alone"}
-                continue
-            if way["strategy"] == "text" and not words:
-                yield row | {"reason": "takes no words"}
+                reason = "takes a box alone"
+            elif way["strategy"] == "text" and not words:
+                reason = "takes no words"
+            elif way["protocol"] == "adapter-off" and model != "ours":
+                reason = "has no adapters"
+            if reason is not None:
+                # What has no answer has no choice either, but in everything mode.
+                if way["choice"] == "own" or way["strategy"] == "S1":
+                    yield row | {"reason": reason}
                 continue
             rng = _generator(about["object"], *row.values())
             dice = float(1 / (1 + np.exp(-(skill + way["help"] + hard + rng.normal(0, 0.25)))))

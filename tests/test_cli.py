@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from vesalius import __version__
 from vesalius.cli import main, parse_box, parse_point
@@ -214,6 +215,57 @@ def test_a_name_is_a_prompt(run, picture, tmp_path):
     assert boxed["predicted_iou"] != found["predicted_iou"]
 
 
+EVERYTHING = ("--side", 6, "--min-quality", 0, "--min-stability", 0, "--max-overlap", 0.5)
+
+
+def test_everything_gives_numbered_outlines_a_picture_and_a_coco_file(run, picture, tmp_path):
+    out, overlay, record = tmp_path / "numbers.png", tmp_path / "overlay.png", tmp_path / "found.json"
+    code, said, err = run("everything", picture, *EVERYTHING, "-o", out, "--overlay", overlay, "--json", record)
+    assert (code, err) == (0, "")
+    told = json.loads(record.read_text())
+    found = told["annotations"]
+    assert said.splitlines()[0] == f"{len(found)} outline{'s' if len(found) > 1 else ''}"
+    assert told["vesalius"] == __version__
+    assert len(told["model"]["digest"]) == 64
+    assert told["settings"]["side"] == 6
+    assert told["settings"]["offset"] == 1.0
+    assert told["mask"] == str(out)
+    numbers = _pixels(out)
+    assert numbers.shape == (40, 60)
+    assert set(np.unique(numbers)) <= set(range(len(found) + 1))
+    assert _pixels(overlay).shape[2] == 3
+
+    opened = COCO(record)
+    assert opened.loadImgs(1)[0]["file_name"] == "disc.png"
+    for annotation in opened.loadAnns(opened.getAnnIds(imgIds=1)):
+        mask = opened.annToMask(annotation) > 0
+        assert mask.shape == (40, 60)
+        assert mask.sum() == annotation["area"]
+        # Others lie only on a larger one.
+        assert (numbers[mask] > 0).all()
+    smallest = min(found, key=lambda annotation: annotation["area"])
+    assert (numbers == smallest["id"]).sum() == smallest["area"]
+
+
+def test_everything_of_a_slice_keeps_its_geometry(run, tmp_path):
+    out = tmp_path / "numbers.nii.gz"
+    chosen = ("--slice", 18, "--time", 1, "--crop-layers", 1, "--min-area", 20)
+    code, printed, err = run("everything", NIFTI / "example4d.nii.gz", *chosen, *EVERYTHING, "-o", out, "--json", "-")
+    assert (code, err) == (0, "")
+    told = json.loads(printed)
+    assert (told["slice"], told["time"], told["settings"]["crop_layers"]) == (18, 1, 1)
+    values = np.asarray(nibabel.load(out).dataobj)
+    assert values[:, :, 18].any()
+    assert not np.delete(values, 18, axis=2).any()
+
+
+def test_everything_may_be_nothing(run, picture, tmp_path):
+    code, said, _ = run("everything", picture, "--side", 2, "--min-quality", 1, "-o", tmp_path / "numbers.png")
+    assert code == 0
+    assert said.startswith("0 outlines\n")
+    assert not _pixels(tmp_path / "numbers.png").any()
+
+
 def test_existing_outputs_are_replaced(run, picture, tmp_path):
     out = tmp_path / "mask.png"
     out.write_text("old")
@@ -400,6 +452,27 @@ def test_a_bad_output(refused, picture, monkeypatch, outputs, reason):
     err = refused("segment", "disc.png", "--box", "18,8,43,33", *outputs)
     assert reason in err
     assert ".vesalius-" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "no output is named"),
+        (["-o", "out.json"], "no mask can be written"),
+        (["-o", "out.png", "--side", "0"], "side"),
+        (["-o", "out.png", "--min-quality", "1.5"], "min_quality"),
+        (["-o", "out.png", "--json", "disc.png"], "is the input itself"),
+        (["-o", "out.png", "--slice", "3"], "slice 3 along z is outside"),
+    ],
+)
+def test_everything_that_makes_no_sense(refused, picture, monkeypatch, options, reason):
+    monkeypatch.chdir(picture.parent)
+    assert reason in refused("everything", "disc.png", *options)
+
+
+def test_everything_in_a_constant_picture(refused, tmp_path):
+    Image.new("L", (8, 8), 3).save(tmp_path / "flat.png")
+    assert "constant" in refused("everything", tmp_path / "flat.png", "--overlay", tmp_path / "overlay.png")
 
 
 def test_outputs_are_checked_before_the_model_is_loaded(refused, picture, tmp_path):

@@ -107,7 +107,7 @@ def test_interactive_masks_by_over_segmentation_and_by_a_model(
     assert len(models) == 1
     assert len(models.pop() or "") == 64
     # Other settings draw other masks; true masks stay as they are.
-    assert run(*command, "--min-quality", 1.1) == 0
+    assert run(*command, "--min-quality", 1) == 0
     assert Corpus(corpus).table(PSEUDO).num_rows == 0
     assert Corpus(corpus).masks().num_rows == 40
     areas = np.array([row["area"] / (row["height"] * row["width"]) for row in second])

@@ -119,12 +119,24 @@ def demo(
     run_demo(output, load_model(model, runtime=runtime), Console())  # type: ignore[arg-type]
 
 
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="PNG, JPEG, TIFF, NIfTI, NRRD, MetaImage, DICOM file or series folder.")
+]
+SliceIndex = Annotated[int | None, typer.Option("--slice", metavar="N", help="Slice of a volume, from 0.")]
+Axis = Annotated[str, typer.Option(metavar="x|y|z", help="Axis that the slice lies across.")]
+Time = Annotated[int | None, typer.Option(metavar="N", help="Time point of a series or film, from 0.")]
+Window = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|LEVEL/WIDTH", help="Grey window: soft_tissue, lung, brain, bone, or such as 40/400."),
+]
+Modality = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What the file does not say, such as ct for a NIfTI file in HU.")
+]
+
+
 @app.command()
 def segment(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="PNG, JPEG, TIFF, NIfTI, NRRD, MetaImage, DICOM file or series folder."),
-    ],
+    file: File,
     box: Annotated[
         list[str] | None,
         typer.Option(metavar="X0,Y0,X1,Y1", help="Box around an object, half-open. Repeat it: one object each."),
@@ -139,18 +151,11 @@ def segment(
     text: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the object, such as liver, for models that take words.")
     ] = None,
-    slice_: Annotated[int | None, typer.Option("--slice", metavar="N", help="Slice of a volume, from 0.")] = None,
-    axis: Annotated[str, typer.Option(metavar="x|y|z", help="Axis that the slice lies across.")] = "z",
-    time: Annotated[int | None, typer.Option(metavar="N", help="Time point of a series or film, from 0.")] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|LEVEL/WIDTH", help="Grey window: soft_tissue, lung, brain, bone, or such as 40/400."
-        ),
-    ] = None,
-    modality: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the file does not say, such as ct for a NIfTI file in HU.")
-    ] = None,
+    slice_: SliceIndex = None,
+    axis: Axis = "z",
+    time: Time = None,
+    window: Window = None,
+    modality: Modality = None,
     model: Model = None,
     runtime: Runtime = "auto",
     out: Annotated[
@@ -212,6 +217,104 @@ def segment(
     else:
         for number, found in enumerate(result["objects"], start=1):
             print(_summary(number, found))
+        print(f"{result['model']['name']}, run by {result['model']['runs_by']}")
+
+
+@app.command()
+def everything(
+    file: File,
+    slice_: SliceIndex = None,
+    axis: Axis = "z",
+    time: Time = None,
+    window: Window = None,
+    modality: Modality = None,
+    model: Model = None,
+    runtime: Runtime = "auto",
+    side: Annotated[int, typer.Option(metavar="N", help="Clicks along each side of the image.")] = 32,
+    min_quality: Annotated[float, typer.Option(help="Predicted IoU that an outline must exceed; 0 takes all.")] = 0.88,
+    min_stability: Annotated[
+        float, typer.Option(help="How much of an outline must be firm, as a share; 0 takes all.")
+    ] = 0.95,
+    max_overlap: Annotated[
+        float, typer.Option(help="Outlines whose boxes have a larger IoU count as one; the best stays.")
+    ] = 0.7,
+    min_area: Annotated[
+        int, typer.Option(metavar="PIXELS", help="Holes and parts that are smaller are filled and removed.")
+    ] = 0,
+    crop_layers: Annotated[
+        int, typer.Option(metavar="N", help="Look at crops too: 2 x 2 in the first layer, 4 x 4 in the second, ...")
+    ] = 0,
+    crop_shrink: Annotated[
+        int, typer.Option(metavar="N", help="Each layer has that many times fewer clicks along a side of a crop.")
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="Numbered outlines to write: .png .tif .nii .nii.gz .nrrd .mha or .dcm (a DICOM segmentation).",
+        ),
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Picture to write: image and outlines.")
+    ] = None,
+    json_: Annotated[
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE|-", help="COCO file to write, with run lengths and settings. - prints it."
+        ),
+    ] = None,
+) -> None:
+    """Outline everything in one image, from a grid of clicks.
+
+    Outlines are numbered from 1, that of the highest predicted IoU first. In the map of numbers (-o) a small one lies
+    on a large one; the COCO file (--json) has all of each, with its predicted IoU, its stability and its click.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vesalius.predict.everything import EverythingConfig
+    from vesalius.predict.everything_job import EverythingJob, outline_everything
+
+    if out is None and overlay is None and json_ is None:
+        raise WriteError("no output is named", remedy="give -o, --overlay or --json")
+    job = EverythingJob(
+        file=file,
+        axis=axis,
+        index=slice_,
+        time=time,
+        window=window,
+        modality=modality,
+        model=model,
+        runtime=runtime,  # type: ignore[arg-type]
+        out=out,
+        overlay=overlay,
+        record=None if json_ in (None, "-") else Path(json_),
+        config=EverythingConfig.from_dict(
+            {
+                "side": side,
+                "min_quality": min_quality,
+                "min_stability": min_stability,
+                "max_overlap": max_overlap,
+                "min_area": min_area,
+                "crop_layers": crop_layers,
+                "crop_shrink": crop_shrink,
+            }
+        ),
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("clicks", total=None)
+        result = outline_everything(job, lambda done, total: bar.update(task, completed=done, total=total))
+    if json_ == "-":
+        import json
+
+        print(json.dumps(result, indent=2))
+    else:
+        found = result["annotations"]
+        print(f"{len(found)} outline{'' if len(found) == 1 else 's'}")
         print(f"{result['model']['name']}, run by {result['model']['runs_by']}")
 
 

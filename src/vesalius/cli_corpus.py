@@ -198,7 +198,7 @@ def interactive_masks(
         def propose(image: Slice) -> Iterator[NDArray[np.bool_]]:
             found = segment_everything(
                 predictor,
-                predictor.encode(image),
+                image,
                 side=points,
                 min_quality=min_quality,
                 min_stability=min_stability,

@@ -22,7 +22,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Model, checkpoint, ellipse, GrabCut, package.module:Class, or NAME=FOLDER of masks. Repeatable.",
+            help="Model, checkpoint, ellipse, GrabCut, random walker, package.module:Class, or NAME=FOLDER of masks. "
+            "Repeatable.",
             show_default="vesalius-tiny, ellipse, GrabCut",
         ),
     ] = None,
@@ -109,7 +110,7 @@ def report(
 ) -> None:
     """Turn an evaluation into tables, figures and statistics: one HTML file.
 
-    Every table is also written as CSV, Markdown and LaTeX into the folder report_tables beside it.
+    Every table is also written as CSV, Markdown and LaTeX into the folder report_tables beside it (named after FILE).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -23,7 +23,7 @@ from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
 from vesalius.corpus.store import Corpus, is_corpus
 from vesalius.evaluation.comparison import Change, change_table, compare, object_of, target_table
-from vesalius.evaluation.evaluate import (
+from vesalius.evaluation.scores import (
     Score,
     collect,
     image_name,

@@ -1,16 +1,20 @@
-"""Curation on a Ray cluster of two nodes on this machine, one of whose workers is killed."""
+"""Curation and evaluation on a Ray cluster of two nodes on this machine, one of whose workers is killed."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+import made_corpus
 import vesalius as vs
 from made_discs import files, recipe
 from made_tasks import block_killed_once, dies, fails, places
 from vesalius.corpus import curate as curate_module
 from vesalius.corpus.curate import curate
 from vesalius.corpus.engines import run_on_ray
+from vesalius.evaluation import images as images_module
+from vesalius.evaluation.results import read_table
+from vesalius.evaluation.run import EvaluationPlan, evaluate_corpus
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,3 +65,15 @@ def test_what_a_task_raises_is_raised(cluster) -> None:
     with pytest.raises(OSError, match="Input/output error") as caught:
         list(run_on_ray(fails, [(1,)], cluster.address))
     assert caught.value.errno == 5
+
+
+def test_an_evaluation_on_a_cluster_has_the_same_tables(
+    cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_corpus.write(tmp_path / "corpus", [[1, 2, 3], [5, 6, 7]])
+    monkeypatch.setattr(images_module, "BLOCK", 2)
+    plan = EvaluationPlan(corpus=tmp_path / "corpus", models=("ellipse",), split="all")
+    here = evaluate_corpus(plan, tmp_path / "here")
+    there = evaluate_corpus(plan, tmp_path / "there", engine="ray", address=cluster.address)
+    for table in ("objects", "prompts", "scores"):
+        assert repr(read_table(here, table).to_pylist()) == repr(read_table(there, table).to_pylist())

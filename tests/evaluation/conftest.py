@@ -11,6 +11,7 @@ from PIL import Image
 
 from vesalius.core.frame import Frame
 from vesalius.core.types import Logits, Prediction, Prompt, Slice
+from vesalius.models.runtime import SPATIAL
 
 Answer = Callable[[Slice, Prompt], NDArray[np.bool_]]
 
@@ -20,6 +21,7 @@ class FakeModel:
 
     def __init__(self, answer: Answer, name: str = "fake", digest: str = "0123") -> None:
         self.runs_by = "hand"
+        self.takes = SPATIAL
         self.answer, self.name, self.digest = answer, name, digest
         self.encoded: list[str] = []
         self.calls: list[list[Prompt]] = []

@@ -16,7 +16,7 @@ from PIL import Image
 
 from made_corpus import write as write_corpus
 from vesalius.cli import main
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.errors import ConfigError, ModelError, ReadError
 from vesalius.core.types import Prediction, Prompt, Slice
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.store import decode_mask
@@ -36,6 +36,7 @@ from vesalius.evaluation.subjects import (
     load_subject,
 )
 from vesalius.evaluation.volumes import volume_rows
+from vesalius.predict.load import BUNDLED
 
 SEED, TOLERANCE = 3, 2.0
 
@@ -241,8 +242,11 @@ def test_a_folder_of_masks_is_scored_where_it_has_some(tmp_path: Path) -> None:
     assert math.isnan(found["quality"])
     reasons = {row["reason"] for row in rows if "reason" in row}
     assert reasons == {"the folder has no mask of the object", "the folder has no masks of the protocol medsam"}
-    with pytest.raises(ReadError, match="no such folder"):
+    assert isinstance(load_subject(f"theirs={folder}"), MaskFolder)
+    with pytest.raises(ModelError, match="there is no model"):
         load_subject(f"theirs={tmp_path / 'absent'}")
+    named = load_subject(f"mine={BUNDLED / 'vesalius-tiny'}")
+    assert (named.name, isinstance(named, ModelSubject)) == ("mine", True)
 
 
 def test_a_class_of_somebody_else_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +312,7 @@ def test_volumes_are_put_together_from_slices() -> None:
         rows += scores(outside(Grower()), of, "sam-med2d", "imis")
     import pyarrow as pa
 
-    tables = pa.Table.from_pylist(objects, schema("objects")), pa.Table.from_pylist(rows, schema("scores"))
+    tables = pa.Table.from_pylist(objects, schema("objects")), pa.Table.from_pylist(rows, schema("scores")).to_batches()
     volumes = [row for row in volume_rows(*tables, 2.0) if row["strategy"] == "box" and row["round"] == 1]
     assert len(volumes) == 2
     assert {row["dice"] for row in volumes} == {1}
@@ -343,6 +347,7 @@ def test_an_evaluation_writes_its_tables(data: Path, tmp_path: Path) -> None:
     assert set(tables["times"]["model"].to_pylist()) == {"ellipse", "GrabCut"}
     assert {"encode", "box"} == set(tables["times"]["stage"].to_pylist())
     assert run["models"][0]["name"] == "ellipse"
+    assert run["counts"] == {"images": 24, "objects_left_out": 0}
     assert not (out / ".parts").exists()
     before = (out / "scores.parquet").stat().st_mtime_ns
     assert evaluate_corpus(plan(data), out) == out
@@ -400,6 +405,14 @@ def test_protocols_may_have_fewer_images(data: Path, tmp_path: Path) -> None:
     images = {p: {row["object"].partition("#")[0] for row in table if row["protocol"] == p} for p in given.protocols}
     assert len(images["sam-med2d"]) == 3
     assert len(images["medsam"]) == 1
+
+
+def test_objects_and_images_that_are_not_measured_are_counted(data: Path, tmp_path: Path) -> None:
+    for path in (data / "first" / "labels").glob("p1_*"):
+        Image.fromarray(np.zeros((40, 60), np.uint8)).save(path)
+    run = read_run(evaluate_corpus(plan(data, max_objects=1), tmp_path / "out"))
+    assert run["counts"] == {"images": 24, "images_without_objects": 2, "objects_left_out": 22 * 2}
+    assert run["rows"]["objects"] == 22
 
 
 def test_a_corpus_is_measured_in_its_test_split(tmp_path: Path) -> None:

@@ -107,6 +107,6 @@ def test_rows_without_an_answer_are_named() -> None:
     frame, notes = without_empty_rows(pd.DataFrame(cells, index, ["x", "y"], dtype=object))
     assert list(frame.index) == [("a", "S1")]
     assert notes == (
-        "Not listed, as there is no answer: b S1 (no).",
-        "Not listed, as there is no answer: b S2 (never).",
+        "Not listed, as there is no answer: S1 b (no).",
+        "Not listed, as there is no answer: S2 b (never).",
     )

@@ -13,8 +13,9 @@ from made_evaluation import MODELS, write
 from vesalius.cli import main
 from vesalius.core.errors import ReadError, WriteError
 from vesalius.evaluation.galleries import choose_cases, choose_complex, choose_crowded
-from vesalius.evaluation.report import read_evaluation, specialist_of, write_report
+from vesalius.evaluation.report import write_report
 from vesalius.evaluation.results import schema
+from vesalius.evaluation.sections import read_evaluation, specialist_of
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_what_a_model_cannot_do_has_its_reason(html: str) -> None:
     part = html[first : html.index("Table 2.")]
     assert part.count("–<sup>a</sup>") == 3
     assert "<p><sup>a</sup> takes a box alone</p>" in part
-    assert "Not listed, as there is no answer: sam text (takes no words)." in html
+    assert "Not listed, as there is no answer: text sam (takes no words)." in html
 
 
 def test_tables_lie_beside_the_report(made: Path, html: str) -> None:
@@ -145,7 +146,7 @@ def test_what_was_not_run_is_left_out(made: Path, tmp_path: Path) -> None:
         "The run",
     ]
     assert "There are no pictures of cases, as the corpus cannot be read" in html
-    assert "1 models: sam." in html
+    assert "Models: sam." in html
 
 
 def test_a_folder_that_is_no_finished_evaluation(
@@ -154,6 +155,9 @@ def test_a_folder_that_is_no_finished_evaluation(
     with pytest.raises(ReadError, match="is no finished evaluation"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ReadError, match="is no finished evaluation"):
+        write_report(tmp_path)
+    (tmp_path / "run.json").write_text('{"finished": true}')
     with pytest.raises(ReadError, match=r"scores\.parquet.*not a table of a finished evaluation"):
         write_report(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -168,7 +172,7 @@ def test_a_folder_that_is_no_finished_evaluation(
 def test_the_command_writes_the_same_report(
     made: Path, html: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stale = tmp_path / "report_tables" / "stale.csv"
+    stale = tmp_path / "r_tables" / "stale.csv"
     stale.parent.mkdir()
     stale.touch()
     with pytest.raises(SystemExit) as stop:

@@ -123,10 +123,13 @@ def test_generalisation_weighs_by_objects_and_stars_what_has_no_adapters() -> No
         {"dice": 1.0, "origin": "internal", "dataset": "three"},
         {"dice": 0.7, "origin": "external", "protocol": "adapter-off", "variant": "off"},
         {"dice": 0.1, "origin": "external", "protocol": "adapter-off", "variant": "on"},
+        {"model": "b", "origin": "external", "dice": 0.3},
+        {"model": "b", "origin": "external", "protocol": "adapter-off", "variant": "off", "reason": "has none"},
     )
     frame = tables.generalisation(rows)
     assert list(frame.index) == ["one", "two", "weighted average"]
     assert frame["box", "a"].tolist() == pytest.approx([30, 90, 50])
+    assert list(frame.columns) == [("box", "a"), ("box", "a*"), ("box", "b")]
     assert frame["box", "a*"].tolist() == [pytest.approx(70), None, pytest.approx(70)]
 
 
@@ -266,6 +269,11 @@ def test_distances_of_two_units_are_kept_apart() -> None:
     frame = tables.by_strategy(rows, "hd", "own")
     assert frame["a", "S5"].to_dict() == {("liver, ct", "mm"): 2, ("liver, ct", "px"): 6}
     assert tables.by_strategy(rows, "dice", "own").shape == (1, 1)
+    rows = pd.concat([rows, made({**named, "model": "b", "reason": "no", "dice": np.nan}).assign(choice="own")])
+    rows["model"] = pd.Categorical(rows["model"], ["a", "b"])
+    assert tables.by_strategy(rows.assign(choice=["matched"] * 3 + ["own"]), "dice", "matched").iat[0, 1] == Absent(
+        "no"
+    )
     detail = tables.detail(rows).iloc[0]
     assert (detail["HD (mm)"], detail["HD (px)"]) == (2, 6)
 
@@ -311,3 +319,8 @@ def test_inference_times() -> None:
 )
 def test_kinds_of_pictures(modality: str, kind: str) -> None:
     assert tables.kind_of(modality) == kind
+
+
+def test_a_bound_of_sizes_belongs_to_the_class_above() -> None:
+    shares = pd.Series([0.0099, 0.01, 0.05, 0.2, 1.0])
+    assert tables.size_of(shares).tolist() == ["< 1 %", "1 to 5 %", "5 to 20 %", "> 20 %", "> 20 %"]

@@ -174,8 +174,8 @@ def test_words_are_understood_without_torch(made: dict, tmp_path: Path) -> None:
         export_model(small_tiny(("liver",)), tmp_path / "out", "openvino", "fp32", IMAGES)
     assert not (tmp_path / "out").exists()
     truth, other = made["words", "onnx"]
-    assert other.takes_text
-    assert not made["tiny", "onnx"][1].takes_text
+    assert "text" in other.takes
+    assert "text" not in made["tiny", "onnx"][1].takes
     image = np.random.default_rng(3).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     content = np.array([[0, 0, 64, 64]])
     features, others = truth.encode(image, content), other.encode(image, content)
@@ -196,8 +196,8 @@ def test_words_are_understood_without_torch(made: dict, tmp_path: Path) -> None:
 
 def test_exports_that_lose_words_are_passed_over(made: dict, tmp_path: Path, folder: Path) -> None:
     truth, other = made["imis", "onnx"]
-    assert truth.takes_text
-    assert not other.takes_text
+    assert "text" in truth.takes
+    assert "text" not in other.takes
     save_checkpoint(small_imis(), tmp_path / "model")
     shutil.copytree(folder / "imis-onnx", tmp_path / "model" / "onnx-fp32")
     rewrite(tmp_path / "model" / "onnx-fp32", encode_speedup=9, dice=1)

@@ -28,7 +28,7 @@ from vesalius.core.types import Prompt
 from vesalius.corpus.split import place_of
 from vesalius.corpus.store import Corpus
 from vesalius.evaluation.comparison import compare
-from vesalius.evaluation.evaluate import Score
+from vesalius.evaluation.scores import Score
 from vesalius.finetune import divide, finetune, settings
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
 from vesalius.models.presets import PRESETS

@@ -340,7 +340,7 @@ def test_words_are_first_prompts_and_come_beside_masks(worded) -> None:
 
 
 def test_networks_without_words_refuse_recipes_with_words(small_model: Tiny, worded) -> None:
-    with pytest.raises(ConfigError, match="do not take words"):
+    with pytest.raises(ConfigError, match="do not take a name"):
         InteractiveStep(small_model, IMIS, LOSS)
     with pytest.raises(ConfigError, match="names of categories"):
         InteractiveStep(worded, IMIS, LossConfig(category=1))(batch_of(small_masks(2), ("liver", "liver")))

@@ -5,6 +5,7 @@ import torch
 from tests.training.conftest import SMALL, discs
 
 from golden.networks import CONFIG, sam
+from made_specialists import SIZES, specialist
 from vesalius.core.errors import ConfigError
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
@@ -28,6 +29,10 @@ TRAINED = {
     "finetune-sam": {"lora", "prompt_encoder", "mask_decoder"},
     "finetune-imis": {"prompt_encoder", "mask_decoder"},
     "full": {"image_encoder", "prompt_encoder", "mask_decoder"},
+    "unet": {"network"},
+    "unet-semantic": {"network"},
+    "deeplab": {"network"},
+    "deeplab-semantic": {"network"},
 }
 
 
@@ -42,6 +47,8 @@ def small(config: TrainConfig, folder: Path):
     torch.manual_seed(0)
     if config.network.architecture == "tiny":
         return Tiny(SMALL, PRESET.model_copy(update={"side": 64, "mask_side": 32}))
+    if config.network.architecture in SIZES:
+        return specialist(config.network.architecture, ("corner", "disc") if config.network.words else ())
     preset = PRESETS[config.network.preset].model_copy(update={"side": 64, "mask_side": 16})
     if config.network.architecture == "imis":
         write_tokenizer(folder)
@@ -57,8 +64,9 @@ def test_the_table_names_all_recipes() -> None:
 
 @pytest.mark.parametrize("name", sorted(TRAINED))
 def test_exactly_what_a_recipe_trains_changes_in_a_step(name: str, tmp_path: Path) -> None:
-    if "lora" in TRAINED[name]:
-        pytest.importorskip("peft")
+    for library, needed in (("peft", "lora" in TRAINED[name]), ("monai", "unet" in name)):
+        if needed:
+            pytest.importorskip(library)
     recipe = TrainConfig.from_toml(find_recipe(name))
     # All kinds of first prompts come in one step.
     samples = recipe.samples.model_copy(update={"objects": min(recipe.samples.objects, 3)})
@@ -79,7 +87,7 @@ def test_exactly_what_a_recipe_trains_changes_in_a_step(name: str, tmp_path: Pat
     assert {part(key) for key in changed} == TRAINED[name]
     idle = {key for key in expected - changed if not is_idle(key, recipe)}
     assert idle == set()
-    if "tiny" not in name:  # whose encoder keeps running means
+    if "tiny" not in name and "deeplab" not in name:  # which keep running means
         assert all(torch.equal(value, buffers[key]) for key, value in model.named_buffers())
 
 
@@ -110,6 +118,6 @@ def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: P
     recipe = TrainConfig.from_toml(find_recipe("vesalius-tiny"))
     network = recipe.network.model_copy(update={"sizes": SMALL.model_dump()})
     assert make_network(network, 0).config == SMALL
-    for update, told in (({"architecture": "unet"}, "no architecture"), ({"preset": "sam3"}, "no preset")):
+    for update, told in (({"architecture": "vnet"}, "no architecture"), ({"preset": "sam3"}, "no preset")):
         with pytest.raises(ConfigError, match=told):
             make_network(network.model_copy(update=update), 0)

@@ -6,10 +6,10 @@ pixel centres; a box is (x0, y0, x1, y1), half-open, so that a box around one pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,9 @@ from vesalius.core.frame import Frame
 from vesalius.core.geometry import Geometry
 
 AXES = ("x", "y", "z")
+
+# What a prompt may give, by the names of its fields; previous logits count as a mask.
+Part = Literal["points", "box", "mask", "text"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +204,17 @@ class Prompt:
                     "there are background points alone", remedy="add a point on the object, a box or a mask"
                 )
 
+    @property
+    def parts(self) -> frozenset[Part]:
+        """What it gives."""
+        given: dict[Part, bool] = {
+            "points": len(np.asarray(self.points)) > 0,
+            "box": self.box is not None,
+            "mask": self.mask is not None or self.logits is not None,
+            "text": self.text is not None,
+        }
+        return frozenset(part for part, there in given.items() if there)
+
     def check(self, size: tuple[int, int], source: Path | None = None) -> None:
         """Raises PromptError unless every part lies on an image of ``size`` (height, width)."""
         height, width = size
@@ -240,6 +254,13 @@ class Prediction:
     mask: NDArray[np.bool_]
     quality: float
     logits: Logits | None = None
+
+
+def listed(parts: Collection[Part]) -> str:
+    """Parts of prompts in words, such as ``"a box or points"``."""
+    words: dict[Part, str] = {"box": "a box", "points": "points", "mask": "a mask", "text": "a name"}
+    *most, last = (word for part, word in words.items() if part in parts)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def to_8_bits(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:

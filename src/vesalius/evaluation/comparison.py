@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from vesalius.core.errors import ConfigError
-from vesalius.evaluation.evaluate import Score
+from vesalius.evaluation.scores import Score
 from vesalius.evaluation.statistics import Estimate, macro_average
 
 NONE = "–"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from vesalius.core.frame import Frame
 from vesalius.core.types import Logits, Prediction, Prompt, Slice
-from vesalius.corpus.layouts.pairs import find_sets, read_pairs
-from vesalius.corpus.objects import LabelledImage
+from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
 from vesalius.corpus.store import Corpus, decode_mask, is_corpus
+from vesalius.evaluation.images import name_of
 from vesalius.evaluation.tables import Way, select
 from vesalius.predict.overlay import View, draw_overlay
 
@@ -57,8 +57,8 @@ class Gallery:
     notes: tuple[str, ...] = ()
 
 
-def read_images(corpus: Path, rows: pd.DataFrame) -> dict[str, LabelledImage]:
-    """The images that some rows are of, with all their objects.
+def read_images(corpus: Path, rows: pd.DataFrame) -> dict[str, Slice]:
+    """The images that some rows are of.
 
     Args:
         corpus: A corpus, or a folder of sets of pairs.
@@ -74,20 +74,15 @@ def read_images(corpus: Path, rows: pd.DataFrame) -> dict[str, LabelledImage]:
     if is_corpus(corpus):
         opened = Corpus(corpus)
         places = {name: place for place, name in enumerate(opened.images["id"].to_pylist()) if name in wanted}
-        return {name: opened.read(place) for name, place in places.items()}
-    found = {}
+        return {name: opened.read(place, ()).image for name, place in places.items()}
+    found: dict[str, Slice] = {}
     for folder in find_sets(corpus):
-        if folder.name in set(rows["dataset"]):
-            for image in read_pairs(folder):
-                name = next((name for name in _names(image) if name in wanted), None)
-                if name is not None:
-                    found[name] = image
+        names = (
+            [f"{folder.name}/{path.stem}" for path in list_cases(folder)] if folder.name in set(rows["dataset"]) else []
+        )
+        chosen = [place for place, name in enumerate(names) if name in wanted]
+        found |= {name_of(image): image.image for image in read_pairs(folder, rows=chosen)} if chosen else {}
     return found
-
-
-def _names(image: LabelledImage) -> Iterator[str]:
-    """What an evaluation may call an image of a set of pairs."""
-    yield from (image.name, f"{image.dataset}/{image.path.stem}")
 
 
 def read_outlines(folder: Path, way: Way, objects: Collection[str]) -> dict[tuple[str, str], bytes]:
@@ -136,7 +131,7 @@ def choose_cases(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def cases(
-    folder: Path, rows: pd.DataFrame, prompts: pd.DataFrame, images: Mapping[str, LabelledImage], way: Way, name: str
+    folder: Path, rows: pd.DataFrame, prompts: pd.DataFrame, images: Mapping[str, Slice], way: Way, name: str
 ) -> Gallery | None:
     """Good, typical and bad cases of the first model under a prompt, and what the others made of them."""
     rows = select(rows, **way)
@@ -153,16 +148,16 @@ def cases(
     lines = []
     for kind, one in shown:
         image = images[about.loc[one, "image"]]
-        truth = image.masks[_number(one)].mask
-        view = _view(about.loc[one], image.image.size)
+        truth = decode_mask(about.loc[one, "truth"], *image.size)
+        view = _view(about.loc[one], image.size)
         prompt = _all_or_none(given, [one])
         target = str(about.loc[one, "target"])
-        pictures: list[Picture | None] = [_picture(image.image, prompt, [truth], view, "truth", f"{target}, truth")]
+        pictures: list[Picture | None] = [_picture(image, prompt, [truth], view, "truth", f"{target}, truth")]
         for model in models:
             if (one, model) in outlines:
-                mask = decode_mask(outlines[one, model], *image.image.size)
+                mask = decode_mask(outlines[one, model], *image.size)
                 caption = f"Dice {100 * dice[one, model]:.1f}"
-                pictures.append(_picture(image.image, prompt, [mask], view, caption, f"{target} by {model}, {caption}"))
+                pictures.append(_picture(image, prompt, [mask], view, caption, f"{target} by {model}, {caption}"))
             else:
                 pictures.append(None)
         lines.append((f"{kind}: {target}, {about.loc[one, 'modality']}, {about.loc[one, 'image']}", pictures))
@@ -182,7 +177,7 @@ def fused(
     folder: Path,
     rows: pd.DataFrame,
     prompts: pd.DataFrame,
-    images: Mapping[str, LabelledImage],
+    images: Mapping[str, Slice],
     ways: Mapping[str, Way],
     chosen: Sequence[str],
 ) -> Gallery | None:
@@ -199,18 +194,18 @@ def fused(
             objects = list(dict.fromkeys(mine["object"]))
             outlines = read_outlines(folder, way, objects)
             given = read_prompts(prompts, way)
-            truths = [image.masks[_number(one)].mask for one in objects]
+            truths = [decode_mask(truth, *image.size) for truth in mine.drop_duplicates("object")["truth"]]
             drawn = _all_or_none(given, objects)
-            row = {"truth": _picture(image.image, drawn, truths, None, "truth", f"objects of {name}, truth")}
+            row = {"truth": _picture(image, drawn, truths, None, "truth", f"objects of {name}, truth")}
             for model in [model for model in mine["model"].cat.categories if (mine["model"] == model).any()]:
                 if model not in models:
                     models.append(model)
                 answered = [one for one in objects if (one, model) in outlines]
-                masks = [decode_mask(outlines[one, model], *image.image.size) for one in answered]
+                masks = [decode_mask(outlines[one, model], *image.size) for one in answered]
                 drawn = _all_or_none(given, answered)
                 mean = 100 * mine.loc[mine["model"] == model, "dice"].mean()
                 caption = f"mean Dice {mean:.1f}"
-                row[model] = _picture(image.image, drawn, masks, None, caption, f"{name} by {model}, {caption}")
+                row[model] = _picture(image, drawn, masks, None, caption, f"{name} by {model}, {caption}")
             lines.append((f"{name}, {prompt_name}", row))
     if not models:
         return None
@@ -224,7 +219,7 @@ def fused(
 
 
 def complex_cases(
-    folder: Path, rows: pd.DataFrame, images: Mapping[str, LabelledImage], way: Way, chosen: Sequence[str]
+    folder: Path, rows: pd.DataFrame, images: Mapping[str, Slice], way: Way, chosen: Sequence[str]
 ) -> Gallery | None:
     """Objects of rising Fourier order, and what the first model made of them (COSMOS, figure 15)."""
     rows = select(rows, **way)
@@ -240,14 +235,14 @@ def complex_cases(
         if one not in about.index or about.loc[one, "image"] not in images or (one, models[0]) not in outlines:
             continue
         image, target = images[about.loc[one, "image"]], str(about.loc[one, "target"])
-        view = _view(about.loc[one], image.image.size)
-        mask = decode_mask(outlines[one, models[0]], *image.image.size)
+        view = _view(about.loc[one], image.size)
+        mask = decode_mask(outlines[one, models[0]], *image.size)
         heads.append(f"order {about.loc[one, 'fourier_order']:.1f}")
         caption = f"Dice {100 * about.loc[one, 'dice']:.1f}"
-        truth = image.masks[_number(one)].mask
-        pictures["truth"].append(_picture(image.image, [], [truth], view, target, f"{target}, truth"))
+        truth = decode_mask(about.loc[one, "truth"], *image.size)
+        pictures["truth"].append(_picture(image, [], [truth], view, target, f"{target}, truth"))
         alt = f"{target} by {models[0]}, {caption}"
-        pictures[models[0]].append(_picture(image.image, [], [mask], view, caption, alt))
+        pictures[models[0]].append(_picture(image, [], [mask], view, caption, alt))
     return Gallery("Objects of rising Fourier order", heads, list(pictures.items())) if heads else None
 
 
@@ -266,7 +261,7 @@ def choose_crowded(rows: pd.DataFrame, count: int = 4) -> list[str]:
     return list(counts.loc[turn.sort_values(kind="stable").index, "image"][:count])
 
 
-def saliency(maps: pd.DataFrame, images: Mapping[str, LabelledImage]) -> Gallery:
+def saliency(maps: pd.DataFrame, images: Mapping[str, Slice]) -> Gallery:
     """How strongly each model's embedding answers to the places of an image (MedSAM, supplement, figure 11)."""
     from matplotlib import colormaps
     from PIL import Image
@@ -277,7 +272,7 @@ def saliency(maps: pd.DataFrame, images: Mapping[str, LabelledImage]) -> Gallery
         row: dict[str, Picture] = {}
         pixels = None
         if name in images:
-            pixels = images[name].image.rgb()
+            pixels = images[name].rgb()
             row["image"] = Picture(_jpeg(_small(Image.fromarray(pixels))), "", f"image {name}")
         for one in group.to_dict("records"):
             values = np.frombuffer(one["values"], np.float16).reshape(one["height"], one["width"]).astype(np.float32)
@@ -296,11 +291,6 @@ def saliency(maps: pd.DataFrame, images: Mapping[str, LabelledImage]) -> Gallery
         [(name, [row.get(head) for head in heads]) for name, row in lines],
         ("Mean size of the embedding's channels, from 0 (dark blue) to 1 (yellow) over each image.",),
     )
-
-
-def _number(name: str) -> int:
-    """The number of an object among the masks of its image."""
-    return int(name.rpartition("#")[2])
 
 
 def _view(about: pd.Series, size: tuple[int, int]) -> View:

@@ -96,7 +96,7 @@ def without_empty_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ..
     """The frame without the rows that have no answer at all, and a note for each reason why."""
     empty = [[cell.reason for cell in cells if isinstance(cell, Absent)] for _, cells in _rows(frame)]
     dropped = [len(reasons) == frame.shape[1] for reasons in empty]
-    names = [name for name in ("model", "strategy") if name in frame.index.names]
+    names = [name for name in ("protocol", "strategy", "model") if name in frame.index.names]
     told: dict[str, dict[str, None]] = {}
     for place, reasons in enumerate(empty):
         if dropped[place]:
@@ -257,7 +257,9 @@ def _html_part(frame: pd.DataFrame, digits: int, reasons: dict[str, str]) -> str
         lines.append(f"<tr><td colspan='{len(heads)}'></td>{''.join(spans)}</tr>")
     names = [str(column[-1] if isinstance(column, tuple) else column) for column in frame.columns]
     columns = [f"<th scope='col' class='head'>{html.escape(name)}</th>" for name in heads]
-    columns += [f"<th scope='col'>{html.escape(name)}</th>" for name in names]
+    for place, name in enumerate(names):
+        words = all(isinstance(cell, str) for cell in frame.iloc[:, place])
+        columns.append(f"<th scope='col'{' class=head' if words else ''}>{html.escape(name)}</th>")
     lines.append(f"<tr>{''.join(columns)}</tr>")
     body = []
     for labels, cells in _rows(frame):

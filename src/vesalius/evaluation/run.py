@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 import vesalius
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError, WriteError
-from vesalius.core.files import replacing
+from vesalius.core.files import locked, replacing
 from vesalius.corpus.engines import run_here, run_on_ray
 from vesalius.corpus.objects import MIN_AREA
 from vesalius.evaluation.engine import Scene, object_rows, scene_of, score_scene
@@ -33,7 +34,7 @@ from vesalius.evaluation.volumes import volume_rows
 
 # Tables that blocks make; the others are made of these.
 _OF_BLOCKS = ("objects", "prompts", "saliency", "scores")
-_PARTS = ".parts"
+_PARTS, _LOCK = ".parts", ".lock"
 # Images whose embeddings are shown, and images that times are taken on.
 SHOWN, TIMED = 6, 5
 # Versions that decide the numbers.
@@ -110,7 +111,7 @@ def evaluate_corpus(
         ReadError: The data or the stored prompts cannot be read, or there is no object in this split.
         ConfigError: The folder holds another run.
         ModelError: A model cannot be loaded.
-        WriteError: The folder cannot be made.
+        WriteError: The folder cannot be made, or another process is at work in it.
     """
     plan = plan.model_copy(update={"corpus": plan.corpus.resolve()})
     places = _thinned(list_places(plan.corpus, plan.split), plan.max_images)
@@ -129,8 +130,21 @@ def evaluate_corpus(
     if len({one.name for one in subjects}) < len(subjects):
         raise ConfigError("two models have one name", remedy="rename the folder of one")
     _start(output, run)
-    if read_run(output).get("finished"):
-        return output
+    with locked(output / _LOCK):
+        if not read_run(output).get("finished"):
+            _run(plan, output, run, places, workers, engine, address)
+    return output
+
+
+def _run(
+    plan: EvaluationPlan,
+    output: Path,
+    run: dict[str, Any],
+    places: Sequence[Place],
+    workers: int,
+    engine: str,
+    address: str,
+) -> None:
     parts = output / _PARTS
     parts.mkdir(exist_ok=True)
     chosen = {protocol: set(_thinned(places, most)) for protocol, most in plan.limits.items()}
@@ -149,7 +163,6 @@ def evaluate_corpus(
             progress.update(task, advance=count)
     seconds = time.perf_counter() - started
     _finish(output, parts, run, len(blocks), plan, places, seconds)
-    return output
 
 
 def score_block(
@@ -176,10 +189,13 @@ def score_block(
     subjects = _subjects(plan)
     stored = None if plan.prompts is None else _stored(plan.prompts)
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in _OF_BLOCKS}
+    counts = Counter(images=len(block))
     for place, labelled, stack in read_places(block):
         name = name_of(labelled)
         scene = scene_of(name, labelled, stack, plan.seed, plan.max_objects)
+        counts["objects_left_out"] += scene.left_out
         if not scene.names:
+            counts["images_without_objects"] += 1
             continue
         wanted = [
             strategy
@@ -193,6 +209,8 @@ def score_block(
             rows["scores"] += score_scene(subject, scene, wanted, prompts, plan.seed, plan.tolerance)
             if place in shown:
                 rows["saliency"] += _saliency(subject, scene, name)
+    with replacing(Path(parts) / f"{number:05d}.json") as part:
+        part.write_text(json.dumps(counts), encoding="utf-8")
     for table in _OF_BLOCKS:
         # The scores come last: a block that has them is whole.
         write_table(Path(parts), table, rows[table], f"{number:05d}.{table}")
@@ -290,13 +308,17 @@ def _finish(
     objects = read_table(output, "objects")
     if not len(objects):
         raise ReadError("no image of the split has an object", path=plan.corpus, remedy="use another split")
-    write_table(output, "volumes", volume_rows(objects, read_table(output, "scores"), plan.tolerance))
+    scores = pq.ParquetFile(output / "scores.parquet").iter_batches(1024)
+    write_table(output, "volumes", volume_rows(objects, scores, plan.tolerance))
     timed = time_rows(_subjects(plan), _scenes(plan, places), strategies_of(plan.protocols), plan.seed)
     write_table(output, "times", timed)
-    counts = {table: pq.read_metadata(output / f"{table}.parquet").num_rows for table in TABLES}
+    counts: Counter[str] = Counter()
+    for number in range(blocks):
+        counts.update(json.loads((parts / f"{number:05d}.json").read_text(encoding="utf-8")))
     summary = {
         "finished": True,
-        "rows": counts,
+        "counts": counts,
+        "rows": {table: pq.read_metadata(output / f"{table}.parquet").num_rows for table in TABLES},
         "seconds": round(seconds, 1),
         "prompts_digest": _digest(output / "prompts.parquet"),
     }

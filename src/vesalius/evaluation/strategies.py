@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.types import Prediction, Prompt, Slice
+from vesalius.core.types import Part, Prediction, Prompt, Slice
 from vesalius.prompts.sample import error_points, random_point, tight_box
 
 CLICKS = {"1 point": 1, "3 points": 3, "5 points": 5}
@@ -27,11 +27,13 @@ class Promptable(Protocol):
         name: Name under which results are listed.
         digest: Digest of the weights, which tells two models of one name apart.
         runs_by: What computes it, such as ``"torch fp32"``.
+        takes: Parts of prompts that it takes.
     """
 
     name: str
     digest: str
     runs_by: str
+    takes: frozenset[Part]
 
     def encode(self, image: Slice, /) -> Any:
         """What the model keeps of an image."""
@@ -76,9 +78,12 @@ def predict_strategies(
         generators: One per object; the first click is its first draw, so it is the same for every model.
 
     Yields:
-        Each of `STRATEGIES` with one prediction per object.
+        Each of `STRATEGIES` that the model can do, with one prediction per object.
     """
-    yield "box", model.predict(embedding, [Prompt(box=tight_box(truth)) for truth in truths])
+    if "box" in model.takes:
+        yield "box", model.predict(embedding, [Prompt(box=tight_box(truth)) for truth in truths])
+    if not model.takes >= {"points", "mask"}:
+        return
     prompts = [first_click(truth, rng) for truth, rng in zip(truths, generators, strict=True)]
     predictions = model.predict(embedding, prompts)
     names = {clicks: name for name, clicks in CLICKS.items()}

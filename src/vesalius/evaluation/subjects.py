@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ConfigError, PromptError, ReadError
+from vesalius.core.errors import ConfigError, PromptError
 from vesalius.core.types import Prediction, Prompt, Slice
 from vesalius.corpus.objects import LabelledImage
 from vesalius.evaluation.baselines import BASELINES
@@ -147,10 +147,10 @@ class ModelSubject(Subject):
         """See `Subject`."""
         if strategy.protocol == "adapter-off" and self.bare is None:
             return NO_ADAPTERS
-        return None if prompt is None else _not_taken(prompt, self._takes())
-
-    def _takes(self) -> Collection[str]:
-        return (BOX, POINTS, TEXT) if self.predictor.runtime.takes_text else (BOX, POINTS)
+        takes = self.predictor.takes
+        if prompt is None:
+            return None if POINTS in takes else "it takes no points, of which everything mode is made"
+        return _not_taken(prompt, takes)
 
     def open(self, labelled: LabelledImage, names: Sequence[str]) -> Any:  # noqa: ARG002
         """See `Subject`."""
@@ -214,7 +214,8 @@ class BaselineSubject(Subject):
     """One of `BASELINES`, which outline what is in a box."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.digest, self.runs_by = name, "", "OpenCV"
+        self.name, self.digest = name, ""
+        self.runs_by = "scikit-image" if name == "random walker" else "OpenCV"
         self._outline = BASELINES[name]
 
     def cannot(self, strategy: Strategy, prompt: Prompt | None) -> str | None:
@@ -251,8 +252,6 @@ class MaskFolder(Subject):
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ReadError("there is no such folder of masks", path=folder, remedy="give NAME=FOLDER")
         self.name, self.folder, self.runs_by = name, folder, "masks"
         self.digest = ""
 
@@ -289,7 +288,7 @@ def load_subject(given: str, runtime: str = "auto", device: str = "cpu", embeddi
 
     Args:
         given: ``"ellipse"`` or another baseline; a name or path that `load_model` takes; ``"package.module:Class"``; or
-            ``"NAME=FOLDER"`` for masks.
+            ``"NAME=FOLDER"`` for masks, or for a model that is to be listed under another name.
         runtime: What runs a model.
         device: Where it runs.
         embeddings: Folder in which its embeddings are kept.
@@ -303,16 +302,26 @@ def load_subject(given: str, runtime: str = "auto", device: str = "cpu", embeddi
 
     if given in BASELINES:
         return BaselineSubject(given)
-    name, equals, folder = given.partition("=")
-    if equals:
-        return MaskFolder(name, Path(folder))
+    name, equals, where = given.partition("=")
+    if equals and Path(where).is_dir() and not is_checkpoint(Path(where)):
+        return MaskFolder(name, Path(where))
     module, colon, attribute = given.partition(":")
     if colon and module.replace(".", "").isidentifier():
         return _outside(given, module, attribute)
-    predictor = load_model(given, device, runtime=runtime)  # type: ignore[arg-type]
+    model = where if equals else given
+    predictor = load_model(model, device, runtime=runtime)  # type: ignore[arg-type]
+    if equals:
+        predictor.name = name
     if embeddings is not None:
         predictor.cache = StoredEmbeddings(embeddings, predictor.digest, predictor.runs_by)
-    return ModelSubject(predictor, lambda: load_model(given, device, adapters=False))
+    return ModelSubject(predictor, lambda: load_model(model, device, adapters=False))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a model and not masks."""
+    from vesalius.models.exported import EXPORT
+
+    return any((folder / name).is_file() for name in ("config.json", EXPORT))
 
 
 def _outside(given: str, module: str, attribute: str) -> OutsideSubject:

@@ -98,11 +98,9 @@ def read_rows(folder: Path, models: Sequence[str] = ()) -> pd.DataFrame:
     """
     scores = read_table(folder, "scores").drop_columns(["rle"]).to_pandas()
     objects = read_table(folder, "objects").to_pandas()
-    bounds = [0.0, *SIZES.values()]
     objects["unit"] = np.where(objects["row_spacing"].notna(), "mm", "px")
-    objects["size"] = pd.cut(objects["share"], [*bounds[:-1], np.inf], right=False, labels=list(SIZES))
+    objects["size"] = size_of(objects["share"])
     found = [*models, *(name for name in scores["model"].unique() if name not in models)]
-    scores["variant"] = scores["variant"].fillna("")
     scores["model"] = pd.Categorical(scores["model"], [name for name in found if (scores["model"] == name).any()])
     for column in ("protocol", "strategy", "variant", "choice", "reason"):
         scores[column] = scores[column].astype("category")
@@ -111,6 +109,12 @@ def read_rows(folder: Path, models: Sequence[str] = ()) -> pd.DataFrame:
             objects[column] = objects[column].fillna("not stated")
         objects[column] = objects[column].astype("category")
     return scores.merge(objects, on="object", how="left", validate="many_to_one")
+
+
+def size_of(shares: pd.Series) -> pd.Series:
+    """The class of `SIZES` that each share of an image belongs to."""
+    bounds = [0.0, *list(SIZES.values())[:-1], np.inf]
+    return pd.cut(shares, bounds, right=False, labels=list(SIZES))
 
 
 def select(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
@@ -288,6 +292,7 @@ def generalisation(rows: pd.DataFrame) -> pd.DataFrame:
         rows = select(rows, origin="external")
     models = list(rows["model"].cat.categories)
     off = select(rows, protocol="adapter-off", variant="off")
+    off = off[off["model"].isin(off.loc[off["reason"].isna(), "model"])]
     starred = off.assign(model=off["model"].astype(str) + "*", protocol="sam-med2d", variant="")
     names = [name for model in models for name in (model, f"{model}*")]
     both = pd.concat([rows.assign(model=rows["model"].astype(str)), starred])
@@ -311,7 +316,9 @@ def adapters_off(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_strategy(rows: pd.DataFrame, metric: str, choice: str) -> pd.DataFrame:
     """A mean by object and modality, model and strategy (COSMOS, tables 2 and 3)."""
-    rows = _with_object(select(rows, protocol="cosmos", choice=choice))
+    rows = select(rows, protocol="cosmos")
+    # What has no answer has no choice either.
+    rows = _with_object(rows[(rows["choice"] == choice) | rows["reason"].notna()])
     # Distances of two units have no mean.
     index = ["object and modality"] if metric in _SHARES else ["object and modality", "unit"]
     return pivot(rows, index, ["model", "strategy"], mean(metric))

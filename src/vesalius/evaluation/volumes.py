@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _GROUP = ("volume", "axis", "target", *WHO)
 
 
-def volume_rows(objects: pa.Table, scores: pa.Table, tolerance: float) -> Iterator[dict[str, Any]]:
+def volume_rows(objects: pa.Table, scores: Iterable[pa.RecordBatch], tolerance: float) -> Iterator[dict[str, Any]]:
     """Rows of the table of volumes.
 
     The objects of one target in one stack of slices are one volume: on each slice the outlines of all of them together,
@@ -29,12 +29,12 @@ def volume_rows(objects: pa.Table, scores: pa.Table, tolerance: float) -> Iterat
 
     Args:
         objects: The table of objects, with ``truth``, the counts of the RLE of each.
-        scores: The table of scores.
+        scores: The table of scores, in pieces.
         tolerance: Of NSD, in mm.
     """
     slices = {row["object"]: row for row in objects.to_pylist() if row["volume"] is not None}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for batch in scores.to_batches(1024):
+    for batch in scores:
         for row in batch.to_pylist():
             # A strategy that cannot be asked has no volume.
             if row["reason"] is None and row["object"] in slices:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ModelError
+from vesalius.core.types import Part
 from vesalius.models.presets import Preset
+from vesalius.models.runtime import SPATIAL
 
 Features = tuple[Tensor, ...]
 
@@ -59,11 +61,11 @@ class SegmentationModel(nn.Module):
         architecture: Name of its kind of network in a checkpoint.
         config: Its sizes.
         preset: How it wants its input.
-        takes_text: Whether it understands words.
+        takes: Parts of prompts that it takes.
     """
 
     architecture: ClassVar[str]
-    takes_text: bool = False
+    takes: frozenset[Part] = SPATIAL
     config: Config
     preset: Preset
 

@@ -29,9 +29,11 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # Architecture -> module, its configuration, its network.
 ARCHITECTURES = {
+    "deeplab": ("vesalius.models.specialists", "DeepLabConfig", "DeepLab"),
     "imis": ("vesalius.models.imis.model", "ImisConfig", "Imis"),
     "sam": ("vesalius.models.sam.model", "SamConfig", "Sam"),
     "tiny": ("vesalius.models.tiny", "TinyConfig", "Tiny"),
+    "unet": ("vesalius.models.specialists", "UNetConfig", "UNet"),
 }
 
 

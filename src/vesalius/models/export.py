@@ -28,6 +28,7 @@ from vesalius.models.checkpoint import file_digest, weights_digest
 from vesalius.models.exported import Agreement, ExportConfig, ExportedRuntime, Format, Precision
 from vesalius.models.runtime import PromptArrays, Runtime
 from vesalius.models.sam.model import Sam
+from vesalius.models.specialists import Specialist
 from vesalius.models.tiny import Tiny
 from vesalius.models.torch_runtime import TorchRuntime, prepare
 
@@ -166,6 +167,8 @@ def check_exportable(model: SegmentationModel, kind: Format, precision: Precisio
         raise ModelError("ONNX Runtime does not compute in bfloat16 on a CPU", remedy="export for openvino, or in int8")
     if _words(model) and kind == "openvino":
         raise ModelError("OpenVINO does not run the graphs of networks that take words", remedy="export for onnx")
+    if isinstance(model, Specialist):
+        raise ModelError(f"{model.architecture} networks, which are there to compare with, cannot be exported")
     if isinstance(model, Sam2):
         raise ModelError("SAM 2, whose network is that of transformers, cannot be exported", remedy="use torch")
 
@@ -348,7 +351,7 @@ def _describe(
         digest=weights_digest(model),
         checkpoint=checkpoint,
         words=_words(model),
-        loses_words=model.takes_text and not _words(model),
+        loses_words="text" in model.takes and not _words(model),
         features=len(model.encode(torch.zeros(1, 3, model.preset.side, model.preset.side))),
         prompts_at_once=model.prompts_at_once,
         agreement=unmeasured,

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError
+from vesalius.core.types import Part
 from vesalius.models.presets import Preset
-from vesalius.models.runtime import ImageFeatures, PromptArrays
+from vesalius.models.runtime import SPATIAL, ImageFeatures, PromptArrays
 from vesalius.models.words import rows_of
 
 Format = Literal["onnx", "openvino"]
@@ -111,7 +112,7 @@ class ExportedRuntime:
         self.preset = config.preset
         self.digest = config.digest
         self.label = f"{config.format} {config.precision}"
-        self.takes_text = bool(config.words)
+        self.takes: frozenset[Part] = SPATIAL | {"text"} if config.words else SPATIAL
         self._graphs = graphs
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
@@ -158,7 +159,7 @@ class ExportedRuntime:
             side = self.preset.mask_side
             empty = np.full((count, 1, side, side), np.nan, np.float32)
             arrays["masks"] = empty if prompts.masks is None else prompts.masks[part]
-        if self.takes_text:
+        if "text" in self.takes:
             rows_of_words = [-1] * count if prompts.text is None else rows_of(prompts.text[part], self.config.words)
             arrays["word"] = np.array(rows_of_words, np.int64)
         if PROMPTS in self._graphs:

@@ -9,10 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vesalius.core.types import Part
 from vesalius.models.presets import Preset
 
 # What a network keeps of one image: arrays or tensors with one row each, of the runtime's own kind.
 ImageFeatures = tuple[Any, ...]
+
+# What most networks take: all that says where.
+SPATIAL: frozenset[Part] = frozenset({"points", "box", "mask"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +50,13 @@ class Runtime(Protocol):
         preset: How the network wants its input.
         digest: SHA-256 of the network's weights, in hexadecimal.
         label: What runs it and how exactly, such as ``"torch fp32"``, for records.
-        takes_text: Whether it understands words.
+        takes: Parts of prompts that it takes.
     """
 
     preset: Preset
     digest: str
     label: str
-    takes_text: bool
+    takes: frozenset[Part]
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vesalius.core.config import Config
 from vesalius.models.base import Features, PromptBatch, SegmentationModel
 from vesalius.models.presets import Preset
+from vesalius.models.runtime import SPATIAL
 from vesalius.models.words import rows_of
 
 PRESET = Preset(side=256, fit="stretch", box="half_open", mask_side=128, focus=2.0)
@@ -168,7 +169,7 @@ class Tiny(SegmentationModel):
         self.preset = preset
         self.encoder = _Encoder(self.config)
         self.decoder = _Decoder(self.config)
-        self.takes_text = bool(self.config.words)
+        self.takes = SPATIAL | {"text"} if self.config.words else SPATIAL
         if self.config.words:
             self.words = nn.Embedding(len(self.config.words), self.config.key)
 

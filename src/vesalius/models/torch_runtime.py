@@ -61,7 +61,7 @@ class TorchRuntime:
         self._arithmetic: Callable[[], AbstractContextManager[None]]
         self._arithmetic = without_tf32 if precision == "fp32" and str(device).startswith("cuda") else nullcontext
         self.preset = model.preset
-        self.takes_text = model.takes_text
+        self.takes = model.takes
         where = "" if device == "cpu" else f" on {device}"
         self.label = f"torch {precision}{', compiled' if compile else ''}{where}"
         self._words: dict[str, Tensor] = {}

@@ -1,108 +1,479 @@
 """Everything mode: outlines of all that an image shows, from a grid of clicks.
 
-Source: Kirillov et al., "Segment Anything", 2023, section 5 and appendix B; COSMOS 1050K, section 3.2 (S1).
+The rules are those of Kirillov et al., "Segment Anything", 2023, section 5 and appendix B, and of the generator that
+was published with it, down to its boxes, which end with the last pixel where boxes are compared. What differs is the
+order of work: a mask is enlarged only after its predicted IoU and a bound of its stability have been looked at, and
+then only where it may lie. COSMOS 1050K, section 3.2, calls it S1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from vesalius.core.types import Logits, Prediction, Prompt
-from vesalius.predict.predictor import Embedding, Predictor, prompt_arrays
+from vesalius.core.config import Config
+from vesalius.core.frame import Frame
+from vesalius.core.types import Logits, Prediction, Slice
+from vesalius.io.outlines import runs_of_mask
+from vesalius.models.runtime import ImageFeatures, PromptArrays
+from vesalius.predict.predictor import Embedding, Predictor, whole_frame
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Box = tuple[int, int, int, int]
 
 # Clicks decoded at once.
 _BATCH = 64
+# Pixels of the image; a box that ends so near to the edge of a crop belongs to an object that the crop cuts.
+_EDGE = 20
+
+
+class EverythingConfig(Config):
+    """How everything is looked for; the defaults are the published ones.
+
+    Attributes:
+        side: Clicks along each side of the image.
+        min_quality: Predicted IoU that a mask must exceed; 0 takes all.
+        min_stability: Least stability, the ratio of the areas above ``offset`` and above ``-offset``; 0 takes all.
+        offset: In logits.
+        max_overlap: Two masks whose boxes have a larger IoU count as one.
+        min_area: Holes and parts of fewer pixels are filled and removed; 0 leaves them.
+        crop_layers: Layers of crops that are looked at besides the whole image, each by itself: 2 x 2 in the first,
+            4 x 4 in the second, and so on.
+        crop_overlap: How much crops of the first layer overlap, as a share of the image's shorter side; those of each
+            further layer overlap half as much.
+        crop_shrink: Each layer has that many times fewer clicks along a side of a crop than the one before.
+    """
+
+    side: int = Field(default=32, ge=1, le=1024)
+    min_quality: float = Field(default=0.88, ge=0, le=1)
+    min_stability: float = Field(default=0.95, ge=0, le=1)
+    offset: float = Field(default=1.0, ge=0)
+    max_overlap: float = Field(default=0.7, ge=0, le=1)
+    min_area: int = Field(default=0, ge=0)
+    crop_layers: int = Field(default=0, ge=0, le=4)
+    crop_overlap: float = Field(default=512 / 1500, ge=0, lt=1)
+    crop_shrink: int = Field(default=1, ge=1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Proposal(Prediction):
+    """The outline of something that everything mode has found.
+
+    Attributes:
+        box: (x0, y0, x1, y1), half-open, around the mask.
+        stability: Ratio of the areas above and below the threshold, 0 to 1.
+        point: The click that led to it, (x, y), pixel centres at whole numbers.
+        crop: (x0, y0, x1, y1), half-open, the part of the image that the network saw.
+    """
+
+    box: Box
+    stability: float
+    point: tuple[float, float]
+    crop: Box
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A mask that is sure and stable, before it is compared with others; ``last`` is the box's far corner, inside."""
+
+    logits: Floats
+    zoom: Zoom
+    quality: float
+    stability: float
+    point: tuple[float, float]
+    box: Box
 
 
 def segment_everything(
     predictor: Predictor,
-    embedding: Embedding,
+    image: Embedding | Slice | NDArray[Any],
     *,
-    side: int = 32,
-    min_quality: float = 0.88,
-    min_stability: float = 0.95,
-    offset: float = 1.0,
-    max_overlap: float = 0.7,
-) -> list[Prediction]:
+    progress: Callable[[int, int], object] | None = None,
+    **settings: float,
+) -> list[Proposal]:
     """Outlines of everything, best first; they may overlap.
 
-    Every click of a grid gives the masks of its three levels. Those of low predicted quality or of an area that hangs
-    on the threshold are dropped, then those whose box is nearly that of a better one. All this is decided on the
-    network's own low-resolution logits; only what remains is enlarged.
+    Every click of a grid gives the masks of its three levels (one, of a network that gives one). Those of low predicted
+    IoU go, those whose area hangs on the threshold, those that a crop cuts, and then those whose box is nearly that of
+    a better one; of masks from several crops, the one from the smaller crop stays.
+
+    With a network's own weights the masks are those of the published generator. Its area and box are measured on masks
+    of full size; so they are here, but a mask whose stability cannot suffice by its low-resolution logits is not
+    enlarged. Masks are enlarged by two bilinear steps, to the network's input and to the image; empty ones are left
+    out.
 
     Args:
-        predictor: The model; it answers in the whole image's frame.
-        embedding: The image.
-        side: Clicks along each side of the image.
-        min_quality: Least predicted IoU.
-        min_stability: Least ratio of the areas above ``offset`` and above ``-offset``.
-        offset: In logits.
-        max_overlap: Two masks whose boxes have a larger IoU count as one.
+        predictor: The model; it answers in the frame of the whole image, and of crops.
+        image: The image, or what `Predictor.encode` made of it.
+        progress: Is told how many of all clicks are done.
+        settings: The fields of `EverythingConfig`.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+        ReadError: The array is no image.
     """
-    kept: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    points = grid_points(embedding.image.size, side)
-    for start in range(0, len(points), _BATCH):
-        prompts = [Prompt(points=[point]) for point in points[start : start + _BATCH]]
-        frames = [embedding.frame] * len(prompts)
-        arrays = prompt_arrays(prompts, frames, predictor.preset, [0] * len(prompts))
-        logits, quality = predictor.runtime.decode([embedding.features], arrays, predictor.preset.multimask)
-        low, scores = logits.reshape(-1, *logits.shape[2:]), quality.reshape(-1)
-        firm = (scores >= min_quality) & (stability(low, offset) >= min_stability)
-        firm &= (low > 0).any((1, 2))
-        kept.append((low[firm], scores[firm]))
-    low = np.concatenate([part for part, _ in kept])
-    scores = np.concatenate([part for _, part in kept])
-    out = []
-    for index in distinct(low > 0, scores, max_overlap):
-        mask = embedding.frame.inverse_logits(low[index]) > 0
-        if mask.any():
-            quality_of = float(scores[index].clip(0, 1))
-            out.append(Prediction(mask, quality_of, Logits(low[index].copy(), embedding.frame)))
-    return out
+    config = EverythingConfig.from_dict(dict(settings))
+    embedding = image if isinstance(image, Embedding) else predictor.encode(image)
+    crops = crop_boxes(embedding.image.size, config.crop_layers, config.crop_overlap)
+    sides = [max(1, config.side // config.crop_shrink**layer) for layer, _ in crops]
+    done, total = 0, sum(side**2 for side in sides)
+    found: list[_Candidate] = []
+    for (_, crop), side in zip(crops, sides, strict=True):
+        frame = crop_frame(crop, embedding, predictor)
+        features = embedding.features if frame == embedding.frame else _features(frame, embedding, predictor)
+        zoom = Zoom(frame, predictor.preset.mask_side)
+        points = grid_points(frame, side)
+        here: list[_Candidate] = []
+        for start in range(0, len(points), _BATCH):
+            batch = points[start : start + _BATCH]
+            here += _candidates(predictor, features, batch, zoom, config)
+            done += len(batch)
+            if progress:
+                progress(done, total)
+        kept = distinct(_boxes(here), np.array([entry.quality for entry in here], np.float32), config.max_overlap)
+        found += [here[i] for i in kept]
+    if len(crops) > 1:
+        smallness = np.array([1 / _area(entry.zoom.frame.window) for entry in found], np.float32)
+        found = [found[i] for i in distinct(_boxes(found), smallness, config.max_overlap)]
+    proposals = [_proposal(entry) for entry in found]
+    if config.min_area:
+        proposals = without_small_regions(proposals, config.min_area, config.max_overlap)
+    return sorted(proposals, key=lambda proposal: -proposal.quality)
 
 
-def grid_points(size: tuple[int, int], side: int) -> NDArray[np.float64]:
-    """(side², 2) points at the centres of a grid of cells over an image of (height, width), row by row."""
+def coco_annotations(proposals: Sequence[Proposal]) -> list[dict[str, Any]]:
+    """The proposals as annotations of a COCO file, numbered from 1, as plain JSON values.
+
+    Boxes are COCO's x, y, width, height; their far edge is that of the last pixel, where the published generator gives
+    a width and height of one pixel less.
+
+    Returns:
+        Per proposal: id, image_id, category_id and iscrowd; compressed run lengths, area in pixels, box; predicted IoU,
+        stability score, the click and the crop's box, under the published names.
+    """
+    return [
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "segmentation": runs_of_mask(proposal.mask),
+            "area": int(proposal.mask.sum()),
+            "bbox": _x_y_width_height(proposal.box),
+            "predicted_iou": proposal.quality,
+            "stability_score": proposal.stability,
+            "point_coords": [list(proposal.point)],
+            "crop_box": _x_y_width_height(proposal.crop),
+        }
+        for number, proposal in enumerate(proposals, 1)
+    ]
+
+
+def label_map(proposals: Sequence[Proposal], size: tuple[int, int]) -> NDArray[np.uint16]:
+    """(H, W) proposals numbered from 1 in their order; where several overlap, the smallest is seen."""
+    numbers = np.zeros(size, np.uint16)
+    areas = [int(proposal.mask.sum()) for proposal in proposals]
+    for i in sorted(range(len(proposals)), key=lambda i: -areas[i]):
+        numbers[proposals[i].mask] = i + 1
+    return numbers
+
+
+def crop_boxes(size: tuple[int, int], layers: int, overlap: float) -> list[tuple[int, Box]]:
+    """The crops of an image of (height, width), each with its layer; the first is the whole image, layer 0.
+
+    Args:
+        size: (height, width).
+        layers: Layer i has 2^i crops along each side.
+        overlap: Of the crops of layer 1, as a share of the shorter side.
+
+    Returns:
+        Layer and half-open box (x0, y0, x1, y1), in pixels of the image.
+    """
+    height, width = size
+    crops = [(0, (0, 0, width, height))]
+    for layer in range(1, layers + 1):
+        count = 2**layer
+        shared = int(overlap * min(size) * 2 / count)
+        long_x, long_y = (-(-(shared * (count - 1) + length) // count) for length in (width, height))
+        for column in range(count):
+            for row in range(count):
+                x, y = column * (long_x - shared), row * (long_y - shared)
+                crops.append((layer, (x, y, min(x + long_x, width), min(y + long_y, height))))
+    # Crops of a small image may be empty.
+    return [(layer, crop) for layer, crop in crops if crop[0] < crop[2] and crop[1] < crop[3]]
+
+
+def crop_frame(crop: Box, embedding: Embedding, predictor: Predictor) -> Frame:
+    """The frame of a crop of an image, which the network sees as an image of its own."""
+    alone = whole_frame((crop[3] - crop[1], crop[2] - crop[0]), predictor.preset)
+    return replace(alone, size=embedding.image.size, window=crop)
+
+
+def _features(frame: Frame, embedding: Embedding, predictor: Predictor) -> ImageFeatures:
+    content = np.array([frame.content], np.int64)
+    return predictor.runtime.encode(frame.image(embedding.rgb)[None], content)[0]
+
+
+def grid_points(frame: Frame, side: int) -> Floats:
+    """(side², 2) model pixels: the centres of a grid of cells over a frame's content, row by row.
+
+    They are the published ones, which lie half a model pixel right of and below the centres proper.
+    """
+    x0, y0, x1, y1 = frame.content
     centres = (np.arange(side) + 0.5) / side
-    x, y = np.meshgrid(centres * size[1] - 0.5, centres * size[0] - 0.5)
-    return np.stack([x.ravel(), y.ravel()], 1)
+    x, y = np.meshgrid(x0 + centres * (x1 - x0), y0 + centres * (y1 - y0))
+    return np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
 
 
-def stability(logits: NDArray[np.float32], offset: float) -> NDArray[np.float64]:
-    """(N,) area above ``offset`` as a share of the area above ``-offset``, of (N, h, w) logits; 0 where that is empty.
+def _candidates(
+    predictor: Predictor, features: ImageFeatures, points: Floats, zoom: Zoom, config: EverythingConfig
+) -> Iterator[_Candidate]:
+    """The masks of clicks that are sure, stable, not cut by a crop and not empty."""
+    count = len(points)
+    prompts = PromptArrays(points[:, None], np.ones((count, 1), np.int64), np.zeros(count, np.int64))
+    logits, quality = predictor.runtime.decode([features], prompts, predictor.preset.multimask)
+    places = zoom.frame.inverse_points(points)
+    size = zoom.frame.size
+    whole = (0, 0, size[1], size[0])
+    scores = quality.reshape(-1)
+    sure = np.flatnonzero(scores > config.min_quality) if config.min_quality else np.arange(len(scores))
+    low = logits.reshape(-1, *logits.shape[2:])
+    for i in sure:
+        if zoom.stability_bound(low[i], config.offset) < config.min_stability:
+            continue
+        stability, box = zoom.measure(low[i], config.offset)
+        if stability < config.min_stability or box is None or cut_by(box, zoom.frame.window, whole):
+            continue
+        x, y = places[i // quality.shape[1]]
+        yield _Candidate(low[i].copy(), zoom, float(scores[i]), stability, (float(x), float(y)), box)
 
-    The stability score of Kirillov et al., 2023, appendix B: the IoU of the two masks, one of which holds the other.
-    """
-    firm, loose = ((logits > limit).sum((1, 2)) for limit in (offset, -offset))
-    shares: NDArray[np.float64] = np.divide(firm, loose, out=np.zeros(len(logits)), where=loose > 0)
-    return shares
 
+class Zoom:
+    """Enlarges a frame's low-resolution logits to the image, bilinearly to the network's input and from there.
 
-def distinct(masks: NDArray[np.bool_], scores: NDArray[np.float32], max_overlap: float) -> list[int]:
-    """Numbers of the masks that remain when each takes away those of lower score whose boxes overlap its own.
+    Both steps are one linear map per axis, so any part of a mask can be enlarged by itself.
 
     Args:
-        masks: (N, h, w), none of them empty.
+        frame: The part of the image that the logits are drawn in.
+        low: Side of the low-resolution logits.
+    """
+
+    def __init__(self, frame: Frame, low: int) -> None:
+        self.frame = frame
+        x0, y0, x1, y1 = frame.window
+        cx0, cy0, cx1, cy1 = frame.content
+        self.columns = Axis(_bilinear(x1 - x0, cx1 - cx0) @ _bilinear(frame.side, low)[cx0:cx1])
+        self.rows = Axis(_bilinear(y1 - y0, cy1 - cy0) @ _bilinear(frame.side, low)[cy0:cy1])
+
+    def stability_bound(self, low: Floats, offset: float) -> float:
+        """What the stability of the enlarged mask is at most, by the (h, w) logits alone.
+
+        An enlarged pixel lies between the least and the largest of the few logits that it is made of: it may be above
+        ``offset`` only if one of them is, and is above ``-offset`` if all of them are.
+        """
+        firm = self._spread(low > offset)
+        loose = firm | ~self._spread(low <= -offset)
+        return self._area(firm) / max(self._area(loose), 1)
+
+    def measure(self, low: Floats, offset: float) -> tuple[float, Box | None]:
+        """Stability of the enlarged mask, and its box, whose far corner is its last pixel; None if it is empty."""
+        part, x, y = self.enlarged(low, -offset)
+        stability = int(np.count_nonzero(part > offset)) / max(int(np.count_nonzero(part > -offset)), 1)
+        mask = part > 0
+        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        if not len(columns):
+            return stability, None
+        return stability, (int(x + columns[0]), int(y + rows[0]), int(x + columns[-1]), int(y + rows[-1]))
+
+    def mask(self, low: Floats) -> Bools:
+        """(H, W) the mask of (h, w) logits in the whole image."""
+        out = np.zeros(self.frame.size, np.bool_)
+        part, x, y = self.enlarged(low, 0)
+        out[y : y + part.shape[0], x : x + part.shape[1]] = part > 0
+        return out
+
+    def enlarged(self, low: Floats, floor: float) -> tuple[Floats, int, int]:
+        """The part of the enlarged logits outside of which none is above ``floor``, and where in the image it begins.
+
+        Returns:
+            (H', W') logits, and x and y of their first pixel.
+        """
+        above = low > floor
+        (y0, y1), (r0, r1) = self.rows.reach(np.asarray(above.any(1)))
+        (x0, x1), (c0, c1) = self.columns.reach(np.asarray(above.any(0)))
+        part = self.rows.weights[y0:y1, r0:r1] @ low[r0:r1, c0:c1] @ self.columns.weights[x0:x1, c0:c1].T
+        return np.asarray(part, np.float32), self.frame.window[0] + x0, self.frame.window[1] + y0
+
+    def _spread(self, low: Bools) -> Bools:
+        """For enlarged pixels that are made of the same logits, (h', w'): whether any of these is true."""
+        rows, columns = len(self.rows.counts), len(self.columns.counts)
+        low = np.logical_or.reduce([low[i : i + rows] for i in range(self.rows.taps)])
+        spread: Bools = np.logical_or.reduce([low[:, i : i + columns] for i in range(self.columns.taps)])
+        return spread
+
+    def _area(self, pixels: Bools) -> float:
+        """Number of enlarged pixels."""
+        return float(self.rows.counts @ (pixels @ self.columns.counts))
+
+
+class Axis:
+    """One axis of a `Zoom`.
+
+    Args:
+        weights: (length, low) what each low-resolution logit adds to each enlarged pixel.
+    """
+
+    def __init__(self, weights: NDArray[np.float64]) -> None:
+        self.weights: Floats = weights.astype(np.float32)
+        used = self.weights > 0
+        self.first = used.argmax(1)
+        self.beyond = used.shape[1] - used[:, ::-1].argmax(1)
+        # Enlarged pixels are counted by the group of neighbouring logits that holds all that they are made of.
+        self.taps = int((self.beyond - self.first).max())
+        groups = used.shape[1] - self.taps + 1
+        self.counts = np.bincount(np.minimum(self.first, groups - 1), minlength=groups).astype(np.float32)
+
+    def reach(self, low: Bools) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The enlarged pixels that logits have a part in, and the logits that these are made of, both half-open."""
+        where = np.flatnonzero(low)
+        if not len(where):
+            return (0, 0), (0, 0)
+        start = int(np.searchsorted(self.beyond, where[0], "right"))
+        end = int(np.searchsorted(self.first, where[-1], "right"))
+        if start >= end:
+            return (0, 0), (0, 0)
+        return (start, end), (int(self.first[start]), int(self.beyond[end - 1]))
+
+
+def _bilinear(to: int, source: int) -> NDArray[np.float64]:
+    """(to, source) weights of bilinear interpolation between pixel centres; at the ends the last pixel goes on."""
+    at = ((np.arange(to) + 0.5) * source / to - 0.5).clip(0, source - 1)
+    weights: NDArray[np.float64] = (1 - np.abs(at[:, None] - np.arange(source))).clip(0)
+    return weights
+
+
+def cut_by(box: Box, crop: Box, whole: Box) -> bool:
+    """Whether a box ends near an edge of the crop that is not an edge of the image.
+
+    Args:
+        box: With its last pixel as far corner.
+        crop: Half-open.
+        whole: Half-open, the image.
+    """
+    return any(abs(b - c) <= _EDGE < abs(b - w) for b, c, w in zip(box, crop, whole, strict=True))
+
+
+def distinct(boxes: Integers, scores: Floats, max_overlap: float) -> list[int]:
+    """Numbers of the boxes that remain when each takes away those of lower score that overlap it.
+
+    Args:
+        boxes: (N, 4) with the last pixel as far corner; width and height are differences, as published.
         scores: (N,).
         max_overlap: Largest IoU of two boxes that both remain.
 
     Returns:
         Best first.
     """
-    if not len(masks):
-        return []
-    rows, columns = np.asarray(masks.any(2)), np.asarray(masks.any(1))
-    top, left = rows.argmax(1), columns.argmax(1)
-    bottom, right = rows.shape[1] - rows[:, ::-1].argmax(1), columns.shape[1] - columns[:, ::-1].argmax(1)
-    area = (bottom - top) * (right - left)
+    x0, y0, x1, y1 = boxes.astype(np.float32).T
+    area = (x1 - x0) * (y1 - y0)
     order = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     while len(order):
         best, order = int(order[0]), order[1:]
         kept.append(best)
-        height = np.minimum(bottom[order], bottom[best]) - np.maximum(top[order], top[best])
-        width = np.minimum(right[order], right[best]) - np.maximum(left[order], left[best])
-        common = height.clip(0) * width.clip(0)
-        order = order[common <= max_overlap * (area[order] + area[best] - common)]
+        width = np.minimum(x1[order], x1[best]) - np.maximum(x0[order], x0[best])
+        height = np.minimum(y1[order], y1[best]) - np.maximum(y0[order], y0[best])
+        common = width.clip(0) * height.clip(0)
+        union = area[order] + area[best] - common
+        share = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+        order = order[share <= np.float64(max_overlap)]
     return kept
+
+
+def without_small_regions(proposals: Sequence[Proposal], min_area: int, max_overlap: float) -> list[Proposal]:
+    """The proposals without small holes and parts; of those that look alike then, one that was not changed stays.
+
+    Args:
+        proposals: Of one image.
+        min_area: Holes and parts of fewer pixels go; of a mask that has only such parts the largest stays.
+        max_overlap: As in `distinct`.
+    """
+    masks = [clean_mask(proposal.mask, min_area) for proposal in proposals]
+    unchanged = np.array([mask is proposal.mask for mask, proposal in zip(masks, proposals, strict=True)], np.float32)
+    cleaned = [
+        proposal if mask is proposal.mask else replace(proposal, mask=mask, box=_half_open(_last_pixels(mask)))
+        for mask, proposal in zip(masks, proposals, strict=True)
+    ]
+    boxes = np.array([proposal.box for proposal in cleaned], np.int64).reshape(-1, 4) - (0, 0, 1, 1)
+    return [cleaned[i] for i in distinct(boxes, unchanged, max_overlap)]
+
+
+def clean_mask(mask: Bools, min_area: int) -> Bools:
+    """A mask with small holes filled and then small parts removed, or the same mask if it has none.
+
+    Pixels that touch in a corner belong together, in holes and in parts. The largest part always stays.
+
+    Args:
+        mask: (H, W).
+        min_area: Holes and parts of fewer pixels are small.
+    """
+    numbers, areas = _parts(~mask)
+    small = areas < min_area
+    if small[1:].any():
+        small[0] = False
+        mask = mask | small[numbers]
+    numbers, areas = _parts(mask)
+    large = areas >= min_area
+    large[0] = False
+    if large[1:].all():
+        return mask
+    if not large.any():
+        large[1 + areas[1:].argmax()] = True
+    return large[numbers]
+
+
+def _parts(mask: Bools) -> tuple[NDArray[np.int32], Integers]:
+    """(H, W) numbers of a mask's parts from 1, and the area of each, that of the rest first."""
+    count, numbers, table, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return numbers, table[:count, cv2.CC_STAT_AREA].astype(np.int64)
+
+
+def _proposal(found: _Candidate) -> Proposal:
+    return Proposal(
+        mask=found.zoom.mask(found.logits),
+        quality=min(max(found.quality, 0.0), 1.0),
+        logits=Logits(found.logits, found.zoom.frame),
+        box=_half_open(found.box),
+        stability=found.stability,
+        point=found.point,
+        crop=found.zoom.frame.window,
+    )
+
+
+def _boxes(found: Sequence[_Candidate]) -> Integers:
+    return np.array([entry.box for entry in found], np.int64).reshape(-1, 4)
+
+
+def _last_pixels(mask: Bools) -> Box:
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _half_open(box: Box) -> Box:
+    return box[0], box[1], box[2] + 1, box[3] + 1
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _x_y_width_height(box: Box) -> list[int]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]

@@ -228,7 +228,7 @@ def _add_legend(picture: Any, predictions: Sequence[Prediction], height: int) ->
     font = _font(height)
     gap = height // 2
     swatch = 2 * height
-    width = max(picture.width, _NARROWEST, 17 * height)
+    width = max(picture.width, _NARROWEST, 17 * height) if predictions else picture.width
     items = []
     for number, prediction in enumerate(predictions):
         name = f"{number + 1}: " if len(predictions) > 1 else ""

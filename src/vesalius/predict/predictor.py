@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.errors import PromptError, ReadError
 from vesalius.core.frame import Frame
-from vesalius.core.types import Logits, Prediction, Prompt, Slice
+from vesalius.core.types import Logits, Prediction, Prompt, Slice, listed
 from vesalius.models.presets import Preset
 from vesalius.models.runtime import ImageFeatures, PromptArrays, Runtime
 from vesalius.predict.cache import EmbeddingCache, pixel_digest
@@ -61,12 +61,16 @@ class Predictor:
         runtime: The network, ready to run.
         name: What to call it in outputs.
         cache: Where embeddings are kept; one of its own if left out.
+
+    Attributes:
+        takes: Parts of prompts that the network takes.
     """
 
     def __init__(self, runtime: Runtime, name: str, cache: EmbeddingCache | None = None) -> None:
         self.runtime = runtime
         self.name = name
         self.digest = runtime.digest
+        self.takes = runtime.takes
         self.runs_by = runtime.label
         self.cache = EmbeddingCache() if cache is None else cache
 
@@ -104,7 +108,7 @@ class Predictor:
         first, then the window around that answer, and the one of higher predicted IoU is taken.
 
         Raises:
-            PromptError: A prompt does not fit the image, or is a word and the network does not understand words.
+            PromptError: A prompt does not fit the image, or has a part that the network does not take.
         """
         return [found[0] for found in self._answer([embedding] * len(prompts), prompts)]
 
@@ -138,12 +142,7 @@ class Predictor:
     ) -> list[list[Prediction]]:
         """For each prompt the best mask alone, or every mask, the best first."""
         for shown, prompt in zip(images, prompts, strict=True):
-            if prompt.text is not None and not self.runtime.takes_text:
-                raise PromptError(
-                    f"{self.name} has no text head, so it does not understand {prompt.text!r}",
-                    remedy="prompt with a box, points or a mask, "
-                    "or use a model that takes words, such as an IMIS-Net run by torch",
-                )
+            self._check_parts(prompt)
             prompt.check(shown.image.size, shown.image.source)
         frames = [self._frame(shown, prompt) for shown, prompt in zip(images, prompts, strict=True)]
         answers = self._decode(images, prompts, frames, every)
@@ -159,6 +158,20 @@ class Predictor:
                 if answer[0].quality > answers[i][0].quality:
                     answers[i] = answer
         return answers
+
+    def _check_parts(self, prompt: Prompt) -> None:
+        if prompt.parts <= self.takes:
+            return
+        if prompt.text is not None and "text" not in self.takes:
+            raise PromptError(
+                f"{self.name} has no text head, so it does not understand {prompt.text!r}",
+                remedy=f"prompt with {listed(self.takes)}, "
+                "or use a model that takes words, such as an IMIS-Net run by torch",
+            )
+        raise PromptError(
+            f"{self.name} does not take {listed(prompt.parts - self.takes)}",
+            remedy=f"prompt with {listed(self.takes)} alone, or use another model",
+        )
 
     def _frame(self, shown: Shown, prompt: Prompt) -> Frame:
         """The frame in which a prompt is answered first."""

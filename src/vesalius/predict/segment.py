@@ -31,16 +31,12 @@ COORDINATES = (
 )
 
 
-@dataclass(frozen=True)
-class SegmentJob:
-    """One image, its prompts and where the results go.
+@dataclass(frozen=True, kw_only=True)
+class ImageJob:
+    """One image, a model, and where the results go.
 
     Attributes:
         file: The image: any file or folder that ``read_slice`` takes.
-        boxes: (x0, y0, x1, y1), half-open, one object each.
-        clicks: (x, y, label), label 1 on the object, 0 on the background.
-        mask: A rough outline of the one object: any file that ``read_mask`` takes.
-        text: Name of the one object, such as ``"liver"``, for models that take words.
         axis: Axis of a volume that the slice lies across.
         index: Which slice; needed if there are several.
         time: Which time point; needed if there are several.
@@ -48,16 +44,12 @@ class SegmentJob:
         modality: What the file does not say.
         model: Name or path of the model; None for the bundled one.
         runtime: What runs it; see `load_model`.
-        out: Mask file: one object as a mask, several as a map of objects numbered in the order of their boxes.
+        out: Mask file: one object as a mask, several as a map of numbered objects.
         overlay: PNG file for the picture.
         record: JSON file for the record.
     """
 
     file: Path
-    boxes: Sequence[Box] = ()
-    clicks: Sequence[Click] = ()
-    mask: Path | None = None
-    text: str | None = None
     axis: str = "z"
     index: int | None = None
     time: int | None = None
@@ -70,6 +62,23 @@ class SegmentJob:
     record: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentJob(ImageJob):
+    """One image, its prompts and where the results go; several objects are numbered in the order of their boxes.
+
+    Attributes:
+        boxes: (x0, y0, x1, y1), half-open, one object each.
+        clicks: (x, y, label), label 1 on the object, 0 on the background.
+        mask: A rough outline of the one object: any file that ``read_mask`` takes.
+        text: Name of the one object, such as ``"liver"``, for models that take words.
+    """
+
+    boxes: Sequence[Box] = ()
+    clicks: Sequence[Click] = ()
+    mask: Path | None = None
+    text: str | None = None
+
+
 def segment_file(job: SegmentJob) -> dict[str, Any]:
     """Segments one image file and writes what the job asks for: all of it, or after an error nothing.
 
@@ -80,20 +89,11 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
         VesaliusError: Input, prompts, model or outputs make no sense; nothing was written.
     """
     from vesalius.io.masks import read_mask
-    from vesalius.io.read import read_slice
     from vesalius.io.write import write_mask
     from vesalius.predict.load import load_model
     from vesalius.predict.overlay import draw_overlay
 
-    image = read_slice(
-        job.file, axis=job.axis, index=job.index, window=job.window, modality=job.modality, time=job.time
-    )
-    if (image.pixels == image.pixels[0, 0]).all():
-        raise ReadError(
-            f"slice {image.index} along {image.axis} is constant, so there is nothing to outline",
-            path=job.file,
-            remedy="choose another slice",
-        )
+    image = read_image(job)
     rough = None if job.mask is None else read_mask(job.mask, like=image)
     prompts = combine_prompts(job.boxes, job.clicks, rough, job.text)
     for prompt in prompts:
@@ -116,6 +116,27 @@ def segment_file(job: SegmentJob) -> dict[str, Any]:
         if job.record is not None:
             place[job.record].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def read_image(job: ImageJob) -> Slice:
+    """The slice that a job is about.
+
+    Raises:
+        VesaliusError: It cannot be read, or is not one slice.
+        ReadError: It is constant.
+    """
+    from vesalius.io.read import read_slice
+
+    image = read_slice(
+        job.file, axis=job.axis, index=job.index, window=job.window, modality=job.modality, time=job.time
+    )
+    if (image.pixels == image.pixels[0, 0]).all():
+        raise ReadError(
+            f"slice {image.index} along {image.axis} is constant, so there is nothing to outline",
+            path=job.file,
+            remedy="choose another slice",
+        )
+    return image
 
 
 def combine_prompts(
@@ -198,6 +219,11 @@ def record(
                 "predicted_iou": prediction.quality,
             }
         )
+    return {**image_record(image, model, time), "objects": objects}
+
+
+def image_record(image: Slice, model: Predictor, time: int | None) -> dict[str, Any]:
+    """What was done to which image by which model, as plain JSON values; see `record`."""
     return {
         "vesalius": __version__,
         "model": {"name": model.name, "digest": model.digest, "runs_by": model.runs_by},
@@ -211,7 +237,6 @@ def record(
         "modality": image.modality,
         "window": {"low": image.window[0], "high": image.window[1]},
         "coordinates": COORDINATES,
-        "objects": objects,
     }
 
 

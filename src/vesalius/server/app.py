@@ -104,7 +104,7 @@ def _add_general(app: FastAPI, annotator: Annotator, rules: Rules) -> None:
             "model": {
                 "name": annotator.engine.name,
                 "runs_by": runtime.label,
-                "takes_text": runtime.takes_text,
+                "takes_text": "text" in runtime.takes,
                 "candidates": 3 if runtime.preset.multimask else 1,
             },
             "windows": {name: {"level": level, "width": width} for name, (level, width) in WINDOWS.items()},

@@ -72,7 +72,7 @@ class SharedRuntime:
         self.preset = runtime.preset
         self.digest = runtime.digest
         self.label = runtime.label
-        self.takes_text = runtime.takes_text
+        self.takes = runtime.takes
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images."""
@@ -109,7 +109,6 @@ class Asking:
         self.session_limit = session_limit
         self._condition = threading.Condition()
         self._waiting: deque[_Asked[Any]] = deque()
-        self._running: _Asked[Any] | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="vesalius-asking", daemon=True)
         self._thread.start()

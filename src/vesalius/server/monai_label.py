@@ -166,7 +166,7 @@ def _add_info(app: FastAPI, annotator: Annotator) -> None:
     def server_info() -> dict[str, Any]:
         """What the server offers, to viewers."""
         runtime = annotator.engine.runtime
-        names = sorted(targets()) if runtime.takes_text else []
+        names = sorted(targets()) if "text" in runtime.takes else []
         model = {
             "type": "deepgrow",
             "dimension": 2,
@@ -300,7 +300,7 @@ def outline(
     """
     positive, negative = (_voxels(asked.get(name)) for name in ("foreground", "background"))
     box, depth = _box_of(asked.get("roi"))
-    text = asked.get("label") if annotator.engine.runtime.takes_text else None
+    text = asked.get("label") if "text" in annotator.engine.runtime.takes else None
     heights = {round(float(z)) for z in (*positive[:, 2], *negative[:, 2])} | ({depth} if depth is not None else set())
     if asked.get("slice") is not None:
         heights = {int(asked["slice"])}

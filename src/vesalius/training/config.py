@@ -21,6 +21,7 @@ class NetworkConfig(Config):
         start: What it starts from, if nothing else is given: a model's name, a checkpoint, or None for a new network.
         architecture: Of a new network: a key of `vesalius.models.checkpoint.ARCHITECTURES`.
         sizes: Of a new network, as the network itself documents them.
+        words: Whether a new network learns the names of the targets that it trains on, as its ``sizes.words``.
         preset: How it wants its input: a key of `vesalius.models.presets.PRESETS`; None for what the start says.
         tuning: What is attached to it and which parameters train: a key of `vesalius.models.tuning.TUNINGS`, or a
             table of its own.
@@ -29,6 +30,7 @@ class NetworkConfig(Config):
     start: str | None = None
     architecture: str = "tiny"
     sizes: dict[str, Any] = Field(default_factory=dict)
+    words: bool = False
     preset: str | None = None
     tuning: str | Tuning = "full"
 

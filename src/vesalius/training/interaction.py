@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError
+from vesalius.core.types import Part, listed
 from vesalius.models.base import Features, PromptBatch, SegmentationModel
 from vesalius.models.imis.model import Imis
 from vesalius.models.presets import Preset
@@ -211,7 +212,7 @@ class InteractiveStep(nn.Module):
         names: Names of all categories, for networks that tell what a mask shows.
 
     Raises:
-        ConfigError: The configuration asks for words or categories, and the network has none.
+        ConfigError: The configuration gives prompts that the network does not take, or asks for categories.
     """
 
     def __init__(
@@ -225,11 +226,10 @@ class InteractiveStep(nn.Module):
         super().__init__()
         self.model, self.config, self.loss, self.seed = model, config, loss, seed
         self.names = {name: row for row, name in enumerate(names)}
-        worded = config.first.text or config.mask_text or config.text_for_mask
-        if (worded or loss.category) and not model.takes_text:
+        if lacking := asked_parts(config, loss) - model.takes:
             raise ConfigError(
-                f"{model.architecture} networks do not take words",
-                remedy="set interaction.first.text, mask_text, text_for_mask and loss.category to zero",
+                f"{model.architecture} networks do not take {listed(lacking)}",
+                remedy=f"leave it out of interaction.first and of later rounds: prompt with {listed(model.takes)}",
             )
         if loss.category and not (isinstance(model, Imis) and model.config.semantic_dim == model.config.text.width):
             raise ConfigError("the network does not tell what a mask shows", remedy="set loss.category to zero")
@@ -367,6 +367,18 @@ class InteractiveStep(nn.Module):
             # The first round's gradient is not computed until all rounds are played, so it still reaches them.
             for parameter in off:
                 parameter.requires_grad_(True)
+
+
+def asked_parts(config: InteractionConfig, loss: LossConfig) -> frozenset[Part]:
+    """Parts of prompts that a configuration gives to a network, to objects whose names are known."""
+    first, again = config.first, config.rounds > 1
+    given: dict[Part, float] = {
+        "points": first.point or again,
+        "box": first.box,
+        "mask": first.mask or again,
+        "text": first.text or config.mask_text or config.text_for_mask or loss.category,
+    }
+    return frozenset(part for part, share in given.items() if share)
 
 
 def draw(batch: Batch, seed: int, config: InteractionConfig) -> Draws:

@@ -77,13 +77,16 @@ def images_digest(images: Corpus | Sequence[LabelledImage]) -> str:
     return digest.hexdigest()
 
 
-def make_network(config: NetworkConfig, seed: int, start: str | Path | None = None) -> SegmentationModel:
+def make_network(
+    config: NetworkConfig, seed: int, start: str | Path | None = None, words: Sequence[str] = ()
+) -> SegmentationModel:
     """The network of a recipe as it is before tuning.
 
     Args:
         config: The network.
         seed: Seed of new weights.
         start: Model, checkpoint or published file to start from, in place of the recipe's own.
+        words: Names of targets that a new network learns, besides those of its sizes.
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
@@ -100,7 +103,7 @@ def make_network(config: NetworkConfig, seed: int, start: str | Path | None = No
         )
     module, config_name, model_name = ARCHITECTURES[config.architecture]
     loaded = import_module(module)
-    sizes: Config = getattr(loaded, config_name).from_dict(config.sizes)
+    sizes: Config = getattr(loaded, config_name).from_dict({**config.sizes, **({"words": words} if words else {})})
     torch.manual_seed(seed)
     if config.preset is None:
         return getattr(loaded, model_name)(sizes)  # type: ignore[no-any-return]
@@ -146,10 +149,14 @@ def run_training(
     config, world, output = TrainConfig.from_toml(path), world or World(), Path(output)
     images = open_images(corpus, "train")
     model = make_network(config.network, config.seed, init)
+    source = SampleSource(images, model.preset, config.samples, config.seed)
+    if config.network.words and not (init or config.network.start):
+        if not source.targets:
+            raise ConfigError("the recipe learns names of targets, and none is known", path=corpus)
+        model = make_network(config.network, config.seed, words=source.targets)
     start = weights_digest(model)
     for part, count in tune(model, config.network, config.seed).items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
-    source = SampleSource(images, model.preset, config.samples, config.seed)
     if isinstance(images, Corpus) and "val" not in images.images["split"].unique().to_pylist():
         tell(f"no validation split: {rows_of(images, 'val').sum():,} training images are held out for it, by case")
     about = {

@@ -46,7 +46,8 @@ def test_the_published_file_converts_without_loss(tmp_path, deeper, wrapped, cap
     told = {**CONFIG.model_dump(), "decoder_heads": 8, "text": {**CONFIG.text.model_dump(), "heads": 1}}
     loaded = load_network(path)
     assert loaded.config.model_dump() == told
-    assert (loaded.preset.side, loaded.preset.fit, loaded.takes_text) == (64, "stretch", True)
+    assert (loaded.preset.side, loaded.preset.fit) == (64, "stretch")
+    assert "text" in loaded.takes
     assert weights_digest(loaded) == weights_digest(model)
     assert "neck, which is not in use" in caplog.text
 

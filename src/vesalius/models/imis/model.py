@@ -18,6 +18,7 @@ from vesalius.core.errors import ModelError
 from vesalius.models.base import Features, PromptBatch
 from vesalius.models.imis.mask_decoder import ImisMaskDecoder
 from vesalius.models.presets import Preset
+from vesalius.models.runtime import SPATIAL
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.model import Sam
 from vesalius.models.text import TextConfig, Tokenizer, has_tokenizer, remedy, sentence, text_encoder
@@ -47,7 +48,7 @@ class Imis(Sam):
     """
 
     architecture: ClassVar[str] = "imis"
-    takes_text: bool = True
+    takes = SPATIAL | {"text"}
     config: ImisConfig
     mask_decoder: ImisMaskDecoder
 
