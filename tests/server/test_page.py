@@ -511,9 +511,9 @@ def test_the_tutorial_has_all_keys(user):
 
 def test_a_token_opens_the_page_and_leaves_its_address(browser, model, tmp_path):
     context = browser.new_context(viewport=SIZE)
-    with serving(make_images(tmp_path / "images"), model, token="open sesame") as address:
+    with serving(make_images(tmp_path / "images"), model, token="open-sesame") as address:
         page = context.new_page()
-        page.goto(f"{address}/?token=open%20sesame")
+        page.goto(f"{address}/?token=open-sesame")
         expect(page.locator("#saved-text")).to_have_text("Saved")
         expect(page.locator("#canvas")).to_have_attribute("data-view", re.compile(" "))
         assert "sesame" not in page.url
