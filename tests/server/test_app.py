@@ -387,3 +387,20 @@ def test_many_at_work_at_once_leave_one_story(tab):
     assert failed == []
     document = tab.annotator.workspace.document(tab.id("scan"))
     assert Document(document.path, None).state == document.state
+
+
+def test_what_changes_while_the_model_is_asked_is_not_lost(tab, monkeypatch):
+    made = tab.draw("disc2", box(10, 20, 30, 40), "disc")
+    answer, asked = tab.annotator.engine.answer, []
+
+    def slow(*arguments):
+        if not asked:
+            tab.draw("disc2", box(2, 2, 9, 9), object=made)  # another tab draws meanwhile
+        asked.append(arguments[1])
+        return answer(*arguments)
+
+    monkeypatch.setattr(tab.annotator.engine, "answer", slow)
+    point = {"kind": "point", "x": 5, "y": 5}
+    tab.act("disc2", "prompt", object=made, axis="z", index=0, add=[point])
+    drawn = [said[0]["mask"] for said in asked]
+    assert drawn == [runs_of_mask(box(10, 20, 30, 40)), runs_of_mask(box(2, 2, 9, 9))]

@@ -78,7 +78,7 @@ def test_clicks_are_answered_in_a_multipart_form(tab, model, predictor, tmp_path
     assert not labels[7:].any()
 
 
-def test_viewers_ask_for_other_forms(tab, model):
+def test_viewers_ask_for_other_forms(tab, model, predictor):
     url = f"/infer/{model}?image=scan"
     params = {"foreground": "[[9, 11, 6]]", "result_extension": ".nii.gz"}
     image = tab.client.post(f"{url}&output=image", data={"params": json.dumps(params)})
@@ -86,6 +86,9 @@ def test_viewers_ask_for_other_forms(tab, model):
     assert labels.shape == (20, 24, 12)
     told = tab.client.post(f"{url}&output=json", data={"params": json.dumps({"roi": [5, 14, 6, 17, 6, 6]})}).json()
     assert told["slice"] == 6
+    embedding = predictor.encode(tab.annotator.cut(tab.id("scan"), "z", 6))
+    (expected,) = predictor.predict(embedding, [Prompt(box=(5, 6, 15, 18))])
+    assert told["quality"] == pytest.approx(expected.quality, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from vesalius.predict.load import load_model
 from vesalius.server.annotator import Annotator
 from vesalius.server.app import create_app
 from vesalius.server.client import Client
+from vesalius.server.security import Rules
 from vesalius.server.workspace import Workspace
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -73,12 +74,12 @@ def browser():
 
 
 @contextmanager
-def serving(folder, model, port=0):
+def serving(folder, model, port=0, token=None):
     annotator = Annotator(Workspace([folder]), model)
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
-    config = uvicorn.Config(create_app(annotator), log_config=None, timeout_graceful_shutdown=0)
+    config = uvicorn.Config(create_app(annotator, Rules(token=token)), log_config=None, timeout_graceful_shutdown=0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -446,8 +447,9 @@ def test_an_image_is_exported_and_everything_is_named(user, tmp_path):
     with user.page.expect_download() as download:
         user.page.get_by_role("dialog").get_by_role("button", name="PNG").click()
     download.value.save_as(tmp_path / "labels.png")
-    labels = np.asarray(Image.open(tmp_path / "labels.png"))
-    np.testing.assert_array_equal(labels > 0, next(iter(user.masks().values())))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "labels.png")) > 0, next(iter(user.masks().values()))
+    )
     user.press("Escape")
     nameless = user.page.evaluate(
         """() => [...document.querySelectorAll("button, input, select, [role=application]")]
@@ -468,7 +470,7 @@ def test_an_image_is_exported_and_everything_is_named(user, tmp_path):
 def test_masks_are_packed_as_coco_packs_them_and_outlined_along_their_pixels(user):
     user.open("disc2")
     rng = np.random.default_rng(0)
-    for shape, share in (((7, 5), 0.5), ((40, 33), 0.02), ((3, 3), 1.1), ((3, 3), -1), ((90, 130), 0.001)):
+    for shape, share in (((7, 5), 0.5), ((40, 33), 0.5), ((3, 3), 1.1), ((3, 3), -1), ((90, 130), 0.01)):
         mask = rng.random(shape) < share
         told = runs_of_mask(mask)
         data, again, area, *filled = user.page.evaluate(
@@ -505,6 +507,19 @@ def test_the_tutorial_has_all_keys(user):
     tutorial = (Path(__file__).parents[2] / "docs" / "annotating.md").read_text(encoding="utf-8")
     rows = [f"| {', '.join(f'`{key}`' for key in keys)} | {what} |" for keys, what in shown]
     assert [row for row in rows if row not in tutorial] == []
+
+
+def test_a_token_opens_the_page_and_leaves_its_address(browser, model, tmp_path):
+    context = browser.new_context(viewport=SIZE)
+    with serving(make_images(tmp_path / "images"), model, token="open-sesame") as address:
+        page = context.new_page()
+        page.goto(f"{address}/?token=open-sesame")
+        expect(page.locator("#saved-text")).to_have_text("Saved")
+        expect(page.locator("#canvas")).to_have_attribute("data-view", re.compile(" "))
+        assert "sesame" not in page.url
+        page.mouse.click(500, 300)
+        expect(page.locator("#objects .pick")).to_have_count(1)
+        context.close()
 
 
 @pytest.mark.slow

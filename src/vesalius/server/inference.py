@@ -109,7 +109,6 @@ class Asking:
         self.session_limit = session_limit
         self._condition = threading.Condition()
         self._waiting: deque[_Asked[Any]] = deque()
-        self._running: _Asked[Any] | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="vesalius-asking", daemon=True)
         self._thread.start()

@@ -105,7 +105,8 @@ export async function reload() {
 
 const act = (action, topic) => attempt(() => perform({ view: place(), ...action }, topic));
 
-function refusesChanges() {
+/** Whether the selected object may not be changed; says so. */
+export function refusesChanges() {
   const one = selected();
   if (one?.locked) complain(`${titleOf(one)} is locked`, "unlock it first (L)");
   if (one?.hidden) complain(`${titleOf(one)} is hidden`, "show it first (H)");
@@ -167,8 +168,8 @@ function tellOutline(number) {
   const one = objectOf(number);
   const plane = planesNow().get(number);
   if (one === null) return;
-  if (!plane?.mask) announce(`${titleOf(one)}: nothing found here`);
-  else announce(`${titleOf(one)}: ${plane.area} pixels${plane.quality === null ? "" : `, quality ${percent(plane.quality)}`}`);
+  const quality = plane && plane.quality !== null ? `, quality ${percent(plane.quality)}` : "";
+  announce(`${titleOf(one)}: ${plane?.mask ? `${plane.area} pixels${quality}` : "nothing found here"}`);
 }
 
 /** Takes a prompt of the selected object back. */
@@ -193,7 +194,8 @@ export async function choose(which, isNumber = false) {
   const candidate = isNumber ? which : (plane.chosen + which + count) % count;
   // It is known what this one looks like, so it is shown before the answer.
   const taken = plane.candidates[candidate];
-  Object.assign(plane, { chosen: candidate, mask: taken.area ? taken.mask : null, area: taken.area, quality: taken.quality });
+  const { area: size, quality } = taken;
+  Object.assign(plane, { chosen: candidate, mask: size ? taken.mask : null, area: size, quality });
   state.preview = null;
   announce(`Candidate ${candidate + 1} of ${count}, quality ${percent(taken.quality)}`);
   changed();
@@ -218,8 +220,8 @@ export async function draw(mask, tool) {
     state.selected = number;
   }
   const before = state.slices.get(keyOf(where.axis, where.index));
-  const shown = { object: number, mask: rle, area: area(mask), by: "drawn", quality: null, prompts: [], candidates: [] };
-  before?.planes.set(number, { ...shown, chosen: null });
+  const shown = { object: number, mask: rle, area: area(mask), by: "drawn", quality: null };
+  before?.planes.set(number, { ...shown, prompts: [], candidates: [], chosen: null });
   changed();
   const done = await act({ kind: "mask", object: number, ...where, mask: rle, tool });
   if (done) announce(`${titleOf(objectOf(number))}: ${shown.area} pixels`);
@@ -328,7 +330,8 @@ export async function propose() {
   state.looking = true;
   announce("Looking for everything on this slice…");
   changed();
-  const found = await attempt(() => api.everything(image, { ...where, window: grey(), quality: LEAST, stability: 0.8 }));
+  const wish = { ...where, window: grey(), quality: LEAST, stability: 0.8 };
+  const found = await attempt(() => api.everything(image, wish));
   state.looking = false;
   changed();
   if (!found || state.image.id !== image) return;
@@ -338,7 +341,8 @@ export async function propose() {
   }
   complain(null);
   // Networks differ in what they call good: begin with the best few.
-  const least = [0.8, 0.7, 0.6, 0.5].find((quality) => found.proposals.filter((one) => one.quality >= quality).length > 2);
+  const isEnough = (quality) => found.proposals.filter((one) => one.quality >= quality).length > 2;
+  const least = [0.8, 0.7, 0.6, 0.5].find(isEnough);
   state.proposals = { ...where, all: found.proposals, list: [], at: null };
   demand(least ?? LEAST);
 }
@@ -388,7 +392,8 @@ export function endProposals() {
 export async function propagate(first, last) {
   const number = state.selected;
   const image = state.image.id;
-  const job = await attempt(() => inOrder(null, () => api.propagate(image, { object: number, axis: state.axis, first, last })));
+  const wish = { object: number, axis: state.axis, first, last };
+  const job = await attempt(() => inOrder(null, () => api.propagate(image, wish)));
   if (!job) return;
   complain(null);
   state.job = job;

@@ -123,8 +123,10 @@ const COLLECTIONS = {
 };
 
 export function exportMenu() {
-  const row = ([title, what], run) =>
-    make("li", {}, make("button", { onclick: run }, icon("export"), make("span", { class: "name" }, title), make("small", {}, what)));
+  const row = ([title, what], run) => {
+    const name = make("span", { class: "name" }, title);
+    return make("li", {}, make("button", { onclick: run }, icon("export"), name, make("small", {}, what)));
+  };
   $("formats").replaceChildren(
     ...state.image.formats.map((format) => row(FORMATS[format] ?? [format, ""], () => download(format))),
   );
@@ -175,8 +177,9 @@ export function propagateMenu() {
   else if (one.locked) complain(`${titleOf(one)} is locked`, "unlock it first (L)");
   else {
     const keys = one.planes.filter((plane) => plane.axis === state.axis && plane.by !== "propagated").length;
+    const from = `${keys} outlined slice${keys > 1 ? "s" : ""} along ${state.axis}`;
     $("propagate-text").textContent = keys
-      ? `${titleOf(one)} is carried from ${keys} outlined slice${keys > 1 ? "s" : ""} along ${state.axis} through the others. Slices that you have outlined stay as they are; correct one and carry again.`
+      ? `${titleOf(one)} is carried from ${from} through the others. What you have outlined stays as it is.`
       : `${titleOf(one)} has no outlined slice along ${state.axis} to begin with.`;
     for (const id of ["first", "last"]) $(id).max = count - 1;
     $("first").value = 0;

@@ -21,7 +21,8 @@ export function keyTable(page) {
   const selectNext = (step) => () => {
     const all = objects();
     const at = all.findIndex((one) => one.id === state.selected);
-    if (all.length) actions.select(all[at < 0 ? (step > 0 ? 0 : all.length - 1) : (at + step + all.length) % all.length].id);
+    const from = at < 0 && step < 0 ? 0 : at;
+    if (all.length) actions.select(all[(from + step + all.length) % all.length].id);
   };
   const selectNumber = (event) => {
     const one = objects()[Number(event.key) - 1];
@@ -148,7 +149,9 @@ export function nameOf(event) {
 /** Makes the keys work. */
 export function listen(table) {
   const byName = new Map();
-  for (const [, rows] of table) for (const [names, , run] of rows) for (const name of names) if (run) byName.set(name, run);
+  for (const [names, , run] of table.flatMap(([, rows]) => rows)) {
+    for (const name of names) if (run) byName.set(name, run);
+  }
   document.addEventListener("keydown", (event) => {
     const { target } = event;
     const writes = target.matches("input:not([type=range]):not([type=color]), select, textarea");

@@ -2,7 +2,7 @@
 
 import * as actions from "./actions.js";
 import * as api from "./api.js";
-import { $, announce, complain, make, percent, refill } from "./dom.js";
+import { $, announce, complain, make, percent } from "./dom.js";
 import * as dialogs from "./dialogs.js";
 import * as keys from "./keys.js";
 import * as panel from "./objects.js";
@@ -85,7 +85,8 @@ async function followOthers(image) {
 }
 
 function remember() {
-  memory.set(state.image.id, { axis: state.axis, index: state.index, selected: state.selected, flips: viewer.view.flips });
+  const { axis, index, selected: object } = state;
+  memory.set(state.image.id, { axis, index, selected: object, flips: viewer.view.flips });
 }
 
 // Slices
@@ -110,7 +111,8 @@ async function showSlice(refit = false) {
   state.corner = null;
   state.preview = null;
   state.pointed = null;
-  if (state.proposals && keyOf(state.proposals.axis, state.proposals.index) !== keyOf(axis, index)) state.proposals = null;
+  const { proposals } = state;
+  if (proposals && keyOf(proposals.axis, proposals.index) !== keyOf(axis, index)) state.proposals = null;
   remember();
   const slice = await actions.attempt(() => pixelsOf(axis, index));
   if (!slice || wanted !== key) return;
@@ -174,8 +176,10 @@ function turn(axis) {
 }
 
 function stepOutlined(direction) {
-  const planes = (selected()?.planes ?? state.document.objects.flatMap((one) => one.planes)).filter((one) => one.axis === state.axis);
-  const others = planes.map((one) => one.index).filter((index) => direction * (index - state.index) > 0);
+  const planes = selected()?.planes ?? state.document.objects.flatMap((one) => one.planes);
+  const others = planes
+    .filter((one) => one.axis === state.axis && direction * (one.index - state.index) > 0)
+    .map((one) => one.index);
   if (others.length) show(state.axis, direction > 0 ? Math.min(...others) : Math.max(...others));
   else announce("There is nothing further in this direction");
 }
@@ -199,7 +203,8 @@ async function refreshPlanes() {
     if (state.image.id !== image) return;
     const now = state.slices.get(key);
     if (!now || now.revision <= found.revision) {
-      state.slices.set(key, { revision: found.revision, planes: new Map(found.planes.map((one) => [one.object, one])) });
+      const planes = new Map(found.planes.map((one) => [one.object, one]));
+      state.slices.set(key, { revision: found.revision, planes });
     }
     if (state.slices.size > 256) state.slices.delete(state.slices.keys().next().value);
     changed();
@@ -311,13 +316,14 @@ function renderReadouts() {
   renderSides();
   const axis = axisNow();
   const spacing = state.image.spacing_mm?.[state.axis];
-  const where = axis.count > 1 ? `${state.axis} ${state.index}${spacing ? `  ·  ${(state.index * spacing).toFixed(1)} mm` : ""}` : "";
-  $("readout-place").textContent = where;
+  const depth = spacing ? `  ·  ${(state.index * spacing).toFixed(1)} mm` : "";
+  $("readout-place").textContent = axis.count > 1 ? `${state.axis} ${state.index}${depth}` : "";
   $("readout-cursor").textContent = tools.cursorText();
   $("readout-zoom").textContent = `${Math.round(100 * viewer.zoomNow())} %`;
   const plane = planeNow();
+  const count = plane?.candidates.length;
   const shown = state.preview !== null ? plane?.candidates[state.preview] : plane;
-  const which = plane?.candidates.length > 1 ? `  ·  ${(state.preview ?? plane.chosen) + 1} of ${plane.candidates.length}` : "";
+  const which = count > 1 ? `  ·  ${(state.preview ?? plane.chosen) + 1} of ${count}` : "";
   const hasQuality = shown?.quality !== null && shown?.quality !== undefined;
   $("readout-quality").hidden = !hasQuality;
   $("readout-quality").textContent = hasQuality ? `Quality ${percent(shown.quality)}${which}` : "";
@@ -374,7 +380,10 @@ const page = {
     if (state.proposals) actions.endProposals();
     else complain(null);
   },
-  acceptAll: () => (state.proposals?.list.length ? actions.accept([...state.proposals.list]) : announce("There are no proposals")),
+  acceptAll: () => {
+    if (state.proposals?.list.length) actions.accept([...state.proposals.list]);
+    else announce("There are no proposals");
+  },
   propagate: dialogs.propagateMenu,
   neighbour: (which) => (state.image[which] ? openImage(state.image[which]) : announce(`There is no ${which} image`)),
   doneAndNext: async () => {
@@ -424,7 +433,9 @@ function listen() {
       changed();
     });
   }
-  for (const button of document.querySelectorAll("[data-axis]")) button.addEventListener("click", () => turn(button.dataset.axis));
+  for (const button of document.querySelectorAll("[data-axis]")) {
+    button.addEventListener("click", () => turn(button.dataset.axis));
+  }
   $("slice").addEventListener("input", () => show(state.axis, Number($("slice").value)));
   $("slice-number").addEventListener("change", () => show(state.axis, Math.round(Number($("slice-number").value))));
   $("preset").addEventListener("change", () => $("preset").value !== "own" && setWindow($("preset").value));
@@ -444,14 +455,15 @@ function listen() {
     $("canvas").focus();
   });
   // The keys are the picture's again when the mouse has done its work elsewhere.
+  const toPicture = () => $("canvas").focus({ preventScroll: true });
   const back = (event) => {
     const { activeElement } = document;
     const writes = activeElement?.matches(".name-field, #text, #slice-number, #level, #width, select");
-    if (event.detail > 0 && !writes && !document.querySelector("dialog[open]")) $("canvas").focus({ preventScroll: true });
+    if (event.detail > 0 && !writes && !document.querySelector("dialog[open]")) toPicture();
   };
   document.querySelector("main").addEventListener("click", back);
   document.querySelector("header").addEventListener("click", back);
-  for (const id of ["preset", "slice-number", "level", "width"]) $(id).addEventListener("change", () => $("canvas").focus());
+  for (const id of ["preset", "slice-number", "level", "width"]) $(id).addEventListener("change", toPicture);
   // After a hand has chosen a window, the model is shown the same.
   $("canvas").addEventListener("pointerup", () => state.preset === "own" && afterRest(prepare));
   let size = "";

@@ -39,9 +39,8 @@ function renderObjects() {
   const rows = objects().map((one, place) => objectRow(one, place, planes.get(one.id)));
   const fresh = state.selected === null && !state.proposals;
   if (fresh) {
-    rows.push(
-      make("li", { class: "object fresh selected" }, make("span", { class: "badge" }, "N"), make("span", {}, "New object: click on it")),
-    );
+    const badge = make("span", { class: "badge", "aria-hidden": "true" }, "N");
+    rows.push(make("li", { class: "object fresh selected" }, badge, make("span", {}, "New object: click on it")));
   }
   refill($("objects"), rows);
   $("object-count").textContent = objects().length || "";
@@ -122,28 +121,38 @@ function renderProposals() {
         state.proposals.at = to;
         changed("view");
       };
-      const text = `Proposal ${place + 1}`;
+      const button = (title, drawing, run) =>
+        make(
+          "button",
+          {
+            class: "plain",
+            "data-key": `${title} ${place}`,
+            "aria-label": `${title} Proposal ${place + 1}`,
+            title,
+            onfocus: point(one),
+            onclick: run,
+          },
+          icon(drawing),
+        );
       return make(
         "li",
         { class: "prompt", onpointerenter: point(one), onpointerleave: point(null) },
         make("span", { class: "what" }, `${place + 1}  ·  ${one.area} px`),
         make("span", { class: "quality" }, percent(one.quality)),
-        make(
-          "button",
-          { class: "plain", "data-key": `accept ${place}`, "aria-label": `Accept ${text}`, title: "Accept", onfocus: point(one), onclick: () => actions.accept([one]) },
-          icon("check"),
-        ),
-        make(
-          "button",
-          { class: "plain", "data-key": `reject ${place}`, "aria-label": `Reject ${text}`, title: "Reject", onfocus: point(one), onclick: () => actions.reject([one]) },
-          icon("cross"),
-        ),
+        button("Accept", "check", () => actions.accept([one])),
+        button("Reject", "cross", () => actions.reject([one])),
       );
     }),
   );
 }
 
-const MADE = { prompts: "by prompts", drawn: "drawn", propagated: "carried here", proposal: "a proposal", file: "from a file" };
+const MADE = {
+  prompts: "by prompts",
+  drawn: "drawn",
+  propagated: "carried here",
+  proposal: "a proposal",
+  file: "from a file",
+};
 
 function renderSlice() {
   const one = selected();
@@ -191,7 +200,10 @@ function renderCandidates(plane) {
 
 function promptText(one) {
   if (one.kind === "point") return `${one.positive ? "Add" : "Remove"} at ${one.x}, ${one.y}`;
-  if (one.kind === "box") return `Box ${one.box.slice(0, 2).map(Math.round).join(", ")} to ${one.box.slice(2).map(Math.round).join(", ")}`;
+  if (one.kind === "box") {
+    const [x0, y0, x1, y1] = one.box.map(Math.round);
+    return `Box ${x0}, ${y0} to ${x1}, ${y1}`;
+  }
   if (one.kind === "text") return `“${one.text}”`;
   return "Outline that was there";
 }
@@ -203,10 +215,11 @@ function promptRow(one) {
     changed("view");
   };
   const text = promptText(one);
+  const sign = one.kind === "point" ? (one.positive ? "add" : "remove") : "";
   return make(
     "li",
-    { class: `prompt ${one.waits ? "waits" : ""}`, "data-prompt": one.id, onpointerenter: point(one.id), onpointerleave: point(null) },
-    make("span", { class: `mark ${one.kind === "point" ? (one.positive ? "add" : "remove") : ""}` }, icon(icons[one.kind])),
+    { class: `prompt ${one.waits ? "waits" : ""}`, onpointerenter: point(one.id), onpointerleave: point(null) },
+    make("span", { class: `mark ${sign}` }, icon(icons[one.kind])),
     make("span", { class: "what" }, text),
     one.waits
       ? null

@@ -1,9 +1,9 @@
 // The mouse, and what the keys do at the place of the cursor.
 
 import * as actions from "./actions.js";
-import { $, announce, complain } from "./dom.js";
+import { $, announce } from "./dom.js";
 import { stroke } from "./rle.js";
-import { axisNow, changed, planeNow, selected, state, titleOf } from "./state.js";
+import { axisNow, changed, planeNow, state } from "./state.js";
 import * as viewer from "./viewer.js";
 import { dragged, number } from "./window.js";
 
@@ -34,7 +34,8 @@ export function holdSpace(held) {
 
 export function cursorShape() {
   const shapes = { prompt: "crosshair", brush: "none", eraser: "none", window: "ns-resize" };
-  canvas.style.cursor = drag?.kind === "pan" ? "grabbing" : spaceHeld ? "grab" : state.proposals ? "pointer" : shapes[state.tool];
+  const own = state.proposals ? "pointer" : shapes[state.tool];
+  canvas.style.cursor = drag?.kind === "pan" ? "grabbing" : spaceHeld ? "grab" : own;
 }
 
 function down(event) {
@@ -183,11 +184,7 @@ function pick(x, y) {
 // The brush
 
 function beginStroke(erases) {
-  const one = selected();
-  if (one?.locked || one?.hidden) {
-    complain(`${titleOf(one)} is ${one.locked ? "locked" : "hidden"}`, one.locked ? "unlock it first (L)" : "show it first (H)");
-    return false;
-  }
+  if (actions.refusesChanges()) return false;
   if (actions.isMaking()) {
     announce("One moment: the new object is being made");
     return false;

@@ -14,7 +14,7 @@ const outlines = new WeakMap(); // RLE, or mask under the brush -> path
 const masks = new WeakMap(); // RLE -> mask
 
 /** Screen = image * scale + offset, in CSS pixels and pixel edges; a negative scale mirrors. */
-export const view = { scaleX: 1, scaleY: 1, left: 0, top: 0, flips: { x: [false, false], y: [false, true], z: [false, false] } };
+export const view = { scaleX: 1, scaleY: 1, left: 0, top: 0, flips: {} };
 
 export function toScreen(x, y) {
   return [x * view.scaleX + view.left, y * view.scaleY + view.top];
@@ -72,8 +72,8 @@ export function pan(across, down) {
 /** Moves the picture so that a place is on screen. */
 export function reveal(x, y) {
   const [left, top] = toScreen(x, y);
-  const margin = 24;
-  if (left < margin || left > canvas.clientWidth - margin || top < margin || top > canvas.clientHeight - margin) centre(x, y);
+  const isNear = (value, length) => value < 24 || value > length - 24;
+  if (isNear(left, canvas.clientWidth) || isNear(top, canvas.clientHeight)) centre(x, y);
 }
 
 /** Fits the canvas to its place on the page. */
@@ -107,7 +107,8 @@ function drawSlice(ratio) {
   const { low, high } = state.window;
   const seen = [low, high, view.scaleX, view.scaleY, view.left, view.top, canvas.width, canvas.height];
   if (scaled.slice !== slice || seen.some((value, place) => value !== scaled.seen[place])) {
-    if (scaled.slice !== slice || low !== scaled.seen[0] || high !== scaled.seen[1]) paint(slice, state.window, picture);
+    const isNew = scaled.slice !== slice || low !== scaled.seen[0] || high !== scaled.seen[1];
+    if (isNew) paint(slice, state.window, picture);
     Object.assign(layer, { width: canvas.width, height: canvas.height }); // which also empties it
     const under = layer.getContext("2d");
     under.setTransform(ratio * view.scaleX, 0, 0, ratio * view.scaleY, ratio * view.left, ratio * view.top);
@@ -294,9 +295,10 @@ export function promptAt(x, y) {
     if (one.kind !== "box") return false;
     const [x0, y0] = toScreen(one.box[0], one.box[1]);
     const [x1, y1] = toScreen(one.box[2], one.box[3]);
-    const outside = Math.max(Math.min(x0, x1) - left, left - Math.max(x0, x1), Math.min(y0, y1) - top, top - Math.max(y0, y1));
-    const inside = Math.min(Math.abs(left - x0), Math.abs(left - x1), Math.abs(top - y0), Math.abs(top - y1));
-    return outside <= 6 && inside <= 6;
+    // How far it is from one of the edges, and from what lies between them.
+    const away = (value, one, other) => Math.max(Math.min(one, other) - value, value - Math.max(one, other), 0);
+    const onEdge = [Math.abs(left - x0), Math.abs(left - x1), Math.abs(top - y0), Math.abs(top - y1)];
+    return Math.max(away(left, x0, x1), away(top, y0, y1)) <= 6 && Math.min(...onEdge) <= 6;
   });
   return near.find((one) => one.kind === "point") ?? near[0] ?? null;
 }
@@ -307,8 +309,8 @@ const covers = (rle, x, y) => maskOf(rle).data[Math.floor(y) * axisNow().width +
 export function objectAt(x, y) {
   if (!isInside([x, y])) return null;
   const planes = planesNow();
-  const found = objects().filter((one) => !one.hidden && planes.get(one.id)?.mask && covers(planes.get(one.id).mask, x, y));
-  return found.sort((one, other) => planes.get(one.id).area - planes.get(other.id).area)[0] ?? null;
+  const isHere = ({ id, hidden }) => !hidden && planes.get(id)?.mask && covers(planes.get(id).mask, x, y);
+  return objects().filter(isHere).sort((one, other) => planes.get(one.id).area - planes.get(other.id).area)[0] ?? null;
 }
 
 /** The smallest proposal that covers a place, or null. */
