@@ -95,6 +95,51 @@ def test_what_cannot_be_written_has_not_happened(tmp_path, monkeypatch):
     assert document.revision == 1
 
 
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_log_whose_first_action_found_no_room_is_begun_again(tmp_path, monkeypatch, fails_at):
+    """The file is on the disk first (1), then its name in the folder (2)."""
+    document = Document(tmp_path / "logs" / "a.jsonl", ABOUT)
+    create = {"kind": "create", "object": "o1", "name": "liver", "colour": "#000000"}
+    fsync, calls = os.fsync, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == fails_at:
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match="No space left"):
+        document.append(create, "me")
+    assert (document.revision, document.state.objects) == (0, {})
+    document.append(create, "me")
+    assert Document(document.path, ABOUT).state == document.state
+
+
+def test_a_log_that_another_program_has_changed_is_not_written(tmp_path):
+    create = {"kind": "create", "object": "o1", "name": "liver", "colour": "#000000"}
+    one, other = (Document(tmp_path / "a.jsonl", ABOUT) for _ in range(2))
+    one.append(create, "me")
+    whole = one.path.read_bytes()
+    with pytest.raises(WriteError, match="changed by another program"):
+        other.append(create, "you")
+    assert (other.revision, one.path.read_bytes()) == (0, whole)
+    one.append({"kind": "undo"}, "me")
+    again = Document(one.path, ABOUT)
+    again.append({"kind": "redo"}, "me")
+    assert list(Document(one.path, ABOUT).state.objects) == ["o1"]
+    one.path.unlink()
+    with pytest.raises(WriteError, match="changed by another program"):
+        again.append({"kind": "undo"}, "me")
+
+
+def test_what_cannot_be_encoded_leaves_no_log(tmp_path):
+    document = Document(tmp_path / "a.jsonl", ABOUT)
+    with pytest.raises(ValueError, match="surrogates"):
+        document.append({"kind": "create", "object": "o1", "name": "\ud800", "colour": "#000000"}, "me")
+    assert not document.path.exists()
+
+
 def test_actions_of_many_threads_stand_one_after_the_other(tmp_path):
     document = Document(tmp_path / "a.jsonl", ABOUT)
 

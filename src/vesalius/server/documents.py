@@ -212,6 +212,7 @@ class Document:
         self.state = State()
         self.warnings: list[str] = []
         self._about = about
+        self._end = 0  # bytes of the log that are in the state
         self._kinds: list[str] = []  # of action n at n - 1
         self._applied: list[int] = []
         self._undone: list[int] = []
@@ -266,35 +267,39 @@ class Document:
             return state
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        lines = [line]
         assert self._about is not None
+        new = not self._end
+        lines = [{"vesalius": __version__, "format": FORMAT, **self._about}, line] if new else [line]
+        content = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in lines).encode()
         try:
-            new = not self.path.exists()
-            if new:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                lines = [{"vesalius": __version__, "format": FORMAT, **self._about}, line]
-            content = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in lines)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
-                end = file.tell()
+                if file.tell() != self._end:
+                    raise WriteError(
+                        "was changed by another program meanwhile", path=self.path, remedy="start the server anew"
+                    )
                 try:
-                    file.write(content.encode())
+                    file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
+                    if new:
+                        _keep_name(self.path)
                 except OSError:
-                    file.truncate(end)
+                    file.truncate(self._end)
                     raise
-            if new and os.name == "posix":
-                folder = os.open(self.path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
         except OSError as error:
             raise WriteError(
                 f"cannot be written ({error.strerror or error})", path=self.path, remedy="make room, then go on"
             ) from error
+        self._end += len(content)
 
     def _load(self) -> None:
+        try:
+            self._read()
+        except OSError as error:
+            raise ReadError(f"cannot be read ({error.strerror or error})", path=self.path) from error
+
+    def _read(self) -> None:
         with self.path.open("rb") as file:
             head = file.readline()
             good = file.tell()
@@ -320,6 +325,7 @@ class Document:
                 except ValueError as error:
                     raise ReadError(f"line {self.revision + 2} makes no sense: {error}", path=self.path) from error
                 self._kinds.append(kind)
+        self._end = good
         self.state = self._folded(self._applied)
 
     def _drop_after(self, end: int) -> None:
@@ -377,6 +383,17 @@ def _order(applied: list[int], undone: list[int], number: int, kind: str) -> tup
             raise ValueError("there is nothing to do again")
         return [*applied, undone[-1]], undone[:-1]
     return [*applied, number], []
+
+
+def _keep_name(path: Path) -> None:
+    """Has the disk keep the name of a new file too."""
+    if os.name != "posix":
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:
