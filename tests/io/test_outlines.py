@@ -40,6 +40,8 @@ def test_every_cut_of_the_run_lengths_is_noticed() -> None:
         mask_of_runs({"size": [2, 2], "counts": "o" * 30 + "0"}, (2, 2))
     with pytest.raises(ValueError, match="damaged"):
         mask_of_runs({"size": [2, 2], "counts": "\x05"}, (2, 2))
+    with pytest.raises(ValueError, match="damaged"):  # their sum is 4 in 64 bits
+        mask_of_runs({"size": [2, 2], "counts": [2, *[2**62] * 4, 2]}, (2, 2))
 
 
 def test_an_outline_fills_to_its_mask() -> None:

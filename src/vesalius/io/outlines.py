@@ -36,7 +36,8 @@ def mask_of_runs(rle: dict[str, Any], size: tuple[int, int]) -> Bools:
         raise ValueError(f"its size is {rle['size']} (rows, columns), not [{height}, {width}]")
     counts = rle["counts"]
     runs = np.asarray(counts, np.int64) if isinstance(counts, list) else _decompressed(counts)
-    if (runs < 0).any():
+    # Each is checked before they are added, since a sum that overflows could be right by chance.
+    if ((runs < 0) | (runs > height * width)).any():
         raise ValueError("its run lengths are damaged")
     if int(runs.sum()) != height * width:
         raise ValueError(f"its run lengths make {int(runs.sum())} pixels, not {height * width}")
