@@ -194,3 +194,35 @@ def test_the_next_image_is_one_that_is_not_done(tab):
     tab.act("disc10", "state", done=True)
     assert tab.client.post("/activelearning/first", json={}).json() == {}
     assert tab.client.post("/activelearning/other", json={}).status_code == 404
+
+
+def test_an_upload_that_names_another_file_is_refused(tab, model, tmp_path):
+    np.arange(64, dtype=np.uint8).tofile(tmp_path / "secret.raw")
+    data = tmp_path / "secret.raw"
+    head = "type: uchar\ndimension: 2\nsizes: 8 8\nencoding: raw"
+    sly = {
+        "a.nrrd": f"NRRD0004\n{head}\ndatafile: {data}\n\n",
+        "b.nrrd": f"NRRD0004\n{head}\n# {'x' * 2**20}\ndata file: {data}\n\n",
+        "c.mha": f"NDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR\nElementDataFile = {data}\n",
+        "d.mha": f"Comment = ElementDataFile = LOCAL\nNDims = 2\nDimSize = 8 8\nElementDataFile = {data}\n",
+        "e.mha": "NDims = 2\nDimSize = 8 8\nElementDataFile = LIST\na\n",
+    }
+    for name, content in sly.items():
+        for answer in (
+            tab.client.put("/session/", files={"files": (name, content)}),
+            tab.client.put("/datastore/", params={"image": "sly"}, files={"file": (name, content)}),
+            tab.client.post(f"/infer/{model}", files={"file": (name, content)}),
+        ):
+            assert answer.status_code in (415, 422), (name, answer.text)
+    assert len(tab.client.get("/api/images").json()["images"]) == 4
+
+
+def test_a_file_that_became_a_link_is_not_sent(tab, tmp_path):
+    image = tab.id("disc2")
+    assert tab.client.get(f"/datastore/image?image={image}").status_code == 200
+    path = tab.annotator.workspace.item(image).path
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret.png")
+    answer = tab.client.get(f"/datastore/image?image={image}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "read")

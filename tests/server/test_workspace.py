@@ -41,6 +41,36 @@ def test_a_link_that_is_bent_later_is_not_followed(tmp_path):
         workspace.volume(image)
 
 
+def test_headers_that_name_a_file_outside_are_not_followed(tmp_path):
+    (tmp_path / "shown").mkdir()
+    np.arange(64, dtype=np.uint8).tofile(tmp_path / "secret.raw")
+    np.arange(64, dtype=np.uint8).tofile(tmp_path / "shown" / "own.raw")
+    for name, data in (("own", "own.raw"), ("up", "../secret.raw"), ("far", tmp_path / "secret.raw")):
+        head = "type: uchar\ndimension: 2\nsizes: 8 8\nencoding: raw"
+        (tmp_path / "shown" / f"{name}.nhdr").write_text(f"NRRD0004\n{head}\nData File: {data}\n")
+        head = "ObjectType = Image\nNDims = 2\nDimSize = 8 8\nElementType = MET_UCHAR"
+        (tmp_path / "shown" / f"{name}.mha").write_text(f"{head}\nElementDataFile = {data}\n")
+    workspace = Workspace([tmp_path / "shown"])
+    assert len(workspace.items) == 6
+    for image, item in workspace.items.items():
+        if item.path.stem == "own":
+            assert workspace.volume(image).voxels.size == 64
+        else:
+            with pytest.raises(ReadError, match="outside of the given folder"):
+                workspace.volume(image)
+
+
+def test_an_image_that_changes_while_the_server_runs_is_refused(tmp_path):
+    paths = [picture(tmp_path / f"{name}.png") for name in "ab"]
+    workspace = Workspace([tmp_path], memory=64)
+    first, second = workspace.items
+    workspace.volume(first)
+    workspace.volume(second)
+    picture(paths[0], 7)
+    with pytest.raises(ReadError, match="has changed"):
+        workspace.volume(first)
+
+
 def test_only_ids_are_asked_for(tmp_path):
     picture(tmp_path / "a.png")
     workspace = Workspace([tmp_path])

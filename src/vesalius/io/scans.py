@@ -6,6 +6,8 @@ the qform where other tools take the sform.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +112,35 @@ def itk_shape(path: Path) -> tuple[int, ...]:
         reader.ReadImageInformation()
     size: tuple[int, ...] = reader.GetSize()
     return size
+
+
+def data_file(path: Path) -> Path | None:
+    """The other file that holds the voxels of an image, as its header says; None if they are in the file itself.
+
+    Raises:
+        ReadError: They are in several files, or the header does not say it plainly.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".hdr":
+        return path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
+    if suffix not in (".nrrd", ".nhdr", ".mha", ".mhd"):
+        return None
+    with decoding(path, "NRRD or MetaImage file"), path.open("rb") as file:
+        header = file.read(2**20)
+    named: bytes | None = b"LOCAL"
+    if suffix in (".nrrd", ".nhdr"):
+        header, ended, _ = header.replace(b"\r\n", b"\n").partition(b"\n\n")
+        found = re.findall(rb"(?:^|[\r\n])\s*data\s*file\s*:(?!=)([^\r\n]*)", header, re.IGNORECASE)
+        # A header without an empty line after it has its data elsewhere.
+        named = found[0].strip() if len(found) == 1 else None if found or not ended else named
+    else:
+        # It is the last key of a header; where the word stands elsewhere before, readers may differ.
+        line = next((line for line in re.split(rb"[\r\n]+", header) if b"ElementDataFile" in line), b"")
+        match = re.fullmatch(rb"\s*ElementDataFile\s*=\s*(.*?)\s*", line)
+        named = match[1] if match else None
+    if named is None or named.startswith(b"LIST") or b"%" in named:
+        raise ReadError("does not name one file with its voxels", path=path, remedy="save it as a single file")
+    return None if named.upper() == b"LOCAL" else path.parent / os.fsdecode(named)
 
 
 @contextmanager

@@ -597,6 +597,7 @@ class Annotator:
     def annotated(self, image: str) -> Annotated:
         """An image with its annotations as they are now."""
         document = self.workspace.document(image)
+        self.workspace.item(image).check()  # DICOM is read again
         return Annotated(self.workspace.item(image), self.workspace.volume(image), document.state, document.path)
 
     def export(self, wish: messages.Export) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from starlette.responses import FileResponse
 from vesalius import __version__
 from vesalius.core.types import Prompt, Volume
 from vesalius.io.read import read_grid, read_volume, suffix_of
+from vesalius.io.scans import data_file
 from vesalius.io.write import write_mask
 from vesalius.prompts.sample import tight_box
 from vesalius.server.annotator import Annotator, state_of
@@ -149,6 +150,8 @@ def keep(file: UploadFile, folder: Path, stem: str) -> Path:
     path = folder / f"{stem}{suffix or '.dcm'}"
     with path.open("wb") as target:
         shutil.copyfileobj(file.file, target)
+    if data_file(path) is not None:
+        raise Refusal(415, "kind", "its voxels are in another file", remedy="send an image that is a single file")
     return path
 
 
@@ -421,6 +424,7 @@ def _add_datastore(app: FastAPI, annotator: Annotator) -> None:
         number = image_id(annotator, image)
         item = annotator.workspace.item(number)
         volume = annotator.workspace.volume(number)
+        item.check()
         if item.path.is_file() and item.time is None:
             return FileResponse(item.path, filename=item.path.name)
         folder = Path(tempfile.mkdtemp(prefix="vesalius-"))

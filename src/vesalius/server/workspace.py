@@ -17,6 +17,7 @@ from pathlib import Path
 from vesalius.core.errors import ReadError, VesaliusError
 from vesalius.core.types import Volume
 from vesalius.io.read import count_times, read_grid, suffix_of, volume_of
+from vesalius.io.scans import data_file
 from vesalius.predict.cache import Bounded, pixel_digest
 from vesalius.server.documents import Document, State
 from vesalius.server.refusals import Refusal
@@ -48,11 +49,18 @@ class Item:
     files: tuple[Path, ...] | None = None
     time: int | None = None
 
-    def read(self) -> Volume:
-        """Reads it; errors as `read_volume`, and ReadError where a link leads out of the given folder by now."""
+    def check(self) -> None:
+        """ReadError where a link, or the name of another file in its header, leads out of the given folder by now."""
         for path in (self.path, *(self.files or ())):
             if not path.resolve().is_relative_to(self.base):
                 raise ReadError("is a link that leads out of the given folder", path=path)
+        data = data_file(self.path) if self.files is None else None
+        if data is not None and not data.resolve().is_relative_to(self.base):
+            raise ReadError("has its voxels in a file outside of the given folder", path=self.path)
+
+    def read(self) -> Volume:
+        """Reads it; errors as `read_volume` and `check`."""
+        self.check()
         if self.files is None:
             return volume_of(read_grid(self.path, self.time), self.path)
         from vesalius.io.dicom import read_series
@@ -133,7 +141,10 @@ class Workspace:
             volume = self._volumes.get(image)
             if volume is None:
                 volume = item.read()
-                self._digests[image] = volume.voxels.shape[:3], pixel_digest(volume.voxels)
+                about = volume.voxels.shape[:3], pixel_digest(volume.voxels)
+                # What is kept of it (its document, embeddings) would be about another image.
+                if self._digests.setdefault(image, about) != about:
+                    raise ReadError("has changed since it was opened", path=item.path, remedy="start the server anew")
                 self._volumes.put(image, volume, volume.voxels.nbytes)
             return volume
 
