@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from made_dicom import made_series
 from vesalius.corpus.layouts.pairs import read_pairs
 from vesalius.io.dicom import read_series
 from vesalius.io.dicom_seg import read_segments
 from vesalius.io.outlines import mask_of_runs
 from vesalius.io.read import read_volume
 from vesalius.io.rtstruct import read_structures
+from vesalius.server.annotator import Annotator
+from vesalius.server.exports import export_image
+from vesalius.server.workspace import Workspace
 
 
 def ring(size=(20, 24)):
@@ -118,6 +122,39 @@ def test_a_structure_set_gives_the_same_masks(tab, series, images, tmp_path):
         dcmread(file).SOPInstanceUID: dcmread(file).ImagePositionPatient[2] for file in (images / "ct").iterdir()
     }
     assert {heights[uid] for uid in named} == {32.5}
+
+
+def test_names_in_any_script_are_kept(tab, images, tmp_path):
+    tab.draw("ct", ring(), "Нирка\\ліва\nü", index=1)
+    grid = read_series(images / "ct", None)
+    for kind, read in (
+        ("rtstruct", lambda path: read_structures(path, grid.geometry)),
+        ("dicom-seg", lambda path: read_segments(path, grid.geometry, (20, 24))),
+    ):
+        path = tmp_path / f"{kind}.dcm"
+        path.write_bytes(tab.get("ct", "/export", format=kind).content)
+        assert [one.name for one in read(path)] == ["Нирка ліва ü"]
+        assert dcmread(path).PatientName == dcmread(next((images / "ct").iterdir())).PatientName
+
+
+def test_contours_lie_where_the_pixels_lie_in_the_patient(tmp_path, predictor):
+    """Against the formula of DICOM PS3.3 C.7.6.2.1.1, on a series whose rows run down and whose columns run left."""
+    made_series(tmp_path / "ct", 3, ImageOrientationPatient=[0, 1, 0, -1, 0, 0])
+    annotator = Annotator(Workspace([tmp_path / "ct"]), predictor)
+    try:
+        (image,) = annotator.workspace.items
+        annotator.replace_objects(image, [("box", np.stack([block(2, 5, 9, 11)] * 3))], "me")
+        (tmp_path / "s.dcm").write_bytes(export_image(annotator.annotated(image), "rtstruct"))
+    finally:
+        annotator.close()
+    for contour in dcmread(tmp_path / "s.dcm").ROIContourSequence[0].ContourSequence:
+        picture = contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+        (source,) = [one for one in map(dcmread, (tmp_path / "ct").iterdir()) if one.SOPInstanceUID == picture]
+        down, right = (float(value) for value in source.PixelSpacing)
+        corners = [(column, row) for row in (1.5, 8.5) for column in (4.5, 10.5)]
+        expected = [np.add(source.ImagePositionPatient, [-row * down, column * right, 0]) for column, row in corners]
+        found = np.reshape([float(value) for value in contour.ContourData], (-1, 3))
+        np.testing.assert_allclose(sorted(found.tolist()), sorted(np.array(expected).tolist()), atol=1e-5)
 
 
 def test_formats_that_do_not_fit_are_refused(tab):

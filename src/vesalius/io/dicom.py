@@ -156,6 +156,11 @@ def load_file(path: Path) -> Dataset:
             return dataset
 
 
+def long_string(text: str) -> str:
+    """A text as DICOM's LO takes it (PS3.5 6.2): 64 characters, no control characters, no backslash, which divides."""
+    return "".join(" " if letter == "\\" or not letter.isprintable() else letter for letter in text)[:64]
+
+
 def _is_image(dataset: Dataset, path: Path) -> bool:
     """Whether it is an image; ReadError if its class is an image's but the pixels are not there."""
     if any(tag in dataset for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):

@@ -14,7 +14,7 @@ from pydicom.pixels import iter_pixels  # type: ignore[attr-defined]
 from vesalius import __version__
 from vesalius.core.errors import GeometryError, ReadError, VesaliusError, WriteError
 from vesalius.core.geometry import Geometry
-from vesalius.io.dicom import frame_order, group_of, load_file, load_series, place_of
+from vesalius.io.dicom import frame_order, group_of, load_file, load_series, long_string, place_of
 from vesalius.io.grid import MAX_VALUES, check_shape, decoding
 from vesalius.io.regions import CutOut, Region, cut_out
 from vesalius.vocabulary.targets import Target, target_of
@@ -147,7 +147,7 @@ def _described(number: int, name: str) -> Any:
         category = codes.SCT.MorphologicallyAbnormalStructure if lesion else codes.SCT.AnatomicalStructure
     described = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=long_string(name),
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
@@ -191,6 +191,7 @@ def _write(temporary: Path, pixels: NDArray[Any], segments: Sequence[Any], image
                 manufacturer_model_name="Vesalius",
                 software_versions=__version__,
                 device_serial_number="0",
+                specific_character_set="ISO_IR 192",  # UTF-8, whatever the names are written in
             )
             segmentation.save_as(temporary)
             hd.seg.segread(temporary)  # an incomplete source can make a file that no one can read again

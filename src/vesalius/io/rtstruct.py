@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from vesalius import __version__
 from vesalius.core.errors import ReadError, WriteError
 from vesalius.core.geometry import Geometry
-from vesalius.io.dicom import load_file
+from vesalius.io.dicom import load_file, long_string
 from vesalius.io.grid import decoding
 from vesalius.io.outlines import edges_of_mask
 from vesalius.io.regions import CutOut, Region, cut_out
@@ -142,7 +142,7 @@ def _structures(
     structures, drawn, observed = [], [], []
     for number, region in enumerate([region for region in regions if region.planes], 1):
         structure, outline, observation = Dataset(), Dataset(), Dataset()
-        structure.ROINumber, structure.ROIName = number, region.name[:64]
+        structure.ROINumber, structure.ROIName = number, long_string(region.name)
         structure.ReferencedFrameOfReferenceUID = images[0].FrameOfReferenceUID
         structure.ROIGenerationAlgorithm = "SEMIAUTOMATIC"
         outline.ReferencedROINumber = number
@@ -162,12 +162,12 @@ def _structures(
 def _structure_set(image: Dataset, pictures: Sequence[Dataset]) -> Dataset:
     """A structure set without regions, of the patient and study of an image, about the images of a series."""
     dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, whatever the names are written in
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = RTStructureSetStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
     for name in (
-        "SpecificCharacterSet",
         "StudyDate",
         "StudyTime",
         "AccessionNumber",
@@ -181,7 +181,7 @@ def _structure_set(image: Dataset, pictures: Sequence[Dataset]) -> Dataset:
     ):
         if name in image:
             dataset.add(image[name])  # as it is, even if it is longer than DICOM allows
-        elif name != "SpecificCharacterSet":
+        else:
             setattr(dataset, name, "")
     now = datetime.now()
     dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", generate_uid()
