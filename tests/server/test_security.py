@@ -37,7 +37,7 @@ def test_the_printed_address_lets_the_browser_in(closed):
     assert closed.get("/api/images").status_code == 200  # the client keeps cookies as browsers do
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1", "["])
 def test_other_names_for_this_machine_are_refused(tab, host):
     answer = tab.client.get("/api/images", headers={"Host": host})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host")
@@ -52,6 +52,7 @@ def test_pages_of_other_sites_are_refused(tab):
     for headers in (
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[127.0.0.1"},
         {"Origin": "http://127.0.0.1:9999"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
     ):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from vesalius.core.errors import WriteError
+from vesalius.core.errors import ConfigError, WriteError
 from vesalius.server.client import Client, ServerError
 
 START = "from vesalius.cli import main; main()"
@@ -63,6 +63,15 @@ def test_another_address_needs_the_printed_token(images):
             Client(plain)
         with Client(plain, token) as client:
             assert len(client.images()) == 4
+
+
+@pytest.mark.parametrize("token", ["", " ", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])
+def test_a_token_that_protects_nothing_is_refused(images, token):
+    from vesalius.server.serve import serve
+
+    with pytest.raises(ConfigError, match="token"):
+        serve([images], host="0.0.0.0", token=token, open_browser=False)
+    assert not (images / "vesalius-annotations").exists()
 
 
 def test_two_servers_do_not_write_one_folder(images):

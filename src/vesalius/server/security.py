@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.exceptions import HTTPException
 
@@ -145,14 +145,21 @@ def _route(scope: Any) -> str:
 
 def check_host(headers: dict[str, str]) -> None:
     """Refuses requests under another name than this machine's own."""
-    if not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
+    if not is_loopback(_split(f"//{headers.get('host', '')}").hostname or ""):
         raise Refusal(403, "host", "this is not the host that was asked for", remedy="use the address that was printed")
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets that do not match
+        return urlsplit("")
 
 
 def check_origin(headers: dict[str, str]) -> None:
     """Refuses requests that a page of another site makes."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    if origin is not None and _split(origin).netloc != headers.get("host"):
         raise Refusal(403, "origin", "pages of other sites may not ask")
     if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
         raise Refusal(403, "origin", "pages of other sites may not ask")

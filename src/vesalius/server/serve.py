@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import threading
@@ -48,8 +49,13 @@ def serve(
         ReadError: There are no images.
         ModelError: The model cannot be loaded.
         WriteError: A folder of annotations cannot be written, or another server has it.
-        ConfigError: The address cannot be listened on.
+        ConfigError: The address cannot be listened on, or the token makes no sense.
     """
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
+        raise ConfigError(
+            "the token is empty, or has other characters than letters, digits and . _ ~ -",
+            remedy="leave --token out for a random one",
+        )
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(18)
     workspace = Workspace(paths, output)
