@@ -16,7 +16,7 @@ from vesalius.io.outlines import mask_of_runs
 from vesalius.io.read import read_volume
 from vesalius.io.rtstruct import read_structures
 from vesalius.server.annotator import Annotator
-from vesalius.server.exports import export_image
+from vesalius.server.exports import export_all, export_image
 from vesalius.server.workspace import Workspace
 
 
@@ -208,6 +208,35 @@ def test_the_corpus_is_one_that_finetune_takes(tab):
     disc = next(one for one in pairs if len(one.masks) == 2)
     areas = {mask.target: int(mask.mask.sum()) for mask in disc.masks}
     assert areas == {"optic cup": 15 * 20, "optic disc": 25 * 20 - 10 * 10}
+
+
+@pytest.mark.parametrize("kind", ["labels", "prompts"])
+def test_images_of_one_name_do_not_overwrite_each_other(tmp_path, predictor, images, kind):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").write_bytes((images / "scan.nii.gz").read_bytes())
+    (tmp_path / "x" / "b c.nii.gz").write_bytes((images / "scan.nii.gz").read_bytes())
+    (tmp_path / "x" / "b_c.nii.gz").write_bytes((images / "scan.nii.gz").read_bytes())
+    annotator = Annotator(Workspace([tmp_path / "x", tmp_path / "y"]), predictor)
+    try:
+        voxels = np.zeros((12, 24, 20), np.bool_)
+        voxels[4, 4:9, 4:9] = True
+        for image in annotator.workspace.items:
+            annotator.replace_objects(image, [("block", voxels)], "me", done=True)
+        folder = tmp_path / "out"
+        export_all([annotator.annotated(image) for image in annotator.workspace.items], kind, folder)
+    finally:
+        annotator.close()
+    suffix = ".nii.gz" if kind == "labels" else ".jsonl"
+    assert len([path for path in folder.iterdir() if path.name.endswith(suffix)]) == 4
+
+
+def test_a_line_that_is_being_written_is_not_exported(tab):
+    tab.draw("disc2", block(5, 20, 30, 40, (48, 64)), "disc")
+    log = tab.annotator.workspace.item(tab.id("disc2")).log
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"n":3')
+    assert tab.get("disc2", "/export", format="prompts").content == whole
 
 
 @pytest.mark.parametrize("kind", ["coco", "labels", "prompts"])

@@ -6,7 +6,7 @@ import logging
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -103,6 +103,7 @@ class Annotator:
         self.engine = Engine(predictor, memory=memory, limit=limit, session_limit=session_limit)
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
+        self._jobs = threading.Lock()
         self._carried: Bounded[tuple[Path, str, str], Any] = Bounded(2**28)
         self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: Bounded[tuple[str, str], tuple[Annotation, Block | None]] = Bounded(2**28)
@@ -431,7 +432,7 @@ class Annotator:
         return said
 
     def replace_objects(
-        self, image: str, objects: Sequence[tuple[str, NDArray[np.bool_]]], session: str, done: bool | None = None
+        self, image: str, objects: Iterable[tuple[str, NDArray[np.bool_]]], session: str, done: bool | None = None
     ) -> None:
         """Takes objects that were drawn elsewhere in the place of those of an image; one undo takes that back.
 
@@ -442,6 +443,10 @@ class Annotator:
             done: Whether the annotator is done with the image; None leaves that.
         """
         document = self.workspace.document(image)
+        drawn = [
+            (name, [{"index": int(z), **runs(mask[z])} for z in np.flatnonzero(mask.any((1, 2)))])
+            for name, mask in objects
+        ]
         with document.lock:
             number = document.revision + 1
             made = [
@@ -449,9 +454,9 @@ class Annotator:
                     "object": f"o{number}.{place}",
                     "name": name,
                     "colour": COLOURS[place % len(COLOURS)],
-                    "planes": [{"index": int(z), **runs(mask[z])} for z in np.flatnonzero(mask.any((1, 2)))],
+                    "planes": planes,
                 }
-                for place, (name, mask) in enumerate(objects)
+                for place, (name, planes) in enumerate(drawn)
             ]
             logged: dict[str, Any] = {"kind": "replace", "axis": "z", "objects": made}
             if done is not None:
@@ -482,7 +487,11 @@ class Annotator:
                 raise Refusal(409, "conflict", "there is an image of this name already", remedy="give another name")
             written.rename(path)
         self.workspace.refresh()
-        return next(number for number, item in self.workspace.items.items() if item.path == path)
+        for number, item in self.workspace.items.items():
+            if path in (item.path, *(item.files or ())):
+                return number
+        path.unlink()
+        raise Refusal(415, "kind", "it is no image that is shown", remedy="send a picture or a scan")
 
     # Everything, and volumes
 
@@ -524,13 +533,14 @@ class Annotator:
         keys = key_slices(thing, wish.axis, volume.voxels.shape[:3])
         if not any(mask.any() for mask in keys.values()):
             raise Refusal(422, "prompt", f"the object has no outline along {wish.axis}", remedy="outline a slice first")
-        if sum(job.state == "running" for job in self.jobs.values()) >= _JOBS:
-            raise Refusal(503, "busy", f"{_JOBS} jobs are running already", retry_after=10)
         job = Job(secrets.token_hex(6), "propagate", total=last - first + 1 - sum(first <= key <= last for key in keys))
-        self.jobs[job.id] = job
-        while len(self.jobs) > 100:
-            self.jobs.pop(next(number for number, old in self.jobs.items() if old.state != "running"))
-        work = partial(self._carry, job, document, volume, wish, (first, last), keys, session)
+        with self._jobs:
+            if sum(job.state == "running" for job in self.jobs.values()) >= _JOBS:
+                raise Refusal(503, "busy", f"{_JOBS} jobs are running already", retry_after=10)
+            self.jobs[job.id] = job
+            while len(self.jobs) > 100:
+                self.jobs.pop(next(number for number, old in self.jobs.items() if old.state != "running"))
+        work = partial(self._carry, job, document, volume, wish, (first, last), thing, keys, session)
         self.engine.jobs.add(job.id, work)
         return job
 
@@ -541,6 +551,7 @@ class Annotator:
         volume: Volume,
         wish: messages.Propagate,
         span: tuple[int, int],
+        asked: Annotation,
         keys: Mapping[int, NDArray[np.bool_]],
         session: str,
     ) -> None:
@@ -557,20 +568,22 @@ class Annotator:
             with closing(slices) as found:  # type: ignore[type-var]
                 for outline in found:
                     if job.cancelled.is_set():
-                        job.state = "cancelled"
-                        return
+                        break
                     outlines.append(outline)
                     if outline.index in keys or not span[0] <= outline.index <= span[1]:
                         continue
                     quality = None if outline.quality is None else round(outline.quality, 4)
                     rows[outline.index] = {"index": outline.index, "quality": quality, **runs(outline.mask)}
                     job.done = len(rows)
+            if job.cancelled.is_set():
+                job.state = "cancelled"
+                return
             # So that after a correction only what lies between it and the next key slices is carried anew.
             carried = assemble(volume, wish.axis, keys, outlines, rules)
             self._carried.put(name, carried, carried.mask.nbytes + sum(one.mask.nbytes for one in outlines))
             with document.lock:
                 thing = unlocked(document.state, wish.object)
-                if key_slices(thing, wish.axis, volume.voxels.shape[:3]).keys() != keys.keys():
+                if _key_planes(thing, wish.axis) != _key_planes(asked, wish.axis):
                     raise Refusal(409, "conflict", "the object was changed meanwhile", remedy="propagate again")
                 logged = {
                     "kind": "propagate",
@@ -597,15 +610,15 @@ class Annotator:
     def annotated(self, image: str) -> Annotated:
         """An image with its annotations as they are now."""
         document = self.workspace.document(image)
-        self.workspace.item(image).check()  # DICOM is read again
-        return Annotated(self.workspace.item(image), self.workspace.volume(image), document.state, document.path)
+        item = self.workspace.item(image)
+        item.check()  # DICOM is read again
+        return Annotated(item, partial(self.workspace.volume, image), document.state, document.path)
 
     def export(self, wish: messages.Export) -> dict[str, Any]:
         """Writes the annotations of all images of some states to a folder; see `exports.export_all`."""
         states = {row["id"]: row["state"] for row in self.images()}
         now = datetime.now().strftime("%Y-%m-%d-%H%M%S")
         folder = self.workspace.folders[0] / "exports" / f"{wish.format}-{now}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with self.heavy():
             chosen = [self.annotated(image) for image, state in states.items() if state in wish.states]
             return export_all(chosen, wish.format, folder)
@@ -657,10 +670,12 @@ def said_so_far(
 def key_slices(thing: Annotation, axis: str, shape: Sequence[int]) -> dict[int, NDArray[np.bool_]]:
     """Slices of an object that a person has answered for, with their masks: all that were not carried there."""
     size = slice_shape(shape, axis)
+    return {index: mask_of_runs(mask, size) for index, mask in _key_planes(thing, axis).items()}
+
+
+def _key_planes(thing: Annotation, axis: str) -> dict[int, dict[str, Any]]:
     return {
-        index: mask_of_runs(plane.mask, size)
-        for (own, index), plane in thing.planes.items()
-        if own == axis and plane.by != "propagated"
+        index: plane.mask for (own, index), plane in thing.planes.items() if own == axis and plane.by != "propagated"
     }
 
 

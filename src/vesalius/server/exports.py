@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,20 @@ class Annotated:
 
     Attributes:
         item: Where it is.
-        volume: The image.
+        load: Gives the image, which is not kept here: there may be more of them than memory holds.
         state: Its annotations.
         log: Its prompt log.
     """
 
     item: Item
-    volume: Volume
+    load: Callable[[], Volume]
     state: State
     log: Path
+
+    @property
+    def volume(self) -> Volume:
+        """The image."""
+        return self.load()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,7 +96,7 @@ def export_image(one: Annotated, kind: str, axis: str | None = None, index: int 
         GeometryError: There is no such slice.
     """
     if kind == "prompts":
-        return one.log.read_bytes() if one.log.exists() else b""
+        return _whole_lines(one.log)
     if kind == "coco":
         return json.dumps(coco_of(one), ensure_ascii=False).encode()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,6 +157,7 @@ def labelled(one: Annotated, *, flat: bool = False) -> Iterator[LabelledImage]:
         one: The image.
         flat: Whether of objects that overlap, the later one is on top.
     """
+    volume = one.volume
     counts = Counter(axis for thing in one.state.objects.values() for axis, _ in thing.planes)
     axis = max(AXES[::-1], key=lambda name: counts[name])
     blocks = {number: block_of(thing, one.shape) for number, thing in one.state.objects.items()}
@@ -169,8 +175,8 @@ def labelled(one: Annotated, *, flat: bool = False) -> Iterator[LabelledImage]:
         if not masks:
             continue
         yield LabelledImage(
-            image=one.volume.slice(axis, index),
-            modality=one.volume.modality or "unknown",
+            image=volume.slice(axis, index),
+            modality=volume.modality or "unknown",
             dataset="annotations",
             case=one.item.id,
             path=one.item.path,
@@ -215,20 +221,30 @@ def export_all(images: Sequence[Annotated], kind: str, folder: Path) -> dict[str
         layout("pairs" if kind == "corpus" else "coco").write(counted(), folder, folder.name)
     else:
         with writing(folder) as part:
+            stems = Counter(one.stem.casefold() for one in marked)
             for one in marked:
+                # Images of several folders, or whose names differ in a space, may have one stem.
+                stem = one.stem if stems[one.stem.casefold()] == 1 else f"{one.stem}-{one.item.id}"
                 if kind == "prompts":
-                    (part / one.log.name).write_bytes(one.log.read_bytes())
+                    (part / f"{stem}.prompts.jsonl").write_bytes(_whole_lines(one.log))
                 else:
                     try:
-                        write_labels(one, "nifti", part / f"{one.stem}.nii.gz")
+                        write_labels(one, "nifti", part / f"{stem}.nii.gz")
                     except VesaliusError as error:
                         left_out.append({"name": one.item.name, "reason": error.reason})
                         continue
                     names = {number: thing.name for number, thing in enumerate(one.state.objects.values(), 1)}
-                    (part / f"{one.stem}.json").write_text(json.dumps(names, indent=1, ensure_ascii=False))
+                    told = json.dumps(names, indent=1, ensure_ascii=False)
+                    (part / f"{stem}.json").write_text(told, encoding="utf-8")
                 count["images"] += 1
                 count["objects"] += len(one.state.objects)
     return {"folder": str(folder), **count, "left_out": left_out}
+
+
+def _whole_lines(log: Path) -> bytes:
+    """What a log holds, without a line that is being written."""
+    content = log.read_bytes() if log.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def rgb_of(colour: str) -> tuple[int, int, int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Axis = Literal["x", "y", "z"]
 Index = Annotated[int, Field(ge=0, le=2**31)]
@@ -34,6 +34,12 @@ class Window(Message):
 
     low: Grey
     high: Grey
+
+    @model_validator(mode="after")
+    def _is_a_span(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError("low is not below high")
+        return self
 
 
 class Point(Message):

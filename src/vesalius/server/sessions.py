@@ -4,8 +4,8 @@ Locks, in the order in which one thread may take them; none takes an earlier one
 
 1. the lock of one image that is being read (`Workspace`), which is held while a file is read
 2. the lock of a document (`Document.lock`), which is held while an action is written, and never while a model is asked
-3. the locks inside of `Workspace`, `Sessions`, `Asking`, `Background`, `Turns` and `Bounded`, each of which is held for
-   some lookups and while nothing else is called
+3. the locks inside of `Workspace`, `Sessions`, `Annotator`, `Asking`, `Background`, `Turns` and `Bounded`, each of
+   which is held for some lookups and while nothing else is called
 """
 
 from __future__ import annotations
