@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from made_dicom import made_series
 from vesalius.core.types import Prompt
 
 LIMIT = "----------lImIt_of_THE_fIle_eW_$"
@@ -101,6 +102,10 @@ def test_viewers_ask_for_other_forms(tab, model, predictor):
         ({"foreground": [[100, 2, 3]]}, 422),
         ({"foreground": [[1, 2, 30]]}, 422),
         ({"roi": [1]}, 422),
+        ({"roi": [1, 5, 1, 5, 1e999, 1e999]}, 422),
+        ({"foreground": [[10**400, 2, 3]]}, 422),
+        ({"foreground": [[1, 2, 3]], "slice": "middle"}, 422),
+        ({"foreground": [[1, 2, 3]], "slice": 1e999}, 422),
         ({"foreground": [[1, 2, 3]], "result_extension": ".exe"}, 400),
         ([], 400),
     ],
@@ -194,6 +199,54 @@ def test_the_next_image_is_one_that_is_not_done(tab):
     tab.act("disc10", "state", done=True)
     assert tab.client.post("/activelearning/first", json={}).json() == {}
     assert tab.client.post("/activelearning/other", json={}).status_code == 404
+
+
+def test_params_that_are_nested_too_deep_are_refused(tab, model):
+    answer = tab.client.post(f"/infer/{model}?image=scan", data={"params": "[" * 200_000})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+
+
+def test_an_image_is_not_taken_for_a_label_map(tab, images):
+    scan = nibabel.load(images / "scan.nii.gz")
+    numbers = np.arange(20 * 24 * 12).reshape(20, 24, 12).astype(np.int32)
+    nibabel.save(nibabel.Nifti1Image(numbers, scan.affine), images.parent / "wrong.nii.gz")
+    files = {"label": ("a.nii.gz", (images.parent / "wrong.nii.gz").read_bytes())}
+    answer = tab.client.put(f"/datastore/label?image={tab.id('scan')}", files=files)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "geometry")
+    assert tab.get("scan", "/document").json()["revision"] == 0
+
+
+def test_names_that_are_half_a_character_are_taken(tab, images):
+    scan = nibabel.load(images / "scan.nii.gz")
+    labels = np.zeros((20, 24, 12), np.uint8)
+    labels[4:9, 4:9, 4] = 1
+    nibabel.save(nibabel.Nifti1Image(labels, scan.affine), images.parent / "labels.nii.gz")
+    files = {"label": ("a.nii.gz", (images.parent / "labels.nii.gz").read_bytes())}
+    data = {"params": '{"label_names": {"liver \\ud800": 1}}'}
+    assert tab.client.put(f"/datastore/label?image={tab.id('scan')}", files=files, data=data).status_code == 200
+    (thing,) = tab.get("scan", "/document").json()["objects"]
+    assert thing["name"] == "liver ?"
+
+
+def test_files_of_one_series_are_added_one_by_one(tab, tmp_path):
+    made_series(tmp_path / "new", 3)
+    added = set()
+    for path in sorted((tmp_path / "new").iterdir()):
+        files = {"file": (path.name, path.read_bytes())}
+        answer = tab.client.put("/datastore/", params={"image": path.stem}, files=files)
+        assert answer.status_code == 200, answer.text
+        added.add(answer.json()["image"])
+    assert answer.json()["image"] in tab.annotator.workspace.items
+    assert len(tab.annotator.workspace.item(answer.json()["image"]).files) == 3
+
+
+def test_an_upload_that_is_refused_leaves_nothing(tab, images, monkeypatch, tmp_path):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files = [("files", ("a.png", (images / "disc2.png").read_bytes())), ("files", ("b.exe", b"x"))]
+    assert tab.client.put("/session/", files=files).status_code == 415
+    assert [path for path in tmp_path.rglob("*.png") if not path.is_relative_to(images)] == []
 
 
 def test_an_upload_that_names_another_file_is_refused(tab, model, tmp_path):

@@ -44,6 +44,8 @@ _VIEWER = "monai-label"
 _MEDIA = {".nrrd": "application/octet-stream", ".nii.gz": "application/gzip", ".nii": "application/octet-stream"}
 _UPLOADED = (".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 FINAL = "final"
+# Most objects that a label map may hold.
+_MOST_OBJECTS = 1000
 
 
 @dataclass(eq=False)
@@ -97,7 +99,11 @@ class Uploads:
             if len(self._found) >= self._limit:
                 raise Refusal(503, "busy", f"{self._limit} images are kept already", retry_after=60)
         folder.mkdir()
-        paths = [keep(file, folder, f"{place:05}") for place, file in enumerate(files)]
+        try:
+            paths = [keep(file, folder, f"{place:05}") for place, file in enumerate(files)]
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         path = paths[0] if len(paths) == 1 else folder
         now = time.time()
         name = Path(files[0].filename or "image").name
@@ -243,9 +249,11 @@ def _add_inference(app: FastAPI, annotator: Annotator, uploads: Uploads) -> None
         asked = parsed(params)
         with tempfile.TemporaryDirectory(prefix="vesalius-") as name:
             if file is not None:
-                volume, key = read_volume(keep(file, Path(name), "image")), secrets.token_hex(8)
+                with annotator.heavy():
+                    volume, key = read_volume(keep(file, Path(name), "image")), secrets.token_hex(8)
             elif session_id:
-                volume, key = read_volume(uploads.get(session_id).path), session_id
+                with annotator.heavy():
+                    volume, key = read_volume(uploads.get(session_id).path), session_id
             elif image:
                 key = image_id(annotator, image)
                 volume = annotator.workspace.volume(key)
@@ -276,7 +284,7 @@ def parsed(params: str) -> dict[str, Any]:
     """
     try:
         asked = json.loads(params or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
         raise Refusal(400, "bad_request", "params is not a JSON object")
@@ -306,7 +314,10 @@ def outline(
     text = asked.get("label") if "text" in annotator.engine.runtime.takes else None
     heights = {round(float(z)) for z in (*positive[:, 2], *negative[:, 2])} | ({depth} if depth is not None else set())
     if asked.get("slice") is not None:
-        heights = {int(asked["slice"])}
+        try:
+            heights = {int(asked["slice"])}
+        except (ValueError, TypeError, OverflowError):
+            raise Refusal(422, "prompt", "slice is not a whole number") from None
     count = volume.voxels.shape[0]
     if not heights and count == 1:
         heights = {0}
@@ -336,7 +347,7 @@ def _voxels(said: Any) -> NDArray[np.float64]:
     try:
         points = np.asarray(json.loads(said) if isinstance(said, str) else said or [], np.float64)
         points = points.reshape(-1, 3) if points.size else np.zeros((0, 3))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise Refusal(422, "prompt", "a click is not three numbers x, y, z") from None
     if not np.isfinite(points).all():
         raise Refusal(422, "prompt", "a click is not three finite numbers")
@@ -350,9 +361,9 @@ def _box_of(said: Any) -> tuple[tuple[float, float, float, float] | None, int | 
     try:
         values = [float(value) for value in (json.loads(said) if isinstance(said, str) else said)]
         x0, x1, y0, y1 = values[:4]
-    except (ValueError, TypeError):
+        depth = round(values[4]) if len(values) == 6 and values[4] == values[5] else None
+    except (ValueError, TypeError, OverflowError):
         raise Refusal(422, "prompt", "roi is not x0, x1, y0, y1") from None
-    depth = round(values[4]) if len(values) == 6 and values[4] == values[5] else None
     return (x0, y0, x1 + 1, y1 + 1), depth
 
 
@@ -405,9 +416,9 @@ def _add_datastore(app: FastAPI, annotator: Annotator) -> None:
     ) -> dict[str, Any]:
         """Adds an image to the first of the given folders."""
         parsed(params)
-        return {
-            "image": annotator.add_image(image or Path(file.filename or "image").name, lambda f, s: keep(file, f, s))
-        }
+        name = image or Path(file.filename or "image").name
+        with annotator.heavy():
+            return {"image": annotator.add_image(name, lambda folder, stem: keep(file, folder, stem))}
 
     @app.delete("/datastore/", tags=["MONAI Label"])
     def remove(id: str, type: str = "label") -> dict[str, Any]:
@@ -464,10 +475,19 @@ def _add_datastore(app: FastAPI, annotator: Annotator) -> None:
         number = image_id(annotator, image)
         names = label_names(parsed(params))
         volume = annotator.workspace.volume(number)
-        with tempfile.TemporaryDirectory(prefix="vesalius-") as folder:
-            labels = read_labels(keep(label, Path(folder), "label"), volume)
-        objects = [(names.get(int(value), f"label {value}"), labels == value) for value in np.unique(labels) if value]
-        annotator.replace_objects(number, objects, _VIEWER, done=tag == FINAL)
+        with annotator.heavy():
+            with tempfile.TemporaryDirectory(prefix="vesalius-") as folder:
+                labels = read_labels(keep(label, Path(folder), "label"), volume)
+            values = [int(value) for value in np.unique(labels) if value]
+            if len(values) > _MOST_OBJECTS:
+                raise Refusal(
+                    422,
+                    "geometry",
+                    f"the label map has {len(values)} labels, more than the {_MOST_OBJECTS} that are taken",
+                    remedy="send the labels, not the image",
+                )
+            objects = ((names.get(value, f"label {value}"), labels == value) for value in values)
+            annotator.replace_objects(number, objects, _VIEWER, done=tag == FINAL)
         return {"image": number, "label": number}
 
 
@@ -497,13 +517,18 @@ def label_names(params: Mapping[str, Any]) -> dict[int, str]:
     if isinstance(stated, dict):
         for name, number in stated.items():
             if isinstance(number, int):
-                names[number] = str(name)[:200]
+                names[number] = _plain(name)
     rows = params.get("label_info")
     for place, row in enumerate(rows if isinstance(rows, list) else [], 1):
         if isinstance(row, dict) and row.get("name"):
             number = row.get("idx", row.get("value", place))
-            names[number if isinstance(number, int) else place] = str(row["name"])[:200]
+            names[number if isinstance(number, int) else place] = _plain(row["name"])
     return names
+
+
+def _plain(name: object) -> str:
+    """A name as a log can hold it: JSON may have halves of characters."""
+    return str(name)[:200].encode(errors="replace").decode()
 
 
 def write_scan(path: Path, volume: Volume) -> None:
