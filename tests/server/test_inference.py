@@ -18,7 +18,7 @@ class Held:
         self.answers = {}
         self.threads = []
         began = threading.Event()
-        self.ask("held", lambda _: (began.set(), self.go.wait(10)))
+        self.ask("held", lambda _: (began.set(), self.go.wait(10)), topic=("held",))
         began.wait(10)
 
     def ask(self, name, work=lambda said: said, session="me", topic=None, said=()):
@@ -55,8 +55,6 @@ def test_a_newer_request_takes_the_place_and_the_prompts_of_the_older():
 
 
 def test_what_runs_already_is_not_superseded():
-    held = Held()
-    held.end()
     running = Held()
     running.ask("same topic", topic=("held",), said=["x"])
     running.end()
