@@ -94,7 +94,7 @@ def click(client: Client, image: str, at: tuple[int, int], made: str | None, siz
 def work(
     address: str, images: list[tuple[str, list[tuple[int, int]]]], side: int, clicks: int, pause: float, start: float
 ) -> list[float]:
-    """Milliseconds of the clicks of one user, without the first on each image."""
+    """Milliseconds of the clicks of one user, the first on each image among them."""
     times: list[float] = []
     rng = np.random.default_rng(int(start * 1000) % 2**32)
     with Client(address) as client:

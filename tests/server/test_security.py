@@ -82,6 +82,9 @@ def test_large_bodies_are_refused(images, predictor):
         answer = client.post("/api/images/refresh", content=big)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
+        multipart = {"content-type": "multipart/form-data; boundary=x"}
+        assert client.post("/api/export", content=big, headers=multipart).status_code == 413
+
         def pieces():  # no Content-Length
             for _ in range(15):
                 yield b"x" * 100
@@ -132,6 +135,21 @@ def test_a_failure_of_ours_is_told_without_names(tab, caplog, monkeypatch):
     assert "disc2" not in answer.text + caplog.text
     assert "RuntimeError" in caplog.text
     assert "in fail" in caplog.text
+
+
+def test_a_full_disk_is_told_in_one_sentence_without_names(tab, caplog, monkeypatch):
+    import tempfile
+
+    path = tab.annotator.workspace.item(tab.id("disc2")).path
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    answer = tab.get("disc2", "/export", format="nifti")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "failed")
+    assert "(No space left on device)" in answer.json()["error"]["message"]
+    assert "disc2" not in answer.text + caplog.text
 
 
 @pytest.mark.parametrize(

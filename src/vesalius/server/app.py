@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,8 +30,10 @@ from vesalius.server import messages
 from vesalius.server.annotator import COLOURS, Annotator, names_like, sent_type
 from vesalius.server.exports import FORMATS, export_image
 from vesalius.server.monai_label import Uploads, add_monai_label
-from vesalius.server.refusals import Refusal, refusal_of
+from vesalius.server.refusals import Refusal, refusal_of, trace_of
 from vesalius.server.security import Guard, Rules, is_loopback
+
+_log = logging.getLogger("vesalius.server")
 
 # Seconds between two looks at whether a document has changed.
 _LOOK = 0.2
@@ -80,6 +83,12 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(VesaliusError)
     def failed(request: Request, error: VesaliusError) -> JSONResponse:
         return refused(request, refusal_of(error))
+
+    @app.exception_handler(OSError)
+    def no_room(request: Request, error: OSError) -> JSONResponse:
+        _log.error("a file cannot be read or written: %s", trace_of(error))
+        reason = f"a file cannot be read or written ({error.strerror or type(error).__name__})"
+        return refused(request, Refusal(500, "failed", reason, remedy="make room, or look at the permissions"))
 
     @app.exception_handler(RequestValidationError)
     def misunderstood(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -87,7 +87,9 @@ class Guard:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         status, began_answer = 500, False
         sent = 0
-        limit = self._rules.upload_bytes if "multipart" in headers.get("content-type", "") else self._rules.body_bytes
+        # Files go to the disk; what the API takes is held in memory, whatever it is said to be.
+        files = "multipart" in headers.get("content-type", "") and not scope["path"].startswith("/api/")
+        limit = self._rules.upload_bytes if files else self._rules.body_bytes
 
         async def answer(message: Any) -> None:
             nonlocal status, began_answer
