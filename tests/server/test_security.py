@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from vesalius.server.annotator import Annotator
 from vesalius.server.app import create_app
-from vesalius.server.security import Rules, is_loopback
+from vesalius.server.security import Guard, Rules, is_loopback
 from vesalius.server.workspace import Workspace
 
 
@@ -135,6 +135,24 @@ def test_a_failure_of_ours_is_told_without_names(tab, caplog, monkeypatch):
     assert "disc2" not in answer.text + caplog.text
     assert "RuntimeError" in caplog.text
     assert "in fail" in caplog.text
+
+
+def test_an_answer_that_breaks_off_is_logged_without_names(caplog):
+    import asyncio
+
+    name = "disc2"
+
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise FileNotFoundError(name)
+
+    async def nothing(*_):
+        pass
+
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guard(answer, Rules())(scope, nothing, nothing))
+    assert "FileNotFoundError" in caplog.text
+    assert name not in caplog.text
 
 
 def test_a_full_disk_is_told_in_one_sentence_without_names(tab, caplog, monkeypatch):

@@ -483,9 +483,13 @@ class Annotator:
             written = write(Path(temporary), stem or "image")
             read_volume(written)
             path = folder / written.name
-            if path.exists():
-                raise Refusal(409, "conflict", "there is an image of this name already", remedy="give another name")
-            written.rename(path)
+            try:
+                path.touch(exist_ok=False)  # so that of two at a time, one is refused
+            except FileExistsError:
+                raise Refusal(
+                    409, "conflict", "there is an image of this name already", remedy="give another name"
+                ) from None
+            written.replace(path)
         self.workspace.refresh()
         for number, item in self.workspace.items.items():
             if path in (item.path, *(item.files or ())):

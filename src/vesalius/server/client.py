@@ -161,6 +161,7 @@ class Client:
         while job["state"] == "running":
             time.sleep(0.1)
             job = self.request("GET", f"/api/jobs/{job['job']}")
+            self.request("GET", f"/api/sessions/{self.session}")  # it may take longer than the lease
             progress(job["done"], job["total"])
         if job["error"] is not None:
             raise ServerError(422, **job["error"])

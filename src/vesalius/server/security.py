@@ -125,8 +125,9 @@ class Guard:
                 raise _too_large(limit)
             await self._app(scope, piece, answer)
         except Exception as error:
-            if began_answer:
-                raise
+            if began_answer:  # it breaks off; raised further, it would be logged with its message
+                _log.error("%s %s broke off: %s", scope["method"], _route(scope), trace_of(error))
+                return
             refusal = error if isinstance(error, Refusal) else Refusal(500, "failed", "the server has failed at this")
             if refusal is not error:
                 _log.error("%s %s failed: %s", scope["method"], _route(scope), trace_of(error))
