@@ -394,6 +394,11 @@ def test_quick_clicks_are_all_heard(user):
     user.says("quality")
     assert len(user.planes()[0]["prompts"]) == 5
     assert len(user.document()["objects"]) == 1
+    for x in (20, 40):
+        user.press("n")
+        user.click(x, 30)
+    expect(user.page.locator(".object.selected")).to_contain_text("Object 3")
+    assert [len(one["prompts"]) for one in user.planes()] == [5, 1, 1]
 
 
 def test_words_are_asked_for_where_the_model_takes_them(user):
