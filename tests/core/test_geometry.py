@@ -94,3 +94,18 @@ def test_unknown_world() -> None:
         Geometry((1, 1, 1)).affine("LAS")
     with pytest.raises(ValueError, match="LPS"):
         Geometry.from_affine(np.eye(4), (1, 1, 1), "LAS")
+
+
+@pytest.mark.parametrize(
+    ("affine", "sides"),
+    [
+        (np.eye(4), ("R", "A", "S")),
+        (np.diag([-1.0, -1, 1, 1]), ("L", "P", "S")),
+        # A sagittal grid: the first index runs to the back, the second down, the third to the left.
+        ([[0, 0, -1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], ("P", "I", "L")),
+        # Tilted by 30 degrees about the first axis.
+        ([[1, 0, 0, 0], [0, 0.866, -0.5, 0], [0, 0.5, 0.866, 0], [0, 0, 0, 1]], ("R", "A", "S")),
+    ],
+)
+def test_sides_of_the_patient(affine: list[list[float]], sides: tuple[str, str, str]) -> None:
+    assert Geometry.from_affine(np.array(affine), (4, 5, 6), "RAS").nearest_directions() == sides

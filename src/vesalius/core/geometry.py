@@ -48,6 +48,14 @@ class Geometry:
             raise ValueError("world is 'LPS' or 'RAS'")
         return matrix
 
+    def nearest_directions(self) -> tuple[str, str, str]:
+        """For each index axis (x, y, z) the side of the patient in which it grows most: L, R, P, A, S or I."""
+        columns = np.reshape(self.direction, (3, 3)).T
+        worlds = np.abs(columns).argmax(axis=1)
+        sides = ("LR", "PA", "SI")
+        x, y, z = (sides[world][int(column[world] < 0)] for world, column in zip(worlds, columns, strict=True))
+        return x, y, z
+
     @classmethod
     def from_affine(cls, affine: Array, size: tuple[int, int, int], world: str = "LPS") -> Geometry:
         """The geometry of a 4x4 index-to-world matrix given in ``"LPS"`` or ``"RAS"``."""

@@ -181,6 +181,9 @@ class Annotator:
             "dtype": sent_type(volume).name,
             "size": {"x": width, "y": height, "z": depth},
             "spacing_mm": None if spacing is None else dict(zip(AXES, spacing, strict=True)),
+            "directions": (
+                dict(zip(AXES, volume.geometry.nearest_directions(), strict=True)) if volume.geometry else None
+            ),
             "axes": axes,
             "window": _span(volume.window),
             "range": _span((low, high_value)),

@@ -129,10 +129,11 @@ export async function addPrompt(prompt) {
     const first = attempt(() => perform({ ...action, object: null }));
     making = first;
     const answer = await first;
-    if (making === first) making = null;
+    const isWanted = making === first; // and not yet another new object
+    if (isWanted) making = null;
     settle((one) => one === item);
     if (answer && state.image.id === item.image) {
-      if (state.selected === null) state.selected = answer.object;
+      if (isWanted && state.selected === null) state.selected = answer.object;
       tellOutline(answer.object);
       changed();
     }

@@ -36,6 +36,7 @@ export function nameField(value, done) {
     list.remove();
     done(name);
   };
+  const given = () => (at >= 0 ? found[at].name : input.value.trim());
   const mark = (next) => {
     at = next;
     [...list.children].forEach((row, place) => row.setAttribute("aria-selected", String(place === at)));
@@ -92,14 +93,13 @@ export function nameField(value, done) {
   input.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step && found.length) mark((at + step + found.length + (at < 0 && step < 0 ? 1 : 0)) % found.length);
-    else if (event.key === "Tab" && found.length && !event.shiftKey) end(found[Math.max(at, 0)].name);
-    else if (event.key === "Enter") end(at >= 0 ? found[at].name : input.value.trim());
+    else if (event.key === "Enter") end(given());
     else if (event.key === "Escape") end(null);
     else return;
     event.preventDefault();
     event.stopPropagation();
   });
-  input.addEventListener("blur", () => end(input.value.trim()));
+  input.addEventListener("blur", () => end(given()));
   document.body.append(list);
   return input;
 }
