@@ -167,6 +167,19 @@ def test_equal_prompts_of_several_protocols_are_asked_once() -> None:
     assert shared == [1] * (2 * 2 + 2 + 2)
 
 
+def test_large_images_are_answered_a_few_prompts_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Grower):
+        def predict(self, embedding: Slice, prompts: Sequence[Prompt]) -> list[Prediction]:
+            calls.append(len(prompts))
+            return super().predict(embedding, prompts)
+
+    calls: list[int] = []
+    whole = scores(outside(Counting()), scene(5), "medsam")
+    monkeypatch.setattr("vesalius.evaluation.subjects._PIXELS", 2 * 50 * 100)
+    assert scores(outside(Counting()), scene(5), "medsam") == whole
+    assert calls == [5, 2, 2, 1]
+
+
 def test_what_cannot_be_asked_is_an_empty_cell_with_a_reason() -> None:
     rows = scores(outside(Grower()), scene(1), "imis", "cosmos", "adapter-off")
     text = [row for row in rows if row["strategy"] == "text"]
@@ -543,6 +556,7 @@ def test_a_plan_and_options_make_an_evaluation(data: Path, tmp_path: Path, capsy
         (["--split", "val", "--model", "no-such-model"], "there is no model 'no-such-model'"),
         (["--model", "ellipse", "--model", "ellipse"], "no model is given, or one comes twice"),
         (["--protocol", "imis", "--protocol", "imis"], "no protocol is given, or one comes twice"),
+        (["--split", "val", "--prompts", "absent"], "is not a table of a finished evaluation"),
         (["--corpus", "absent"], "no set of image and label pairs"),
         (["--split", "test"], "no labelled image is in the split 'test'; use train or val or all"),
     ],

@@ -122,6 +122,8 @@ def evaluate_corpus(
     _stored.cache_clear()
     places = _thinned(list_places(plan.corpus, plan.split), plan.max_images)
     subjects = _subjects(plan)
+    if plan.prompts is not None:
+        _stored(plan.prompts)
     run = {
         "vesalius": vesalius.__version__,
         "plan": json.loads(plan.model_dump_json()),

@@ -31,8 +31,8 @@ from vesalius.prompts.sample import Mask
 # Parts of a prompt.
 BOX, POINTS, TEXT = "box", "points", "text"
 NO_ADAPTERS = "it has no adapters to compare with"
-# Prompts answered at once: their masks are held in memory together.
-_BATCH = 64
+# Prompts answered at once, and pixels of an image times prompts: their masks are held in memory together.
+_BATCH, _PIXELS = 64, 2**26
 
 
 class OutsidePredictor(Protocol):
@@ -49,7 +49,7 @@ class OutsidePredictor(Protocol):
     takes: Collection[str]
 
     def encode(self, image: Slice, /) -> Any:
-        """What it keeps of an image; called once per image."""
+        """What it keeps of an image, for all prompts about it; called again only for its times and pictures."""
         ...
 
     def predict(self, embedding: Any, prompts: Sequence[Prompt], /) -> Sequence[Prediction]:
@@ -171,7 +171,7 @@ class ModelSubject(Subject):
         for adapters in dict.fromkeys(one.strategy.adapters for one in asked):
             predictor, embedding = self._by(opened, adapters)
             places = [place for place, one in enumerate(asked) if one.strategy.adapters == adapters]
-            yield from _answers(predictor, embedding, asked, places)
+            yield from _answers(predictor, embedding, asked, places, opened[None].size)
 
     def everything(self, opened: Any, side: int) -> list[Mask]:
         """See `Subject`."""
@@ -213,7 +213,7 @@ class OutsideSubject(Subject):
             ModelError: It does not give one mask of the image's size for each prompt.
         """
         size, embedding = opened
-        for answer in _answers(self._outside, embedding, asked, range(len(asked))):
+        for answer in _answers(self._outside, embedding, asked, range(len(asked)), size):
             for mask in (found.mask for found in answer.masks):
                 if mask.dtype != np.bool_ or mask.shape != size:
                     raise ModelError(
@@ -380,12 +380,15 @@ def _alike(asked: Sequence[Asked], places: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _answers(by: Any, embedding: Any, asked: Sequence[Asked], places: Sequence[int]) -> Iterator[Answer]:
+def _answers(
+    by: Any, embedding: Any, asked: Sequence[Asked], places: Sequence[int], size: tuple[int, int]
+) -> Iterator[Answer]:
     """Answers of a model: equal prompts once, words that it may not know one by one, all others together."""
     alike = _alike(asked, places)
     words = [group for group in alike if asked[group[0]].prompt.text is not None]
     others = [group for group in alike if asked[group[0]].prompt.text is None]
-    batches = [[group] for group in words] + [others[i : i + _BATCH] for i in range(0, len(others), _BATCH)]
+    most = max(1, min(_BATCH, _PIXELS // math.prod(size)))
+    batches = [[group] for group in words] + [others[i : i + most] for i in range(0, len(others), most)]
     for batch in batches:
         prompts = [asked[group[0]].prompt for group in batch]
         matched = any(asked[place].strategy.matched for group in batch for place in group)
