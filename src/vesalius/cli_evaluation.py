@@ -59,7 +59,7 @@ def evaluate(
     embeddings: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep embeddings there, for other evaluations of the images.")
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes of this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes of this machine.")] = 1,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="What runs the work.")] = "local",
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the Ray cluster.")] = "auto",
 ) -> None:

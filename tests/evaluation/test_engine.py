@@ -16,13 +16,14 @@ from PIL import Image
 
 from made_corpus import write as write_corpus
 from vesalius.cli import main
-from vesalius.core.errors import ConfigError, ModelError, ReadError
+from vesalius.core.errors import ConfigError, ModelError, ReadError, WriteError
+from vesalius.core.files import locked
 from vesalius.core.types import Prediction, Prompt, Slice
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.store import decode_mask
 from vesalius.evaluation import run as run_module
 from vesalius.evaluation.engine import Row, Scene, object_rows, scene_of, score_scene
-from vesalius.evaluation.images import Stack, list_places, read_places
+from vesalius.evaluation.images import Stack, digest_of, list_places, read_places
 from vesalius.evaluation.prompts import draw_prompts, from_row, to_row
 from vesalius.evaluation.protocols import PROTOCOLS, strategies_of
 from vesalius.evaluation.results import TABLES, read_table, schema, write_table
@@ -35,6 +36,7 @@ from vesalius.evaluation.subjects import (
     Subject,
     load_subject,
 )
+from vesalius.evaluation.times import time_rows
 from vesalius.evaluation.volumes import volume_rows
 from vesalius.predict.load import BUNDLED
 
@@ -165,6 +167,19 @@ def test_equal_prompts_of_several_protocols_are_asked_once() -> None:
     assert shared == [1] * (2 * 2 + 2 + 2)
 
 
+def test_large_images_are_answered_a_few_prompts_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Grower):
+        def predict(self, embedding: Slice, prompts: Sequence[Prompt]) -> list[Prediction]:
+            calls.append(len(prompts))
+            return super().predict(embedding, prompts)
+
+    calls: list[int] = []
+    whole = scores(outside(Counting()), scene(5), "medsam")
+    monkeypatch.setattr("vesalius.evaluation.subjects._PIXELS", 2 * 50 * 100)
+    assert scores(outside(Counting()), scene(5), "medsam") == whole
+    assert calls == [5, 2, 2, 1]
+
+
 def test_what_cannot_be_asked_is_an_empty_cell_with_a_reason() -> None:
     rows = scores(outside(Grower()), scene(1), "imis", "cosmos", "adapter-off")
     text = [row for row in rows if row["strategy"] == "text"]
@@ -206,6 +221,49 @@ def test_a_model_without_adapters_has_none_to_leave_out(tiny: ModelSubject) -> N
     rows = scores(tiny, scene(1), "adapter-off")
     assert len(rows) == 4
     assert {row["reason"] for row in rows} == {"it has no adapters to compare with"}
+
+
+def test_an_export_is_run_as_it_is() -> None:
+    subject = load_subject(str(BUNDLED / "vesalius-tiny" / "onnx-fp32"))
+    rows = scores(subject, scene(1), "adapter-off")
+    assert {row["reason"] for row in rows} == {"it has no adapters to compare with"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda masks: masks[:-1], "grower gives 1 answers to 2 prompts"),
+        (lambda masks: [mask.astype(np.uint8) for mask in masks], r"grower gives a mask of uint8 \(50, 40\)"),
+        (
+            lambda masks: [mask.T for mask in masks],
+            r"grower gives a mask of bool \(40, 50\) for an image of \(50, 40\)",
+        ),
+    ],
+)
+def test_a_class_that_answers_wrongly_is_named(wrong: Any, said: str) -> None:
+    class Wrong(Grower):
+        def predict(self, embedding: Slice, prompts: Sequence[Prompt]) -> list[Prediction]:
+            masks = [found.mask for found in super().predict(embedding, prompts)]
+            return [Prediction(mask, 0.5) for mask in wrong(masks)]
+
+    with pytest.raises(ModelError, match=said):
+        scores(outside(Wrong()), scene(), "medsam")
+
+
+def test_times_of_strategies_do_not_depend_on_those_before(tiny: ModelSubject, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    encode = tiny.predictor.runtime.encode
+    monkeypatch.setattr(tiny.predictor.runtime, "encode", lambda *given: (encoded.append(1), encode(*given))[1])
+    # A small object, which is looked at in a window of its own: the same for S5 and S6.
+    mask = np.zeros((400, 400), np.bool_)
+    mask[100:130, 100:130] = True
+    image = LabelledImage(
+        Slice(mask.astype(np.uint8)), "ct", "x", "c", Path("x"), [ObjectMask(mask, "liver", 1)], "x/a"
+    )
+    strategies = [one for one in PROTOCOLS["cosmos"] if one.name in ("S5", "S6")]
+    rows = list(time_rows([tiny], [scene_of("x/a", image, None, SEED, None)], strategies, SEED))
+    assert [row["stage"] for row in rows] == ["encode", "S5", "S6"]
+    assert len(encoded) == 2 * 3
 
 
 def test_a_word_that_a_model_does_not_know_is_an_empty_cell() -> None:
@@ -323,6 +381,20 @@ def test_volumes_are_put_together_from_slices() -> None:
     assert clicks["hd"] >= 4
     words = [row for row in volume_rows(*tables, 2.0) if row["strategy"] == "text"]
     assert not words
+    # Between slices that are not neighbours, distances mean nothing.
+    thinned = [row for row in volume_rows(*tables, 2.0, {"imis"}) if row["strategy"] == "box" and row["round"] == 1]
+    assert [(row["protocol"], row["dice"]) for row in thinned] == [("imis", 1), ("sam-med2d", 1)]
+    assert [math.isnan(row["hd"]) for row in thinned] == [True, False]
+    # Without an answer on one of its slices there is no volume, whichever mask is chosen on the others.
+    for row in rows:
+        if row["object"].endswith("z_0001#0") and (row["strategy"], row["round"]) == ("box", 1):
+            row["reason"] = "none"
+    for choice in ("own", "matched"):
+        given = [row | {"choice": row["choice"] if row.get("reason") else choice} for row in rows]
+        lacking = pa.Table.from_pylist(given, schema("scores")).to_batches()
+        found = {(row["strategy"], row["round"]) for row in volume_rows(tables[0], lacking, 2.0)}
+        assert ("box", 1) not in found
+        assert {("box", 2), ("point", 1)} <= found
 
 
 def plan(data: Path, **changes: Any) -> EvaluationPlan:
@@ -354,6 +426,32 @@ def test_an_evaluation_writes_its_tables(data: Path, tmp_path: Path) -> None:
     assert (out / "scores.parquet").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="another evaluation"):
         evaluate_corpus(plan(data, seed=1), out)
+    # Killed between its last two steps, or while it wrote.
+    for left in (out / ".parts" / "00000.json", out / ".part-1-ab-scores.parquet"):
+        left.parent.mkdir(exist_ok=True)
+        left.touch()
+    evaluate_corpus(plan(data), out)
+    assert not list(out.glob(".part*"))
+
+
+def test_an_evaluation_in_a_folder_at_work_leaves_its_description(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out" / ".lock"), pytest.raises(WriteError, match="another process"):
+        evaluate_corpus(plan(data), tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_masks_that_were_drawn_anew_are_another_evaluation(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs" / "sam-med2d" / "box"
+    folder.mkdir(parents=True)
+    given = plan(data, models=(f"theirs={tmp_path / 'theirs'}",), max_images=1, max_objects=1)
+    out = evaluate_corpus(given, tmp_path / "out")
+    named = read_table(out, "objects")["object"][0].as_py()
+    Image.fromarray(np.ones((40, 60), np.uint8)).save(folder / f"{named.replace('/', '--')}.png")
+    with pytest.raises(ConfigError, match="another evaluation"):
+        evaluate_corpus(given, out)
+    again = evaluate_corpus(given, tmp_path / "again")
+    assert read_table(again, "scores")["reason"].null_count == 1
 
 
 def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,6 +522,8 @@ def test_a_corpus_is_measured_in_its_test_split(tmp_path: Path) -> None:
         assert stack is None
     with pytest.raises(ReadError, match="split 'val'; use test or train or all"):
         list_places(tmp_path / "corpus", "val")
+    assert digest_of(tmp_path / "corpus", places) == digest_of(tmp_path / "corpus", list(places))
+    assert digest_of(tmp_path / "corpus", places) != digest_of(tmp_path / "corpus", places[:1])
     out = evaluate_corpus(plan(tmp_path / "corpus", split="test", models=("ellipse",)), tmp_path / "out")
     assert {row["image"] for row in read_table(out, "objects").to_pylist()} == {"set/5/2d_none", "set/10/2d_none"}
 
@@ -436,7 +536,11 @@ def run_command(*arguments: str | Path) -> int:
 
 def test_a_plan_and_options_make_an_evaluation(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.toml"
-    path.write_text(f'corpus = "{data}"\nmodels = ["ellipse"]\nsplit = "train"\nmax_images = 2\n', encoding="utf-8")
+    # A limit of a protocol that is not measured now is none.
+    limits = "limits = { cosmos = 1 }"
+    path.write_text(
+        f'corpus = "{data}"\nmodels = ["ellipse"]\nsplit = "train"\nmax_images = 2\n{limits}\n', encoding="utf-8"
+    )
     assert run_command(path, "--seed", 5, "--protocol", "medsam", "-o", tmp_path / "out") == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     about = json.loads((tmp_path / "out" / "run.json").read_text())["plan"]
@@ -450,7 +554,9 @@ def test_a_plan_and_options_make_an_evaluation(data: Path, tmp_path: Path, capsy
         (["--seed", "-1"], "seed"),
         (["--protocol", "best"], "there is no protocol 'best'"),
         (["--split", "val", "--model", "no-such-model"], "there is no model 'no-such-model'"),
-        (["--model", "ellipse", "--model", "ellipse"], "comes twice"),
+        (["--model", "ellipse", "--model", "ellipse"], "no model is given, or one comes twice"),
+        (["--protocol", "imis", "--protocol", "imis"], "no protocol is given, or one comes twice"),
+        (["--split", "val", "--prompts", "absent"], "is not a table of a finished evaluation"),
         (["--corpus", "absent"], "no set of image and label pairs"),
         (["--split", "test"], "no labelled image is in the split 'test'; use train or val or all"),
     ],

@@ -147,6 +147,14 @@ def test_the_middle_of_the_largest_error_is_clicked() -> None:
     answer[15:24, 20:29] = True
     points, labels = central_error_point(answer, truth, none)
     assert (points.tolist(), labels.tolist()) == ([[24, 19]], [0])
+    # Of errors that are equally deep, that which is too many comes first.
+    answer = truth.copy()
+    answer[10] = False
+    answer[15, 20:29] = True
+    _, labels = central_error_point(answer, truth, none)
+    assert labels.tolist() == [0]
+    answer[15, 20:29] = False
+    answer[15:24, 20:29] = True
     # What has been clicked is not clicked again.
     again, _ = central_error_point(answer, truth, points)
     assert again.tolist() != points.tolist()

@@ -37,14 +37,15 @@ def test_embeddings_on_disk_spare_the_encoder(runtime: Any, tmp_path: Path, monk
             model.encode(image)
 
 
-def test_a_damaged_embedding_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_damaged_embedding_is_made_anew(share: float, tmp_path: Path) -> None:
     image = np.zeros((64, 64), np.uint8)
     model = load_model(runtime="onnx")
     model.cache = StoredEmbeddings(tmp_path, model.digest, model.runs_by)
     model.encode(image)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    file.write_bytes(whole[: int(len(whole) * share)])
     model.cache = StoredEmbeddings(tmp_path, model.digest, model.runs_by)
     model.encode(image)
     assert file.read_bytes() == whole

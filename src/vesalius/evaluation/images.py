@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -60,7 +61,9 @@ def list_places(folder: Path, split: str) -> list[Place]:
         ReadError: The folder is neither, or the split is empty.
     """
     if is_corpus(folder):
-        table = Corpus(folder).images
+        # It may have been curated anew since this process last read it.
+        _open.cache_clear()
+        table = _open(folder).images
         pairs = enumerate(zip(table["split"].to_pylist(), table["masks"].to_pylist(), strict=True))
         found = [(Place(folder, row), of) for row, (of, masks) in pairs if masks]
     else:
@@ -110,10 +113,14 @@ def name_of(labelled: LabelledImage) -> str:
 
 
 def digest_of(folder: Path, places: Sequence[Place]) -> str:
-    """SHA-256 of what is measured on: the description of a corpus, or the files of the sets of pairs."""
+    """SHA-256 of what is measured on: a corpus's description and list of images, or the files of the sets of pairs."""
     digest = hashlib.sha256()
     if is_corpus(folder):
         digest.update((folder / DESCRIPTION).read_bytes())
+        # The description stays as it is where cases are divided anew.
+        images = _open(folder).images.select(["id", "source_digest", "split", "masks"])
+        for batch in images.take([place.row for place in places]).to_batches(1024):
+            digest.update(json.dumps(batch.to_pydict()).encode())
     for path in dict.fromkeys(place.folder for place in places) if not is_corpus(folder) else ():
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode())

@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 import vesalius
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError, WriteError
-from vesalius.core.files import locked, replacing
+from vesalius.core.files import locked, remove_stand_ins, replacing
 from vesalius.corpus.engines import run_here, run_on_ray
 from vesalius.corpus.objects import MIN_AREA
 from vesalius.evaluation.engine import Scene, object_rows, scene_of, score_scene
@@ -30,7 +30,7 @@ from vesalius.evaluation.protocols import PROTOCOLS, Strategy, strategies_of
 from vesalius.evaluation.results import RUN, TABLES, read_table, schema, write_table
 from vesalius.evaluation.subjects import Subject, load_subject
 from vesalius.evaluation.times import time_rows
-from vesalius.evaluation.volumes import volume_rows
+from vesalius.evaluation.volumes import SCORE_COLUMNS, volume_rows
 
 # Tables that blocks make; the others are made of these.
 _OF_BLOCKS = ("objects", "prompts", "saliency", "scores")
@@ -80,14 +80,15 @@ class EvaluationPlan(Config):
         """Raises ConfigError for names that do not exist or come twice."""
         for what, given, known in (
             ("protocol", self.protocols, set(PROTOCOLS)),
-            ("protocol", tuple(self.limits), set(self.protocols)),
+            ("protocol", tuple(self.limits), set(PROTOCOLS)),
         ):
             if unknown := [name for name in given if name not in known]:
                 raise ConfigError(
                     f"there is no {what} {unknown[0]!r}", remedy=f"give one of {', '.join(sorted(known))}"
                 )
-        if len(set(self.models)) < len(self.models) or not self.models:
-            raise ConfigError("no model is given, or one comes twice", remedy="give each model once")
+        for what, given in (("model", self.models), ("protocol", self.protocols)):
+            if len(set(given)) < len(given) or not given:
+                raise ConfigError(f"no {what} is given, or one comes twice", remedy=f"give each {what} once")
 
 
 def evaluate_corpus(
@@ -113,9 +114,16 @@ def evaluate_corpus(
         ModelError: A model cannot be loaded.
         WriteError: The folder cannot be made, or another process is at work in it.
     """
-    plan = plan.model_copy(update={"corpus": plan.corpus.resolve()})
+    # Processes of a cluster may be at work in another folder.
+    paths = {"corpus": plan.corpus, "prompts": plan.prompts, "embeddings": plan.embeddings}
+    plan = plan.model_copy(update={name: path and path.resolve() for name, path in paths.items()})
+    # What earlier evaluations of this process have read may have changed since.
+    _loaded.cache_clear()
+    _stored.cache_clear()
     places = _thinned(list_places(plan.corpus, plan.split), plan.max_images)
     subjects = _subjects(plan)
+    if plan.prompts is not None:
+        _stored(plan.prompts)
     run = {
         "vesalius": vesalius.__version__,
         "plan": json.loads(plan.model_dump_json()),
@@ -129,10 +137,19 @@ def evaluate_corpus(
     }
     if len({one.name for one in subjects}) < len(subjects):
         raise ConfigError("two models have one name", remedy="rename the folder of one")
-    _start(output, run)
+    try:
+        output.mkdir(exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"cannot be made ({error.strerror})", path=output, remedy="choose a folder in one that exists"
+        ) from error
     with locked(output / _LOCK):
+        _start(output, run)
+        remove_stand_ins(output)
         if not read_run(output).get("finished"):
             _run(plan, output, run, places, workers, engine, address)
+        # Also those of a run that was killed when it had finished.
+        shutil.rmtree(output / _PARTS, ignore_errors=True)
     return output
 
 
@@ -145,7 +162,7 @@ def _run(
     engine: str,
     address: str,
 ) -> None:
-    parts = output / _PARTS
+    parts = (output / _PARTS).resolve()
     parts.mkdir(exist_ok=True)
     chosen = {protocol: set(_thinned(places, most)) for protocol, most in plan.limits.items()}
     shown = set(_thinned(places, SHOWN))
@@ -271,18 +288,12 @@ def _thinned(places: Sequence[Place], most: int | None) -> list[Place]:
 
 
 def _start(output: Path, run: dict[str, Any]) -> None:
-    """Makes the folder of a new run, or makes sure that the run in it is this one."""
+    """Describes a new run, or makes sure that the run in the folder is this one."""
     if (output / RUN).exists():
         found = read_run(output)
         if any(found.get(key) != run[key] for key in run if key != "machine"):
             raise ConfigError("holds another evaluation", path=output, remedy="choose another folder")
         return
-    try:
-        output.mkdir(exist_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"cannot be made ({error.strerror})", path=output, remedy="choose a folder in one that exists"
-        ) from error
     _write_run(output, run)
 
 
@@ -308,8 +319,10 @@ def _finish(
     objects = read_table(output, "objects")
     if not len(objects):
         raise ReadError("no image of the split has an object", path=plan.corpus, remedy="use another split")
-    scores = pq.ParquetFile(output / "scores.parquet").iter_batches(1024)
-    write_table(output, "volumes", volume_rows(objects, scores, plan.tolerance))
+    scores = pq.ParquetFile(output / "scores.parquet").iter_batches(1024, columns=SCORE_COLUMNS)
+    total = len(list_places(plan.corpus, plan.split))
+    partial = {name for name in plan.protocols if min(len(places), plan.limits.get(name, total)) < total}
+    write_table(output, "volumes", volume_rows(objects, scores, plan.tolerance, partial))
     timed = time_rows(_subjects(plan), _scenes(plan, places), strategies_of(plan.protocols), plan.seed)
     write_table(output, "times", timed)
     counts: Counter[str] = Counter()
@@ -323,7 +336,6 @@ def _finish(
         "prompts_digest": _digest(output / "prompts.parquet"),
     }
     _write_run(output, {**run, **summary})
-    shutil.rmtree(parts)
 
 
 def _scenes(plan: EvaluationPlan, places: Sequence[Place]) -> Iterator[Scene]:

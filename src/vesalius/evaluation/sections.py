@@ -528,7 +528,7 @@ def _volumes(evaluation: Evaluation) -> Iterator[Section]:
             f"stacks of slices. Undefined and left out: {undefined}.",
             (
                 "Slices are outlined one by one and put together. Distances, in mm, and NSD are of volumes whose "
-                "spacing is known along all axes.",
+                "spacing is known along all axes and of which no slice was left out.",
                 _MEANS,
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import math
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ConfigError, PromptError
+from vesalius.core.errors import ConfigError, ModelError, PromptError
 from vesalius.core.types import Prediction, Prompt, Slice
 from vesalius.corpus.objects import LabelledImage
 from vesalius.evaluation.baselines import BASELINES
@@ -30,8 +31,8 @@ from vesalius.prompts.sample import Mask
 # Parts of a prompt.
 BOX, POINTS, TEXT = "box", "points", "text"
 NO_ADAPTERS = "it has no adapters to compare with"
-# Prompts answered at once: their masks are held in memory together.
-_BATCH = 64
+# Prompts answered at once, and pixels of an image times prompts: their masks are held in memory together.
+_BATCH, _PIXELS = 64, 2**26
 
 
 class OutsidePredictor(Protocol):
@@ -48,7 +49,7 @@ class OutsidePredictor(Protocol):
     takes: Collection[str]
 
     def encode(self, image: Slice, /) -> Any:
-        """What it keeps of an image; called once per image."""
+        """What it keeps of an image, for all prompts about it; called again only for its times and pictures."""
         ...
 
     def predict(self, embedding: Any, prompts: Sequence[Prompt], /) -> Sequence[Prediction]:
@@ -170,7 +171,7 @@ class ModelSubject(Subject):
         for adapters in dict.fromkeys(one.strategy.adapters for one in asked):
             predictor, embedding = self._by(opened, adapters)
             places = [place for place, one in enumerate(asked) if one.strategy.adapters == adapters]
-            yield from _answers(predictor, embedding, asked, places)
+            yield from _answers(predictor, embedding, asked, places, opened[None].size)
 
     def everything(self, opened: Any, side: int) -> list[Mask]:
         """See `Subject`."""
@@ -203,11 +204,23 @@ class OutsideSubject(Subject):
 
     def open(self, labelled: LabelledImage, names: Sequence[str]) -> Any:  # noqa: ARG002
         """See `Subject`."""
-        return self._outside.encode(labelled.image)
+        return labelled.image.size, self._outside.encode(labelled.image)
 
     def answer(self, opened: Any, asked: Sequence[Asked]) -> Iterator[Answer]:
-        """See `Subject`."""
-        yield from _answers(self._outside, opened, asked, range(len(asked)))
+        """See `Subject`.
+
+        Raises:
+            ModelError: It does not give one mask of the image's size for each prompt.
+        """
+        size, embedding = opened
+        for answer in _answers(self._outside, embedding, asked, range(len(asked)), size):
+            for mask in (found.mask for found in answer.masks):
+                if mask.dtype != np.bool_ or mask.shape != size:
+                    raise ModelError(
+                        f"{self.name} gives a mask of {mask.dtype} {mask.shape} for an image of {size}",
+                        remedy="give bool, and the size of the image",
+                    )
+            yield answer
 
 
 class BaselineSubject(Subject):
@@ -253,7 +266,11 @@ class MaskFolder(Subject):
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder, self.runs_by = name, folder, "masks"
-        self.digest = ""
+        digest = hashlib.sha256()
+        for file in sorted(folder.rglob("*.png")):
+            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        self.digest = digest.hexdigest()
 
     def cannot(self, strategy: Strategy, prompt: Prompt | None) -> str | None:
         """See `Subject`."""
@@ -298,7 +315,8 @@ def load_subject(given: str, runtime: str = "auto", device: str = "cpu", embeddi
         ModelError: There is no such model.
         ReadError: There is no such folder.
     """
-    from vesalius.predict.load import load_model
+    from vesalius.models.exported import EXPORT
+    from vesalius.predict.load import find_model, load_model
 
     if given in BASELINES:
         return BaselineSubject(given)
@@ -314,7 +332,9 @@ def load_subject(given: str, runtime: str = "auto", device: str = "cpu", embeddi
         predictor.name = name
     if embeddings is not None:
         predictor.cache = StoredEmbeddings(embeddings, predictor.digest, predictor.runs_by)
-    return ModelSubject(predictor, lambda: load_model(model, device, adapters=False))
+    # An export is run as it is.
+    exported = (find_model(model) / EXPORT).is_file()
+    return ModelSubject(predictor, None if exported else lambda: load_model(model, device, adapters=False))
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -360,12 +380,15 @@ def _alike(asked: Sequence[Asked], places: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _answers(by: Any, embedding: Any, asked: Sequence[Asked], places: Sequence[int]) -> Iterator[Answer]:
+def _answers(
+    by: Any, embedding: Any, asked: Sequence[Asked], places: Sequence[int], size: tuple[int, int]
+) -> Iterator[Answer]:
     """Answers of a model: equal prompts once, words that it may not know one by one, all others together."""
     alike = _alike(asked, places)
     words = [group for group in alike if asked[group[0]].prompt.text is not None]
     others = [group for group in alike if asked[group[0]].prompt.text is None]
-    batches = [[group] for group in words] + [others[i : i + _BATCH] for i in range(0, len(others), _BATCH)]
+    most = max(1, min(_BATCH, _PIXELS // math.prod(size)))
+    batches = [[group] for group in words] + [others[i : i + most] for i in range(0, len(others), most)]
     for batch in batches:
         prompts = [asked[group[0]].prompt for group in batch]
         matched = any(asked[place].strategy.matched for group in batch for place in group)
@@ -379,5 +402,9 @@ def _answers(by: Any, embedding: Any, asked: Sequence[Asked], places: Sequence[i
                 raise
             yield Answer(batch[0], [], error.reason)
             continue
+        if len(found) != len(prompts):
+            raise ModelError(
+                f"{by.name} gives {len(found)} answers to {len(prompts)} prompts", remedy="give one for each"
+            )
         for group, masks in zip(batch, found, strict=True):
             yield Answer(group, list(masks))

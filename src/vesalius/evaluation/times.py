@@ -52,6 +52,8 @@ def _timed(subject: Subject, scene: Scene, strategies: Sequence[Strategy], seed:
         prompt = None if strategy.grid else prompts[key_of(scene.names[0], strategy)]
         if subject.cannot(strategy, prompt) is not None:
             continue
+        # Windows of the image that earlier strategies have looked at are encoded anew.
+        subject.forget()
         start = time.perf_counter()
         if prompt is None:
             subject.everything(opened, strategy.grid or 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,39 +18,57 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _GROUP = ("volume", "axis", "target", *WHO)
+# What is needed of the table of scores.
+SCORE_COLUMNS = ["object", *WHO, "rle", "reason"]
 
 
-def volume_rows(objects: pa.Table, scores: Iterable[pa.RecordBatch], tolerance: float) -> Iterator[dict[str, Any]]:
+def volume_rows(
+    objects: pa.Table, scores: Iterable[pa.RecordBatch], tolerance: float, partial: Collection[str] = ()
+) -> Iterator[dict[str, Any]]:
     """Rows of the table of volumes.
 
     The objects of one target in one stack of slices are one volume: on each slice the outlines of all of them together,
     against their truths. Slices on which the target is not, or is too small to count, are not asked about, so that
-    nothing can be found there. Distances are taken where the spacing is known along all three axes.
+    nothing can be found there. A volume of which one slice has no answer has no score. Distances are taken where the
+    spacing is known along all three axes and all slices were measured.
 
     Args:
         objects: The table of objects, with ``truth``, the counts of the RLE of each.
-        scores: The table of scores, in pieces.
+        scores: The table of scores, in pieces; `SCORE_COLUMNS` of it.
         tolerance: Of NSD, in mm.
+        partial: Protocols that were measured on some of the images alone: between slices far apart, surfaces mean
+            nothing.
     """
     slices = {row["object"]: row for row in objects.to_pylist() if row["volume"] is not None}
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    # Objects with the RLE of their outlines: there are as many as there are rows of scores.
+    groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], bytes]]] = {}
+    lacking: set[tuple[Any, ...]] = set()
     for batch in scores:
         for row in batch.to_pylist():
-            # A strategy that cannot be asked has no volume.
-            if row["reason"] is None and row["object"] in slices:
-                row |= slices[row["object"]]
-                groups.setdefault(tuple(row[name] for name in _GROUP), []).append(row)
-    for key, rows in sorted(groups.items()):
-        first = rows[0]
+            about = slices.get(row["object"])
+            if about is None:
+                continue
+            key = tuple((about if name in about else row)[name] for name in _GROUP)
+            if row["reason"] is None:
+                groups.setdefault(key, []).append((about, row["rle"]))
+            else:
+                lacking.add(key)
+    protocol = _GROUP.index("protocol")
+    for key, outlines in sorted(groups.items()):
+        # What cannot be asked is an empty cell with the model's own choice alone.
+        if key in lacking or (*key[:-1], "own") in lacking:
+            continue
+        first = outlines[0][0]
         shape = first["height"], first["width"]
-        low, high = min(row["index"] for row in rows), max(row["index"] for row in rows)
+        indices = {about["index"] for about, _ in outlines}
+        low, high = min(indices), max(indices)
         found, truth = (np.zeros((high - low + 1, *shape), np.bool_) for _ in range(2))
-        for row in rows:
-            found[row["index"] - low] |= decode_mask(row["rle"], *shape)
-            truth[row["index"] - low] |= decode_mask(row["truth"], *shape)
+        for about, rle in outlines:
+            found[about["index"] - low] |= decode_mask(rle, *shape)
+            truth[about["index"] - low] |= decode_mask(about["truth"], *shape)
         spacing = [first["slice_spacing"], first["row_spacing"], first["column_spacing"]]
         metrics: dict[str, float] = dict.fromkeys(METRICS, math.nan)
-        if None not in spacing:
+        if None not in spacing and key[protocol] not in partial:
             metrics |= dataclasses.asdict(surface_scores(found, truth, spacing, tolerance))
         yield {
             **dict(zip(_GROUP, key, strict=True)),
@@ -60,5 +78,5 @@ def volume_rows(objects: pa.Table, scores: Iterable[pa.RecordBatch], tolerance: 
             "dataset": first["dataset"],
             "modality": first["modality"],
             "case": first["case"],
-            "slices": len({row["index"] for row in rows}),
+            "slices": len(indices),
         }

@@ -46,7 +46,7 @@ class StoredEmbeddings(EmbeddingCache):
             try:
                 with self._path(digest, frame).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     features = tuple(stored[f"arr_{i}"] for i in range(len(stored.files)))
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 return None
             super().put(digest, frame, features)
         return features

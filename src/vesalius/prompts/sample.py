@@ -123,7 +123,8 @@ def central_error_point(
     """The next click of an annotator who aims at the middle of the largest error.
 
     Of the pixels that are missed and of those that are too many, the one farthest from what is right, distances being
-    to the edge of the error or of the image; where it has been clicked already, the next farthest.
+    to the edge of the error or of the image; where it has been clicked already, the next farthest. Of a missed pixel
+    and one too many that are equally far, the latter, as published.
 
     Source: Sofiiuk et al., "Reviving iterative training with mask guidance for interactive segmentation", 2022, section
     3 (as FocalClick and SimpleClick are scored).
@@ -141,7 +142,7 @@ def central_error_point(
 
     best, label = None, 0
     farthest = 0.0
-    for value, wrong in ((1, truth & ~prediction), (0, prediction & ~truth)):
+    for value, wrong in ((0, prediction & ~truth), (1, truth & ~prediction)):
         edged = np.pad(wrong, 1).astype(np.uint8)
         distance = cv2.distanceTransform(edged, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
         x, y = clicked.astype(int).T
