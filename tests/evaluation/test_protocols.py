@@ -1,5 +1,8 @@
 """First prompts and corrections of the protocols, on drawn masks."""
 
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -159,6 +162,23 @@ def test_the_middle_of_the_largest_error_is_clicked() -> None:
     again, _ = central_error_point(answer, truth, points)
     assert again.tolist() != points.tolist()
     assert all(len(part) == 0 for part in central_error_point(truth, truth, none))
+
+
+def test_of_equally_deep_errors_the_first_is_clicked_whatever_the_last_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, exact = rng(), cv2.distanceTransform
+
+    def inexact(*given: Any) -> NDArray[np.float32]:
+        distance = exact(*given)
+        noisy: NDArray[np.float32] = distance * generator.uniform(1 - 3e-7, 1 + 3e-7, distance.shape)
+        return noisy
+
+    monkeypatch.setattr(cv2, "distanceTransform", inexact)
+    truth = np.zeros((600, 600), np.bool_)
+    truth[10:311, 20:590] = True
+    for _ in range(5):
+        points, _ = central_error_point(np.zeros_like(truth), truth, np.empty((0, 2)))
+        # The distance of the middle row is 151 from here on.
+        assert points.tolist() == [[170, 160]]
 
 
 def test_an_error_at_the_border_is_clicked_inside_the_image() -> None:

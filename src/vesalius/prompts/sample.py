@@ -124,7 +124,7 @@ def central_error_point(
 
     Of the pixels that are missed and of those that are too many, the one farthest from what is right, distances being
     to the edge of the error or of the image; where it has been clicked already, the next farthest. Of a missed pixel
-    and one too many that are equally far, the latter, as published.
+    and one too many that are equally far, the latter, as published; of several the first, row by row.
 
     Source: Sofiiuk et al., "Reviving iterative training with mask guidance for interactive segmentation", 2022, section
     3 (as FocalClick and SimpleClick are scored).
@@ -145,11 +145,13 @@ def central_error_point(
     for value, wrong in ((0, prediction & ~truth), (1, truth & ~prediction)):
         edged = np.pad(wrong, 1).astype(np.uint8)
         distance = cv2.distanceTransform(edged, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        # Their last digits depend on threads and on where the array lies in memory; squares are whole numbers.
+        squared = np.rint(distance.astype(np.float64) ** 2)
         x, y = clicked.astype(int).T
-        distance[y, x] = 0
-        if distance.max() > farthest:
-            farthest, label = float(distance.max()), value
-            best = divmod(int(distance.argmax()), truth.shape[1])
+        squared[y, x] = 0
+        if squared.max() > farthest:
+            farthest, label = float(squared.max()), value
+            best = divmod(int(squared.argmax()), truth.shape[1])
     if best is None:
         return np.empty((0, 2)), np.empty(0, np.int64)
     return np.array([best[::-1]], np.float64), np.array([label], np.int64)
