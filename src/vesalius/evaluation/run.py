@@ -28,6 +28,7 @@ from vesalius.evaluation.images import Place, blocks_of, digest_of, list_places,
 from vesalius.evaluation.prompts import Key, draw_prompts, prompts_of, read_prompts, to_row
 from vesalius.evaluation.protocols import PROTOCOLS, Strategy, strategies_of
 from vesalius.evaluation.results import RUN, TABLES, read_table, schema, write_table
+from vesalius.evaluation.scores import progress_bar
 from vesalius.evaluation.subjects import Subject, load_subject
 from vesalius.evaluation.times import time_rows
 from vesalius.evaluation.volumes import SCORE_COLUMNS, volume_rows
@@ -174,7 +175,7 @@ def _run(
             tasks.append((number, block, limits, [place for place in block if place in shown], plan, str(parts)))
     ran = run_on_ray(score_block, tasks, address) if engine == "ray" else run_here(score_block, tasks, workers)
     started = time.perf_counter()
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("evaluate", total=len(places), completed=len(places) - sum(len(t[1]) for t in tasks))
         for count in ran:
             progress.update(task, advance=count)
@@ -389,16 +390,3 @@ def _processor() -> str:
 def _write_run(output: Path, run: dict[str, Any]) -> None:
     with replacing(output / RUN) as part:
         part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

@@ -73,7 +73,7 @@ def collect(
     """
     scores = _resume(path)
     finished = {(score.dataset, score.image) for score in scores}
-    with path.open("a", newline="", encoding="utf-8") as file, _progress() as progress:
+    with path.open("a", newline="", encoding="utf-8") as file, progress_bar() as progress:
         task = progress.add_task("evaluate", total=total)
         for labelled in images:
             if (labelled.dataset, image_name(labelled)) not in finished:
@@ -176,7 +176,8 @@ def _parse(lines: Iterable[str]) -> list[Score]:
     return TypeAdapter(list[Score]).validate_python(list(csv.DictReader(lines)))
 
 
-def _progress() -> Any:
+def progress_bar() -> Any:
+    """A bar on standard error: what is being done, how much of it, and the time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
