@@ -196,9 +196,9 @@ def dicom(root: Path, count: int) -> dict[str, object]:
     ("name", "make"),
     [
         ("pairs", pairs),
-        ("sa-med2d-20m", sa_med2d),
+        pytest.param("dicom", dicom, marks=pytest.mark.slow),
         *(
-            pytest.param(*about, marks=pytest.mark.slow)
+            pytest.param(*about, marks=pytest.mark.long)
             for about in (
                 ("cosmos", cosmos),
                 ("sam-med2d", sam_med2d),
@@ -207,7 +207,7 @@ def dicom(root: Path, count: int) -> dict[str, object]:
                 ("yolo", yolo),
                 ("nnunet", nnunet),
                 ("sa1b", sa1b),
-                ("dicom", dicom),
+                ("sa-med2d-20m", sa_med2d),
             )
         ),
     ],

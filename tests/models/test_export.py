@@ -218,7 +218,14 @@ def test_another_number_of_masks_is_refused(made: dict) -> None:
         other.decode([], KINDS["a box"], True)
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("onnx", "int8"), ("openvino", "int8"), ("openvino", "bf16")])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        ("onnx", "int8"),
+        pytest.param("openvino", "int8", marks=pytest.mark.long),
+        pytest.param("openvino", "bf16", marks=pytest.mark.long),
+    ],
+)
 def test_lower_precision_is_near_and_says_how_near(made: dict, tmp_path: Path, kind: str, precision: str) -> None:
     truth, exact = made["sam", kind]
     config = export_model(small_sam(), tmp_path / "out", kind, precision, IMAGES)

@@ -250,7 +250,7 @@ SETTINGS = {
     [
         ("plain", (150, 111)),
         ("plain", (37, 50)),
-        ("crops", (150, 111)),
+        pytest.param("crops", (150, 111), marks=pytest.mark.long),
         ("cleaned", (150, 111)),
         ("all pass", (64, 64)),
     ],

@@ -105,7 +105,7 @@ def test_a_file_is_converted_before_it_is_exported(tmp_path, runtime):
         vs.load_model(path, runtime=runtime)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_networks_give_the_same_masks(tmp_path, image, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))

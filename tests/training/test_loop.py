@@ -354,6 +354,7 @@ def test_a_run_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
     stopping(tmp_path, kill_at=1, before="_one")
 
 
+@pytest.mark.long
 def test_a_run_that_stops_early_stops_at_the_same_step_after_a_kill(tmp_path: Path) -> None:
     whole = copied(stopping(tmp_path / "whole"))
     # Before the first state is written, in a step, and between the last validation and its state.

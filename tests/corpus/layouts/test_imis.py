@@ -144,7 +144,7 @@ def test_nothing_to_write(tmp_path: Path, labelled) -> None:
 
 
 @pytest.mark.skipif("VESALIUS_DATA" not in os.environ, reason="VESALIUS_DATA names no folder of real data")
-@pytest.mark.parametrize("step", [20, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [20, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["imis", "sam-med2d", "sa-med2d-20m", "msd", "cosmos"])
 def test_real_stacks_come_back(round_trip, classes_of, true_classes, recipe, name, step) -> None:
     root = Path(os.environ["VESALIUS_DATA"]) / "imis_btcv"

@@ -240,7 +240,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path, apart, name) -> None
 
 
 @DATA
-@pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["msd", "nnunet", "monai", "pairs", "sa-med2d-20m", "imis"])
 def test_real_volumes_come_back(round_trip, classes_of, true_classes, recipe, name, step) -> None:
     root = Path(os.environ["VESALIUS_DATA"]) / "volumes" / "hippocampus"
