@@ -153,6 +153,13 @@ def test_exports_give_what_torch_gives(made: dict, name: str, kind: str) -> None
         np.testing.assert_allclose(answer_quality, quality, atol=1e-4, err_msg=what)
 
 
+def test_graphs_do_not_name_the_code_that_they_came_from(made: dict, folder: Path) -> None:
+    files = [*folder.glob("*-onnx/*.onnx"), *(BUNDLED / "vesalius-tiny").glob("*/*.onnx")]
+    assert len(files) > 4
+    for path in files:
+        assert b".py" not in path.read_bytes()
+
+
 def test_prompts_on_one_image_share_its_work(made: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     _, other = made["sam", "onnx"]
     features = other.encode(np.zeros((2, 64, 64, 3), np.uint8), np.array([[0, 0, 64, 64]] * 2))

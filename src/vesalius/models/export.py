@@ -260,6 +260,7 @@ def _save_onnx(graph: Any, path: Path, precision: Precision) -> None:
     import onnx
 
     proto = graph.model_proto
+    strip_notes(proto)
     # The exporter notes some shapes wrongly, which the quantiser would trip over; nobody else reads them.
     del proto.graph.value_info[:]
     if precision == "int8":
@@ -294,6 +295,17 @@ def _fold(source: Path, target: Path) -> None:
         "session.optimized_model_external_initializers_file_name", target.with_suffix(".bin").name
     )
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def strip_notes(proto: Any) -> None:
+    """Removes what the exporter notes of the code that a graph came from: nobody runs it, and it names local paths."""
+    graph = proto.graph
+    parts = [proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for function in proto.functions:
+        parts += [function, *function.node]
+    for part in parts:
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
 
 
 def halve(proto: Any) -> None:
