@@ -85,6 +85,9 @@ def test_what_is_not_a_whole_corpus_is_refused(corpus: Corpus) -> None:
     path.write_text(json.dumps(content | {"schema_version": 99}))
     with pytest.raises(vs.VesaliusError, match=r"schema 99.*update vesalius"):
         Corpus(corpus.folder)
+    path.write_text(json.dumps(content | {"schema_version": 1}))
+    with pytest.raises(vs.VesaliusError, match=r"schema 1, and 2 is read here; curate again"):
+        Corpus(corpus.folder)
     path.write_text("{")
     with pytest.raises(vs.VesaliusError, match="cannot be read"):
         Corpus(corpus.folder)

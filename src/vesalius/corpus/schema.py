@@ -22,7 +22,8 @@ from vesalius.corpus.recipe import Recipe
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+# 2: images have slice_spacing.
+SCHEMA_VERSION = 2
 DESCRIPTION = "corpus.json"
 # Images in a row group: reading one image reads its group.
 GROUP = 16

@@ -130,7 +130,7 @@ class Corpus:
         splits: (data set, case) -> split, which its images then have in place of their own; the files stay as they are.
 
     Raises:
-        ReadError: It is not a whole corpus, or of a later version; or a split of it was interrupted.
+        ReadError: It is not a whole corpus, or of another version; or a split of it was interrupted.
     """
 
     def __init__(
@@ -155,8 +155,12 @@ class Corpus:
             raise ReadError(f"cannot be read ({error})", path=path) from error
         except ConfigError as error:
             raise ReadError(error.reason, path=path, remedy="update vesalius, or curate again") from error
-        if self.info.schema_version > SCHEMA_VERSION:
-            raise ReadError(f"is of schema {self.info.schema_version}", path=path, remedy="update vesalius")
+        if self.info.schema_version != SCHEMA_VERSION:
+            raise ReadError(
+                f"is of schema {self.info.schema_version}, and {SCHEMA_VERSION} is read here",
+                path=path,
+                remedy="update vesalius" if self.info.schema_version > SCHEMA_VERSION else "curate again",
+            )
         if (self.folder / SPLITTING).is_file() and not splitting:
             begun = json.loads((self.folder / SPLITTING).read_text(encoding="utf-8"))
             shares = " ".join(map(str, begun["shares"]))

@@ -15,7 +15,15 @@ from vesalius.core.errors import GeometryError, PromptError, WriteError
 from vesalius.core.types import AXES, Prompt, Volume
 from vesalius.predict.propagate import Propagation, accept, assemble, propagate_slices
 from vesalius.predict.propagation_rules import PropagationRules
-from vesalius.predict.segment import COORDINATES, Box, Click, all_or_nothing, check_outputs, combine_prompts
+from vesalius.predict.segment import (
+    COORDINATES,
+    Box,
+    Click,
+    all_or_nothing,
+    check_outputs,
+    combine_prompts,
+    prompt_record,
+)
 
 if TYPE_CHECKING:
     from vesalius.predict.load import RuntimeName
@@ -134,12 +142,7 @@ def record(
             "stop": None if outline.stop is None else asdict(outline.stop),
         }
         if index in prompts:
-            prompt = prompts[index]
-            told["prompt"] = {
-                "box": None if prompt.box is None else list(prompt.box),
-                "points": np.asarray(prompt.points).tolist(),
-                "labels": np.asarray(prompt.labels).tolist(),
-            }
+            told["prompt"] = prompt_record(prompts[index])
         slices.append(told)
     return {
         "vesalius": __version__,

@@ -203,16 +203,9 @@ def record(
     objects = []
     for prompt, prediction in zip(prompts, predictions, strict=True):
         area = int(prediction.mask.sum())
-        said: dict[str, Any] = {
-            "box": None if prompt.box is None else list(prompt.box),
-            "points": np.asarray(prompt.points).tolist(),
-            "labels": np.asarray(prompt.labels).tolist(),
-        }
-        if prompt.text is not None:
-            said["text"] = prompt.text
         objects.append(
             {
-                "prompt": said,
+                "prompt": prompt_record(prompt),
                 "box": list(tight_box(prediction.mask)) if area else None,
                 "area_px": area,
                 "area_mm2": None if pixel is None else area * pixel,
@@ -220,6 +213,16 @@ def record(
             }
         )
     return {**image_record(image, model, time), "objects": objects}
+
+
+def prompt_record(prompt: Prompt) -> dict[str, Any]:
+    """What was said, as plain JSON values in pixels of the image; a rough mask is not among them."""
+    said: dict[str, Any] = {
+        "box": None if prompt.box is None else list(prompt.box),
+        "points": np.asarray(prompt.points).tolist(),
+        "labels": np.asarray(prompt.labels).tolist(),
+    }
+    return said if prompt.text is None else {**said, "text": prompt.text}
 
 
 def image_record(image: Slice, model: Predictor, time: int | None) -> dict[str, Any]:
