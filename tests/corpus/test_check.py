@@ -9,7 +9,7 @@ from vesalius.core.types import Slice
 from vesalius.corpus.check import _duplicates, _image_findings, check_corpus, difference_hash, near_pairs
 from vesalius.corpus.merge import merge, split
 from vesalius.corpus.objects import LabelledImage, ObjectMask
-from vesalius.corpus.resplit import assign
+from vesalius.corpus.resplit import resplit
 from vesalius.corpus.store import Corpus
 
 
@@ -23,8 +23,7 @@ def test_a_case_on_both_sides_is_found(corpus: Corpus) -> None:
     assert "set/case5" in leaks
     assert "set/case4" not in leaks
     assert all(finding.serious for finding in found(corpus, "leakage"))
-    splits = {("set", case): "train" for case in corpus.images["case"].to_pylist()}
-    assign(corpus.folder, corpus.info.shards, splits)
+    resplit(corpus.folder, corpus.info.shards, lambda dataset, case, split: "train")
     assert not found(Corpus(corpus.folder), "leakage")
 
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from vesalius.corpus.curate import curate, list_jobs, split_blocks
 from vesalius.corpus.layouts import layout
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
 from vesalius.corpus.split import split_among
-from vesalius.corpus.store import Corpus
+from vesalius.corpus.store import Corpus, rewrite_groups
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(raw: Path, tmp_path: P
     code = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from vesalius.corpus import curate as module
 from vesalius.corpus.recipe import Recipe
 module.BLOCK_ENTRIES = 5
@@ -181,6 +183,28 @@ def test_at_most_so_many_test_images(raw: Path, tmp_path: Path, small_blocks: No
     assert splits.count("test") == 4
     assert info.left_out == {"more test images of discs than the profile takes: no split": splits.count(None)}
     assert corpus.masks(["split"])["split"].to_pylist().count(None) > 0
+
+
+def test_the_limit_of_test_images_can_be_interrupted(
+    raw: Path, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "few.toml").write_text("split = [0.4, 0.0, 0.6]\nmax_test = 5\n")
+    few = recipe(profile=str(tmp_path / "few.toml"))
+    expected = curate(few, tmp_path / "expected", root=raw)
+    written = []
+
+    def interrupted(*arguments: Any) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(rewrite_groups(*arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vesalius.corpus.resplit.rewrite_groups", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            curate(few, tmp_path / "corpus", root=raw)
+    assert len(written) == 3
+    assert curate(few, tmp_path / "corpus", root=raw).left_out == expected.left_out
+    assert files(tmp_path / "corpus") == files(tmp_path / "expected")
 
 
 def test_recipes_that_make_no_sense_are_refused(raw: Path, tmp_path: Path) -> None:

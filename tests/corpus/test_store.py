@@ -1,12 +1,13 @@
 import json
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
 
 import vesalius as vs
 from made_corpus import masks_of, picture
-from vesalius.corpus.resplit import assign, test_cases_beyond
+from vesalius.corpus.resplit import divide_test, resplit
 from vesalius.corpus.schema import DESCRIPTION, GROUP
 from vesalius.corpus.store import (
     Corpus,
@@ -16,10 +17,6 @@ from vesalius.corpus.store import (
     encode_png,
     is_corpus,
 )
-
-# Not a test, though its name begins like one.
-test_cases_beyond.__test__ = False
-
 
 NUMBERS = [*range(GROUP + 5), 40, 44, 48, *range(50, 50 + 2 * GROUP)]
 
@@ -108,7 +105,7 @@ def test_cases_change_their_split_in_both_tables(corpus: Corpus) -> None:
     pictures = [corpus.read(i).image.pixels for i in range(len(corpus))]
     untouched = corpus.shards("images")[2].read_bytes()
     splits = {("set", "case0"): "val", ("set", "case3"): None, ("other", "case1"): "val"}
-    assign(corpus.folder, corpus.info.shards, splits)
+    resplit(corpus.folder, corpus.info.shards, lambda dataset, case, split: splits.get((dataset, case), split))
     changed = Corpus(corpus.folder)
     splits = dict(zip(changed.images["id"].to_pylist(), changed.images["split"].to_pylist(), strict=True))
     expected = {i: {0: "val", 3: None}.get(i // 2, "test" if i % 5 == 0 else "train") for i in NUMBERS}
@@ -120,11 +117,20 @@ def test_cases_change_their_split_in_both_tables(corpus: Corpus) -> None:
     assert corpus.shards("images")[2].read_bytes() == untouched
 
 
-def test_too_many_test_images_are_counted_by_whole_cases(corpus: Corpus) -> None:
-    tests = [i for i in NUMBERS if i % 5 == 0]
-    every = test_cases_beyond(corpus.folder, corpus.info.shards, "set", 0)
-    assert sum(every.values()) == len(tests)
-    beyond = test_cases_beyond(corpus.folder, corpus.info.shards, "set", 5)
-    assert len(tests) - 5 <= sum(beyond.values()) <= len(tests) - 4
-    assert beyond.items() <= every.items()
-    assert test_cases_beyond(corpus.folder, corpus.info.shards, "set", 1000) == {}
+def test_as_many_whole_cases_as_fit_stay_in_the_test(corpus: Corpus) -> None:
+    # Ten test images, each of a case of its own.
+    tests = {f"case{i // 2}" for i in NUMBERS if i % 5 == 0}
+    assert divide_test(corpus.folder, corpus.info.shards, "set", 0) == ([], len(tests))
+    every, none = divide_test(corpus.folder, corpus.info.shards, "set", 1000)
+    assert (set(every), none) == (tests, 0)
+    # The same order whatever the limit.
+    assert divide_test(corpus.folder, corpus.info.shards, "set", 3) == (every[:3], len(tests) - 3)
+
+
+def test_a_case_in_two_shards_stays_as_a_whole(corpus: Corpus) -> None:
+    resplit(corpus.folder, corpus.info.shards, lambda dataset, case, split: "test")
+    cases = Counter(f"case{i // 2}" for i in NUMBERS)
+    assert set(cases.values()) >= {2}
+    kept, beyond = divide_test(corpus.folder, corpus.info.shards, "set", 5)
+    assert sum(cases[case] for case in kept) in (4, 5)
+    assert beyond == len(NUMBERS) - sum(cases[case] for case in kept)

@@ -26,7 +26,7 @@ from vesalius.corpus.entries import labels_without_image, list_entries
 from vesalius.corpus.layouts import label_files
 from vesalius.corpus.profile import find_profile
 from vesalius.corpus.recipe import Recipe
-from vesalius.corpus.resplit import assign, test_cases_beyond
+from vesalius.corpus.resplit import Division, divide_test, resplit
 from vesalius.corpus.scans import below
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.sorting import SortedRows
@@ -337,8 +337,8 @@ def _finish(recipe: Recipe, folder: Path, listing: Listing, made_by: dict[str, s
             if result.rejects:
                 rows = [reject.model_dump() for reject in result.rejects]
                 writer.write_table(pa.Table.from_pylist(rows, schema=reject_schema()))
-    for dataset, cases in _limit_test(recipe, folder, blocks).items():
-        left_out[f"more test images of {dataset} than the profile takes: no split"] = sum(cases.values())
+    for dataset, images in _limit_test(recipe, folder, blocks).items():
+        left_out[f"more test images of {dataset} than the profile takes: no split"] = images
     # Those of workers that were killed while others went on.
     for place in _places(folder):
         remove_stand_ins(place)
@@ -359,24 +359,30 @@ def _finish(recipe: Recipe, folder: Path, listing: Listing, made_by: dict[str, s
     return info
 
 
-def _limit_test(recipe: Recipe, folder: Path, blocks: int) -> dict[str, dict[str, int]]:
-    """Takes test cases beyond the profiles' limits out of every split; data set -> case -> images.
+def _limit_test(recipe: Recipe, folder: Path, blocks: int) -> dict[str, int]:
+    """Takes test cases beyond the profiles' limits out of every split; data set -> images so taken out.
 
     They do not go into training, which would then change with the size of the test set.
     """
-    path = folder / _STATE / "beyond.json"
+    path = folder / _STATE / "test.json"
     if not path.is_file():
-        # Decided once, since an interrupted assignment leaves other counts behind.
-        decided = {}
+        # Decided once, since an interrupted change leaves other counts behind.
+        divided = {}
         for dataset in recipe.datasets:
             most = find_profile(dataset.profile or recipe.profile).max_test
-            if most is not None and (cases := test_cases_beyond(folder, blocks, dataset.name, most)):
-                decided[dataset.name] = cases
+            if most is not None and (division := divide_test(folder, blocks, dataset.name, most)).beyond:
+                divided[dataset.name] = division
         with replacing(path) as part:
-            part.write_text(json.dumps(decided), encoding="utf-8")
-    beyond: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8"))
-    assign(folder, blocks, {(dataset, case): None for dataset, cases in beyond.items() for case in cases})
-    return beyond
+            part.write_text(json.dumps(divided), encoding="utf-8")
+    divisions = {name: Division(*parts) for name, parts in json.loads(path.read_text(encoding="utf-8")).items()}
+    kept = {name: frozenset(division.kept) for name, division in divisions.items()}
+
+    def limited(dataset: str, case: str, split: str | None) -> str | None:
+        return None if split == "test" and dataset in kept and case not in kept[dataset] else split
+
+    if kept:
+        resplit(folder, blocks, limited)
+    return {name: division.beyond for name, division in divisions.items()}
 
 
 def default_workers() -> int:

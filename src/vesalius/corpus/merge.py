@@ -12,9 +12,9 @@ from pathlib import Path
 import vesalius
 from vesalius.core.errors import ConfigError, WriteError
 from vesalius.core.files import locked, remove_stand_ins, replacing
-from vesalius.corpus.resplit import assign
+from vesalius.corpus.resplit import resplit
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
-from vesalius.corpus.split import split_among
+from vesalius.corpus.split import SPLITS, split_among
 from vesalius.corpus.store import PSEUDO, SPLITTING, TABLES, Corpus
 
 
@@ -103,8 +103,10 @@ def split(folder: str | Path, shares: tuple[float, float, float], seed: int = 0)
         raise ConfigError(f"the shares {shares} do not sum to 1", remedy="give three, such as 0.8 0.1 0.1")
     corpus = Corpus(folder, splitting=True)
     mark = corpus.folder / SPLITTING
-    pairs = list(zip(corpus.images["dataset"].to_pylist(), corpus.images["case"].to_pylist(), strict=True))
-    splits = {(dataset, case): split_among(f"{seed}:{case}" if seed else case, shares) for dataset, case in pairs}
+
+    def drawn(_dataset: str, case: str, _split: str | None) -> str:
+        return split_among(f"{seed}:{case}" if seed else case, shares)
+
     try:
         with locked(corpus.folder / DESCRIPTION):
             for place in (corpus.folder, *(corpus.folder / name for name in (*TABLES, PSEUDO))):
@@ -112,7 +114,7 @@ def split(folder: str | Path, shares: tuple[float, float, float], seed: int = 0)
             with replacing(mark) as part:
                 part.write_text(json.dumps({"shares": shares, "seed": seed}), encoding="utf-8")
             # All cases are given a split, whatever an interrupted run has done to some.
-            assign(corpus.folder, corpus.info.shards, splits)
+            counts = resplit(corpus.folder, corpus.info.shards, drawn)
             mark.unlink()
     except OSError as error:
         raise WriteError(
@@ -120,4 +122,4 @@ def split(folder: str | Path, shares: tuple[float, float, float], seed: int = 0)
             path=corpus.folder,
             remedy="make room, and run the same command again",
         ) from error
-    return dict(Counter(splits[pair] for pair in pairs))
+    return {name: counts[name] for name in SPLITS if counts[name]}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vesalius.core.files import replacing
+from vesalius.corpus.sorting import SortedRows
 from vesalius.corpus.split import place_of
 from vesalius.corpus.store import PSEUDO, TABLES, rewrite_groups
 
@@ -15,10 +19,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def test_cases_beyond(folder: Path, shards: int, dataset: str, most: int) -> dict[str, int]:
-    """Test cases of a data set that are too many: cases are taken in an order of their own until no more fit.
+class Division(NamedTuple):
+    """The test images of a data set, divided at a largest number.
 
-    IMed-361M, appendix B: at most 3,000 test images per data set.
+    Attributes:
+        kept: Names of the cases that stay in the test; no more than there are images that stay.
+        beyond: Number of images of all other test cases.
+    """
+
+    kept: list[str]
+    beyond: int
+
+
+def divide_test(folder: Path, shards: int, dataset: str, most: int) -> Division:
+    """Chooses the test cases of a data set that stay: they are taken in an order of their own as long as they fit.
+
+    IMed-361M, appendix B: at most 3,000 test images per data set. Memory grows with `most` alone.
 
     Args:
         folder: The corpus.
@@ -26,57 +42,66 @@ def test_cases_beyond(folder: Path, shards: int, dataset: str, most: int) -> dic
         dataset: Name of the data set.
         most: Largest number of test images.
 
-    Returns:
-        Case -> number of its images.
+    Raises:
+        WriteError: The system has no room for temporary files.
     """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    cases: dict[str, int] = {}
+    counts: SortedRows[int] = SortedRows()
     for number in range(shards):
         columns = ["dataset", "case", "split"]
         table = pq.read_table(folder / "images" / f"{number:05d}.parquet", columns=columns)
         test = table.filter((pc.field("dataset") == dataset) & (pc.field("split") == "test"))
-        for case in test["case"].to_pylist():
-            cases[case] = cases.get(case, 0) + 1
-    beyond, total = {}, 0
-    for case in sorted(cases, key=lambda case: (place_of(f"test of {case}"), case)):
-        if total + cases[case] <= most:
-            total += cases[case]
+        for case, count in Counter(test["case"].to_pylist()).items():
+            counts.add((place_of(f"test of {case}"), case), count)
+    kept, total, beyond = [], 0, 0
+    for (_, case), rows in groupby(counts, key=itemgetter(0)):
+        images = sum(count for _, count in rows)
+        if total + images <= most:
+            kept.append(case)
+            total += images
         else:
-            beyond[case] = cases[case]
-    return beyond
+            beyond += images
+    return Division(kept, beyond)
 
 
-def assign(folder: Path, shards: int, splits: Mapping[tuple[str, str], str | None]) -> None:
-    """Gives cases another split in all tables; interrupted, it can be run again.
+def resplit(folder: Path, shards: int, split_of: Callable[[str, str, str | None], str | None]) -> Counter[str | None]:
+    """Gives the images of a corpus another split in all tables; interrupted, it can be run again.
+
+    Tables in which nothing changes are not written.
 
     Args:
         folder: The corpus.
         shards: Number of its shards.
-        splits: (data set, case) -> split; other cases keep theirs.
+        split_of: (data set, case, split) -> the case's new split.
+
+    Returns:
+        Split -> number of images.
     """
     import pyarrow.parquet as pq
 
+    counts: Counter[str | None] = Counter()
     for number in range(shards):
-        images, masks, pseudo = (folder / name / f"{number:05d}.parquet" for name in (*TABLES, PSEUDO))
-        about = pq.read_table(images, columns=["id", "dataset", "case"]).to_pylist()
-        changed = {
-            row["id"]: splits[row["dataset"], row["case"]] for row in about if (row["dataset"], row["case"]) in splits
-        }
-        if not changed:
-            continue
-        # Images last: an interrupted change is seen by its images and made again.
-        for path in (pseudo, masks, images) if pseudo.is_file() else (masks, images):
-            with replacing(path) as part:
-                rewrite_groups(path, part, partial(_with_split, changed))
+        paths = [folder / name / f"{number:05d}.parquet" for name in (*TABLES, PSEUDO)]
+        about = pq.read_table(paths[0], columns=["id", "dataset", "case", "split"]).to_pylist()
+        splits = {row["id"]: split_of(row["dataset"], row["case"], row["split"]) for row in about}
+        counts.update(splits.values())
+        # Images last: `split_of` may depend on the split that they have now.
+        for path in reversed(paths):
+            if not path.is_file():
+                continue
+            now = pq.read_table(path, columns=["id", "split"])
+            if any(splits[row["id"]] != row["split"] for row in now.to_pylist()):
+                with replacing(path) as part:
+                    rewrite_groups(path, part, partial(_with_split, splits))
+    return counts
 
 
-def _with_split(changed: Mapping[str, str | None], table: pa.Table) -> pa.Table:
+def _with_split(splits: Mapping[str, str | None], table: pa.Table) -> pa.Table:
     import pyarrow as pa
 
-    rows = zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True)
-    values = [changed.get(name, split) for name, split in rows]
+    values = [splits[name] for name in table["id"].to_pylist()]
     return table.set_column(
         table.schema.get_field_index("split"), table.schema.field("split"), pa.array(values, pa.string())
     )
