@@ -16,6 +16,7 @@ from tests.training.conftest import discs, tiny
 
 from golden.networks import sam
 from vesalius.core.errors import ConfigError, VesaliusError
+from vesalius.core.files import locked
 from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import load_checkpoint
 from vesalius.models.tiny import Tiny
@@ -149,6 +150,15 @@ def test_a_run_is_continued_only_if_asked_and_only_as_the_same(small_model: Tiny
     # Where it stops is no part of what it is.
     train(small_model, discs(small_model, RUN), RUN, tmp_path)
     assert json.loads((tmp_path / "run.json").read_text())["step"] == 12
+
+
+def test_two_processes_do_not_train_into_one_folder(small_model: Tiny, tmp_path: Path) -> None:
+    short = RUN.model_copy(update={"stop": 1})
+    with locked(tmp_path / ".lock"), pytest.raises(VesaliusError, match="another process is at work"):
+        train(small_model, discs(small_model, RUN), short, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    train(small_model, discs(small_model, RUN), short, tmp_path)
+    assert (tmp_path / loop.STATE).is_file()
 
 
 def test_a_run_is_continued_by_as_many_processes_as_began_it(small_model: Tiny, tmp_path: Path, monkeypatch) -> None:

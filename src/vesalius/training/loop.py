@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vesalius.core.errors import ConfigError, VesaliusError
-from vesalius.core.files import remove_stand_ins, replacing
+from vesalius.core.files import locked, remove_stand_ins, replacing
 from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import save_checkpoint
 from vesalius.models.lora import has_lora, merge_lora
@@ -29,7 +29,7 @@ from vesalius.training.interaction import Batch, InteractiveStep
 from vesalius.training.monitor import LOG, PREDICTIONS, VALIDATION, Monitor, contact_sheet, write_run
 from vesalius.training.samples import SampleSource
 
-STATE, BEST, FEATURES = "state.pt", "best", "features"
+STATE, BEST, FEATURES, _LOCK = "state.pt", "best", "features", ".lock"
 
 # Settings that a run may be continued with other values of.
 _FREE = {"stop", "workers", "cache"}
@@ -95,6 +95,7 @@ def train(
         ConfigError: The folder holds a run, or that of another configuration; or the configuration does not fit.
         VesaliusError: The loss is no longer a finite number, or all masks are empty; the last good state is kept, and
             the batch is in ``bad_batch.pt``.
+        WriteError: Another process trains into the folder.
     """
     return _Run(model, task, config, output, world or World()).go(resume)
 
@@ -205,6 +206,11 @@ class _Run:
     def go(self, resume: bool) -> SegmentationModel:
         """Takes all steps."""
         self.output.mkdir(parents=True, exist_ok=True)
+        # The first process alone writes there.
+        with locked(self.output / _LOCK) if self.world.is_first else nullcontext():
+            return self._go(resume)
+
+    def _go(self, resume: bool) -> SegmentationModel:
         self._resume(resume)
         if self.world.is_first:
             for folder in (self.output, self.output / FEATURES, self.output / PREDICTIONS):
