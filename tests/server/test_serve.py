@@ -74,6 +74,19 @@ def test_a_token_that_protects_nothing_is_refused(images, token):
     assert not (images / "vesalius-annotations").exists()
 
 
+def test_label_maps_that_are_left_out_are_counted_at_the_start(images, monkeypatch, capsys):
+    from vesalius.server.serve import serve
+
+    for folder in ("images", "labels"):
+        (images / "set" / folder).mkdir(parents=True)
+        (images / "set" / folder / "disc.png").write_bytes((images / "disc2.png").read_bytes())
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    serve([images], open_browser=False)
+    told = capsys.readouterr().out
+    assert "5 images at" in told
+    assert "1 label maps" in told
+
+
 def test_two_servers_do_not_write_one_folder(images):
     from vesalius.server.serve import serve
 
