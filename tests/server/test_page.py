@@ -567,6 +567,30 @@ def test_the_selected_object_of_many_is_in_sight(user):
     user.forget()
 
 
+def test_proposals_are_walked_through_and_accepted_by_keys(user):
+    user.open("disc2").forget()
+    masks = [disc(), np.roll(disc(), 15, axis=1), np.roll(disc(), 12, axis=0)]
+    found = [
+        {"mask": runs_of_mask(mask), "quality": 0.9, "area": int(mask.sum()), "box": [0, 0, 1, 1]} for mask in masks
+    ]
+    user.page.route("**/everything", lambda route: route.fulfill(json={"proposals": found}))
+    user.page.mouse.move(*user.place(0, 0))  # where no proposal is
+    user.press("a")
+    user.says("3 proposals")
+    user.press("Enter")
+    user.says("arrow keys")
+    user.press("ArrowDown", "ArrowDown", "Enter")
+    user.says("Accepted")
+    user.press("ArrowUp", "Alt+Enter")
+    user.says("Rejected; 1 left")
+    (accepted,) = user.masks().values()
+    np.testing.assert_array_equal(accepted, masks[1])
+    user.press("ArrowDown", "Enter")
+    user.says("Accepted")
+    np.testing.assert_array_equal(list(user.masks().values())[-1], masks[0])
+    user.forget()
+
+
 def test_one_object_is_carried_at_a_time(user):
     user.open("scan").forget()
     user.click(9, 11)

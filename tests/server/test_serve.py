@@ -65,7 +65,7 @@ def test_another_address_needs_the_printed_token(images):
             assert len(client.images()) == 4
 
 
-@pytest.mark.parametrize("token", ["", " ", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])
+@pytest.mark.parametrize("token", ["", " ", "two words", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])
 def test_a_token_that_protects_nothing_is_refused(images, token):
     from vesalius.server.serve import serve
 

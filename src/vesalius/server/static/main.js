@@ -235,9 +235,8 @@ function renderFrame() {
   const { image, document: document_ } = state;
   $("previous").disabled = !neighbour("previous");
   $("next").disabled = !neighbour("next");
-  for (const one of document.querySelectorAll("#tools button, #below :is(button, input, select), #done, #export, #new")) {
-    one.disabled = !image;
-  }
+  const needed = "#tools button, #below :is(button, input, select), #done, #export, #new";
+  for (const one of document.querySelectorAll(needed)) one.disabled = !image;
   if (!image || !document_) return;
   const axis = axisNow();
   $("image-name").textContent = image.name;
