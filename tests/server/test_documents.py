@@ -34,6 +34,32 @@ def test_the_state_is_what_the_log_says(tmp_path):
     assert {row["session"] for row in rows[1:]} == {"me"}
 
 
+def test_undo_reads_the_log_only_when_it_goes_far_back(tmp_path, monkeypatch):
+    """The state after undo and redo is that of the log, near and far, over a replacement as well."""
+    path = tmp_path / "a.jsonl"
+    document = Document(path, ABOUT)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    document.append({"kind": "replace", "axis": "z", "objects": []}, "me")
+    for number in range(100):
+        if number == 80:
+            document.append({"kind": "replace", "axis": "z", "objects": []}, "me")
+        document.append({"kind": "create", "object": f"o{number}", "name": "liver", "colour": "#000000"}, "me")
+    reads = []
+    folded = Document._folded
+    monkeypatch.setattr(Document, "_folded", lambda self, numbers: reads.append(len(numbers)) or folded(self, numbers))
+    left = []
+    for _ in range(102):
+        document.append({"kind": "undo"}, "me")
+        left.append(len(document.state.objects))
+    # 20 objects, the replacement that had taken 80 away, the 80, and the first replacement.
+    assert left == [*range(19, -1, -1), *range(80, -1, -1), 0]
+    assert reads == [81, 17, 0]
+    for _ in range(30):
+        document.append({"kind": "redo"}, "me")
+    assert document.state == Document(path, ABOUT).state
+    assert len(document.state.objects) == 29
+
+
 def test_a_torn_last_line_is_left_out_and_said(tmp_path):
     path = tmp_path / "a.jsonl"
     document = Document(path, ABOUT)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 
 import highdicom as hd
 import nibabel
@@ -135,6 +137,23 @@ def test_names_in_any_script_are_kept(tab, images, tmp_path):
         path.write_bytes(tab.get("ct", "/export", format=kind).content)
         assert [one.name for one in read(path)] == ["Нирка ліва ü"]
         assert dcmread(path).PatientName == dcmread(next((images / "ct").iterdir())).PatientName
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="there is no dciodvfy (apt install dicom3tools)")
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])
+def test_dicom_files_pass_the_validator(tab, series, tmp_path, kind, holes):
+    assert len(series) == 2
+    if not holes:
+        tab.draw("ct", block(3, 4, 13, 15), index=1, object="o1")
+    path = tmp_path / "exported.dcm"
+    path.write_bytes(tab.get("ct", "/export", format=kind).content)
+    told = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False, timeout=60).stderr
+    assert ("Segmentation" if kind == "dicom-seg" else "RTStructureSet") in told
+    # DICOM PS3.3 C.8.8.6.3 has the type, Debian's dciodvfy of 2022 does not.
+    newer = "Error - Unrecognized enumerated value <CLOSEDPLANAR_XOR> for value 1 of attribute <Contour Geometric Type>"
+    errors = [line for line in told.splitlines() if line.startswith("Error")]
+    assert set(errors) == ({newer} if kind == "rtstruct" and holes else set())
 
 
 def test_contours_lie_where_the_pixels_lie_in_the_patient(tmp_path, predictor):

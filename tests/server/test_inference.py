@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vesalius.server.inference import Asking, Background, Turns
+from vesalius.server.inference import Asking, Background, Rank, Turns
 from vesalius.server.refusals import Refusal
 
 
@@ -101,22 +101,23 @@ def test_errors_go_to_the_one_who_asked():
         asking.ask(lambda said: said, session="me", said=[1])
 
 
-def test_people_go_before_what_can_wait():
+def test_people_go_first_then_what_they_wait_for_in_the_order_of_coming_then_what_is_prepared():
     turns, order = Turns(), []
-    with turns.turn(can_wait=False):
+    with turns.turn(Rank.NOW):
         threads = []
-        for name, can_wait in (("later", True), ("now", False)):
+        for place, rank in enumerate((Rank.AHEAD, Rank.LONG, Rank.NOW, Rank.LONG, Rank.AHEAD, Rank.NOW)):
 
-            def run(name=name, can_wait=can_wait):
-                with turns.turn(can_wait):
-                    order.append(name)
+            def run(place=place, rank=rank):
+                with turns.turn(rank):
+                    order.append(place)
 
             threads.append(threading.Thread(target=run))
             threads[-1].start()
-            time.sleep(0.02)
+            while len(turns._waiting) <= place:
+                time.sleep(0.001)
     for thread in threads:
         thread.join(10)
-    assert order == ["now", "later"]
+    assert order == [2, 5, 1, 3, 0, 4]
 
 
 def test_in_the_background_the_newest_goes_first_and_the_oldest_falls_out():
@@ -131,6 +132,20 @@ def test_in_the_background_the_newest_goes_first_and_the_oldest_falls_out():
         end.wait(0.01)
     background.close()
     assert done == ["b", "c"]
+
+
+def test_jobs_are_all_done_in_the_order_of_coming():
+    background, done, go, began = Background("test"), [], threading.Event(), threading.Event()
+    background.add("held", lambda: (began.set(), go.wait(10)))
+    began.wait(10)
+    for name in range(200):
+        background.add(name, lambda name=name: done.append(name))
+    end = threading.Event()
+    background.add("end", end.set)
+    go.set()
+    assert end.wait(10)
+    background.close()
+    assert done == list(range(200))
 
 
 def test_a_task_that_fails_in_the_background_ends_nothing():

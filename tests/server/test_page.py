@@ -179,6 +179,15 @@ class User:
         )
 
 
+def watched(page, address):
+    """What goes wrong on a page, as it comes."""
+    wrong = []
+    page.on("console", lambda one: wrong.append(one.text) if one.type == "error" and not refused(one.text) else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda one: None if one.url.startswith((address, "blob:")) else wrong.append(one.url))
+    return wrong
+
+
 def refused(text):
     """Whether it is only that the server has said no, as it does to a click that a later one overtakes."""
     return re.match(r"Failed to load resource: the server responded with a status of (409|422|503) ", text)
@@ -188,10 +197,7 @@ def refused(text):
 def user(browser, address):
     context = browser.new_context(viewport=SIZE)
     page = context.new_page()
-    wrong = []
-    page.on("console", lambda one: wrong.append(one.text) if one.type == "error" and not refused(one.text) else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda one: None if one.url.startswith((address, "blob:")) else wrong.append(one.url))
+    wrong = watched(page, address)
     someone = User(page, address)
     yield someone
     someone.client.close()
@@ -518,6 +524,103 @@ def test_the_tutorial_has_all_keys(user):
     tutorial = (Path(__file__).parents[2] / "docs" / "annotating.md").read_text(encoding="utf-8")
     rows = [f"| {', '.join(f'`{key}`' for key in keys)} | {what} |" for keys, what in shown]
     assert [row for row in rows if row not in tutorial] == []
+
+
+def test_images_that_cannot_be_read_are_passed_by(browser, model, tmp_path):
+    folder = make_images(tmp_path / "images")
+    for name in ("broken file.nii.gz", "disc3.nii.gz"):
+        (folder / name).write_bytes((folder / "scan.nii.gz").read_bytes()[:500])
+    with serving(folder, model) as address:
+        context = browser.new_context(viewport=SIZE)
+        page = context.new_page()
+        wrong = watched(page, address)
+        page.goto(address)
+        expect(page.locator("#error-text")).to_contain_text("broken file.nii.gz: is not a NIfTI file")
+        expect(page.locator("#error-text")).not_to_contain_text(str(folder))
+        for button in ("#done", "#export", "#everything", "#through", "#new", "#fit", "#level", "#previous"):
+            expect(page.locator(button)).to_be_disabled()
+        for key in ("a", "v", "0", "t", "Control+z", "Control+e", "Enter", "n"):
+            page.keyboard.press(key)
+        page.locator("#next").click()
+        expect(page.locator("#image-name")).to_have_text("disc2.png")
+        expect(page.locator("#error")).to_be_hidden()
+        expect(page.locator("#export")).to_be_enabled()
+        page.keyboard.press("Control+ArrowRight")
+        expect(page.locator("#error-text")).to_contain_text("disc3.nii.gz: ")
+        page.keyboard.press("Control+ArrowRight")
+        expect(page.locator("#image-name")).to_have_text("disc10.png")
+        context.close()
+    assert wrong == []
+
+
+def test_the_selected_object_of_many_is_in_sight(user):
+    user.open("disc10").forget()
+    for number in range(30):
+        user.client.act(user.image, "create", name=f"thing {number}")
+    expect(user.page.locator(".object")).to_have_count(31)  # one is that to be made
+    user.press("1", "k")
+    expect(user.page.locator(".object.selected")).to_contain_text("thing 29")
+    expect(user.page.locator(".object.selected")).to_be_in_viewport(ratio=1)
+    user.press("j")
+    expect(user.page.locator(".object.selected")).to_contain_text("thing 0")
+    expect(user.page.locator(".object.selected")).to_be_in_viewport(ratio=1)
+    user.forget()
+
+
+def test_proposals_are_walked_through_and_accepted_by_keys(user):
+    user.open("disc2").forget()
+    masks = [disc(), np.roll(disc(), 15, axis=1), np.roll(disc(), 12, axis=0)]
+    found = [
+        {"mask": runs_of_mask(mask), "quality": 0.9, "area": int(mask.sum()), "box": [0, 0, 1, 1]} for mask in masks
+    ]
+    user.page.route("**/everything", lambda route: route.fulfill(json={"proposals": found}))
+    user.page.mouse.move(*user.place(0, 0))  # where no proposal is
+    user.press("a")
+    user.says("3 proposals")
+    user.press("Enter")
+    user.says("arrow keys")
+    user.press("ArrowDown", "ArrowDown", "Enter")
+    user.says("Accepted")
+    user.press("ArrowUp", "Alt+Enter")
+    user.says("Rejected; 1 left")
+    (accepted,) = user.masks().values()
+    np.testing.assert_array_equal(accepted, masks[1])
+    user.press("ArrowDown", "Enter")
+    user.says("Accepted")
+    np.testing.assert_array_equal(list(user.masks().values())[-1], masks[0])
+    user.forget()
+
+
+def test_one_object_is_carried_at_a_time(user):
+    user.open("scan").forget()
+    user.click(9, 11)
+    user.says("pixels")
+    job = {"job": "j", "kind": "propagate", "state": "running", "done": 3, "total": 11, "error": None, "revision": None}
+    user.page.route("**/propagate", lambda route: route.fulfill(json=job))
+    user.page.route("**/api/jobs/j", lambda route: route.fulfill(json=job))
+    user.press("v", "Enter")
+    expect(user.page.locator("#prop-text")).to_have_text("3 of 11 slices")
+    expect(user.page.locator("#through")).to_be_disabled()
+    user.press("v")
+    user.says("being carried already")
+    expect(user.page.locator("#propagate-dialog")).to_be_hidden()
+    job |= {"state": "failed", "error": {"message": "the object was changed meanwhile", "remedy": "propagate again"}}
+    expect(user.page.locator("#error-text")).to_have_text("The object was changed meanwhile. Propagate again.")
+    expect(user.page.locator("#prop-progress")).to_be_hidden()
+    user.forget()
+
+
+def test_a_dialog_is_closed_by_a_click_beside_it_only(user):
+    user.open("disc2").forget()
+    user.press("t")
+    user.says("takes no words")
+    user.press("Control+e")
+    dialog = user.page.locator("#export-dialog")
+    box = dialog.bounding_box()
+    user.page.mouse.click(box["x"] + 5, box["y"] + 5)
+    expect(dialog).to_be_visible()
+    user.page.mouse.click(box["x"] - 5, box["y"] + 5)
+    expect(dialog).to_be_hidden()
 
 
 def test_a_token_opens_the_page_and_leaves_its_address(browser, model, tmp_path):

@@ -65,13 +65,26 @@ def test_another_address_needs_the_printed_token(images):
             assert len(client.images()) == 4
 
 
-@pytest.mark.parametrize("token", ["", " ", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])
+@pytest.mark.parametrize("token", ["", " ", "two words", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])
 def test_a_token_that_protects_nothing_is_refused(images, token):
     from vesalius.server.serve import serve
 
     with pytest.raises(ConfigError, match="token"):
         serve([images], host="0.0.0.0", token=token, open_browser=False)
     assert not (images / "vesalius-annotations").exists()
+
+
+def test_label_maps_that_are_left_out_are_counted_at_the_start(images, monkeypatch, capsys):
+    from vesalius.server.serve import serve
+
+    for folder in ("images", "labels"):
+        (images / "set" / folder).mkdir(parents=True)
+        (images / "set" / folder / "disc.png").write_bytes((images / "disc2.png").read_bytes())
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    serve([images], open_browser=False)
+    told = capsys.readouterr().out
+    assert "5 images at" in told
+    assert "1 label maps" in told
 
 
 def test_two_servers_do_not_write_one_folder(images):

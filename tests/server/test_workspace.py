@@ -9,7 +9,7 @@ from PIL import Image
 from made_dicom import made_series
 from vesalius.core.errors import ReadError
 from vesalius.server.refusals import Refusal
-from vesalius.server.workspace import Workspace, find_items
+from vesalius.server.workspace import Workspace, find_items, find_label_maps
 
 
 def picture(path, value=100):
@@ -105,6 +105,20 @@ def test_logs_are_no_images(tmp_path):
     picture(tmp_path / "vesalius-annotations" / "exports" / "b.png")
     picture(tmp_path / "out" / "c.png")
     assert [item.name for item in find_items(tmp_path, tmp_path / "out")] == ["a.png"]
+
+
+def test_label_maps_beside_their_images_are_left_out_unless_they_are_named(tmp_path):
+    for folder in ("imagesTr", "labelsTr", "heart/images/train", "heart/masks/train", "masks", "plain/labels"):
+        picture(tmp_path / "data" / folder / "a.png")
+    (tmp_path / "data" / "labelsTr" / "notes.txt").write_text("x")
+    workspace = Workspace([tmp_path / "data"])
+    names = {item.name for item in workspace.items.values()}
+    assert names == {"imagesTr/a.png", "heart/images/train/a.png", "plain/labels/a.png"}
+    left_out = sorted(path.relative_to(tmp_path / "data").as_posix() for path in find_label_maps(tmp_path / "data"))
+    assert left_out == ["heart/masks/train/a.png", "labelsTr/a.png", "masks/a.png"]
+    for named in (tmp_path / "data" / "labelsTr", tmp_path / "data" / "labelsTr" / "a.png"):
+        assert [item.name for item in find_items(named)] == ["a.png"]
+        assert not list(find_label_maps(named))
 
 
 def test_series_in_one_folder_are_told_apart(tmp_path):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -169,6 +170,45 @@ def test_the_run_leaves_a_model_pictures_and_words(done: Done) -> None:
             assert sheet.width > 4 * 320
     model = vs.load_model(done.folder / "best")
     assert model.predict(model.encode(np.zeros((60, 80), np.uint8)), [Prompt(box=(10, 10, 50, 50))])
+
+
+def test_what_annotators_have_outlined_is_learned_from(tmp_path: Path, model_folder, monkeypatch, capsys) -> None:
+    """The corpus that `vesalius annotate` exports: grey and coloured pictures of several sizes, and a volume."""
+    pytest.importorskip("fastapi")
+    from vesalius.server.annotator import Annotator
+    from vesalius.server.messages import Export
+    from vesalius.server.workspace import Workspace
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for number, (height, width) in enumerate([(48, 64), (80, 50), (64, 64), (90, 120), (33, 47)]):
+        size = (height, width, 3) if number % 2 else (height, width)
+        pixels = rng.integers(0, 255, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / f"picture {number}.png")
+    voxels = rng.normal(0, 200, (40, 36, 15)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.7, 0.8, 2.5, 1])), tmp_path / "data" / "scan.nii.gz")
+    annotator = Annotator(Workspace([tmp_path / "data"]), vs.load_model(model_folder))
+    try:
+        for image in annotator.workspace.items:
+            disc, block = np.zeros((2, *annotator.workspace.volume(image).voxels.shape[:3]), bool)
+            disc[:18, 5:20, 8:25] = True
+            block[:, 15:30, 15:30] = True  # over a part of the disc
+            annotator.replace_objects(image, [("disc", disc), ("", block)], "me", done=True)
+        told = annotator.export(Export(format="corpus", states=["done"]))
+    finally:
+        annotator.close()
+    assert (told["images"], told["left_out"]) == (20, [])
+    save_checkpoint(tiny(), tmp_path / "start")
+    for name in ("LEAST_STEPS", "MOST_STEPS", "VALIDATIONS"):
+        monkeypatch.setattr(module, name, 1)
+    line = ["finetune", "--corpus", told["folder"], "--model", str(tmp_path / "start"), "-o", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--prompts", "box"])
+    assert ended.value.code == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted(map(len, run["division"].values())) == [1, 2, 3]
+    assert run["step"] == 1
+    assert "| disc |" in capsys.readouterr().out
 
 
 def test_the_same_command_ends_as_it_did_and_only_if_asked(done: Done, monkeypatch) -> None:

@@ -178,6 +178,7 @@ def _structure_set(image: Dataset, pictures: Sequence[Dataset]) -> Dataset:
         "PatientSex",
         "StudyInstanceUID",
         "StudyID",
+        "PositionReferenceIndicator",
     ):
         if name in image:
             dataset.add(image[name])  # as it is, even if it is longer than DICOM allows

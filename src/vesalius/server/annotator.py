@@ -203,7 +203,7 @@ class Annotator:
         def encode() -> None:
             volume = self.workspace.volume(image)
             middle = volume.voxels.shape[2 - AXES.index(axis)] // 2
-            self._embedding(volume, image, axis, middle if index is None else index, window, can_wait=True)
+            self._embedding(volume, image, axis, middle if index is None else index, window, ahead=True)
 
         self.engine.preparing.add((image, axis, index, window), encode)
 
@@ -215,10 +215,10 @@ class Annotator:
         index: int,
         window: tuple[float, float] | None,
         *,
-        can_wait: bool = False,
+        ahead: bool = False,
     ) -> Any:
         key = (image, axis, index, window or volume.window)
-        return self.engine.embedding(key, lambda: volume.slice(axis, index), can_wait=can_wait)
+        return self.engine.embedding(key, lambda: volume.slice(axis, index), ahead=ahead)
 
     # Documents
 

@@ -3,7 +3,8 @@
 A log is a file of JSON lines. The first describes the image; each further one is an action with its number ``n``, the
 time and the session. A line is on the disk before its action is answered, so a killed server loses nothing that it has
 confirmed. ``undo`` and ``redo`` are lines like others: the state is the fold (`apply`) of the actions that are in
-effect, which two passes over the file find out. Nothing but the state is kept in memory.
+effect, which two passes over the file find out. Nothing but the last states is kept in memory, so that undo need not
+read the file each time.
 
 Masks are COCO's compressed RLE. The kinds of actions and what they carry are those of `apply`.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +25,8 @@ from vesalius import __version__
 from vesalius.core.errors import ReadError, WriteError
 
 FORMAT = 1
+# States that are kept; they share what did not change between them.
+_STATES = 64
 
 # One COCO RLE: ``size`` (rows, columns) and ``counts``.
 Rle = dict[str, Any]
@@ -209,15 +213,20 @@ class Document:
     def __init__(self, path: Path, about: Mapping[str, Any] | None) -> None:
         self.path = path
         self.lock = threading.RLock()
-        self.state = State()
         self.warnings: list[str] = []
         self._about = about
+        self._states = deque([State()], _STATES)  # the last ones, the present one at the end
         self._end = 0  # bytes of the log that are in the state
         self._kinds: list[str] = []  # of action n at n - 1
         self._applied: list[int] = []
         self._undone: list[int] = []
         if path.exists():
             self._load()
+
+    @property
+    def state(self) -> State:
+        """What the log says now."""
+        return self._states[-1]
 
     @property
     def revision(self) -> int:
@@ -255,16 +264,16 @@ class Document:
             }
             kind = action["kind"]
             applied, undone = _order(self._applied, self._undone, number, kind)
+            states = self._states.copy()
             if kind == "undo":
-                state = self._folded(applied)
-            elif kind == "redo":
-                state = apply(self.state, next(self._actions({applied[-1]})))
+                states.pop()
+                states = states or self._folded(applied)
             else:
-                state = apply(self.state, line)
+                _follow(states, next(self._actions({applied[-1]})) if kind == "redo" else line)
             self._write(line)
             self._kinds.append(kind)
-            self._applied, self._undone, self.state = applied, undone, state
-            return state
+            self._applied, self._undone, self._states = applied, undone, states
+            return self.state
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._about is not None
@@ -326,7 +335,7 @@ class Document:
                     raise ReadError(f"line {self.revision + 2} makes no sense: {error}", path=self.path) from error
                 self._kinds.append(kind)
         self._end = good
-        self.state = self._folded(self._applied)
+        self._states = self._folded(self._applied)
 
     def _drop_after(self, end: int) -> None:
         if self._about is None:
@@ -352,14 +361,14 @@ class Document:
                     remedy="restore the image, or move the log away",
                 )
 
-    def _folded(self, numbers: list[int]) -> State:
-        state = State()
+    def _folded(self, numbers: list[int]) -> deque[State]:
+        states = deque([State()], _STATES)
         for line in self._actions(set(numbers)):
             try:
-                state = apply(state, line)
+                _follow(states, line)
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise ReadError(f"action {line['n']} makes no sense ({error!r})", path=self.path) from error
-        return state
+        return states
 
     def _actions(self, numbers: set[int]) -> Iterator[dict[str, Any]]:
         """The actions of these numbers, in the order of the log."""
@@ -370,6 +379,14 @@ class Document:
                 if number in numbers:
                     line: dict[str, Any] = json.loads(raw)
                     yield line
+
+
+def _follow(states: deque[State], action: Mapping[str, Any]) -> None:
+    """Puts the state after an action behind those before it."""
+    state = apply(states[-1], action)
+    if action["kind"] == "replace":  # shares nothing with what was before, and may be large
+        states.clear()
+    states.append(state)
 
 
 def _order(applied: list[int], undone: list[int], number: int, kind: str) -> tuple[list[int], list[int]]:

@@ -1,8 +1,9 @@
 """One network, many people who ask: the queue, the turns, and what a list of prompts is answered with.
 
-Prompts of people are answered one after the other by one thread (`Asking`). What can wait (embeddings of the next
-image, everything mode, propagation) runs in another. Both use the same network call by call: a person's call goes
-before the next one that can wait (`Turns`), so a click waits for one encoding at most.
+Prompts of people are answered one after the other by one thread (`Asking`). Propagation and the embeddings of what may
+be asked about next run in threads of their own (`Background`), everything mode in that of its request. All use the same
+network call by call (`Turns`): a person's call goes first, so a click waits for one encoding at most; then everything
+mode and propagation; and what is only prepared goes last.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -31,22 +34,32 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class Rank(IntEnum):
+    """Who goes first: a person who has clicked, one who waits for something long, or nobody yet."""
+
+    NOW = 0
+    LONG = 1
+    AHEAD = 2
+
+
 class Turns:
-    """A lock that lets people go before what can wait."""
+    """A lock that is given by rank, and in the order of coming within a rank."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._busy = False
-        self._people = 0
+        self._numbers = count()
+        self._waiting: list[tuple[Rank, int]] = []
 
     @contextmanager
-    def turn(self, can_wait: bool) -> Iterator[None]:
+    def turn(self, rank: Rank) -> Iterator[None]:
         """Holds the lock while the block runs."""
         with self._condition:
-            self._people += not can_wait
-            while self._busy or (can_wait and self._people):
+            own = rank, next(self._numbers)
+            self._waiting.append(own)
+            while self._busy or own != min(self._waiting):
                 self._condition.wait()
-            self._people -= not can_wait
+            self._waiting.remove(own)
             self._busy = True
         try:
             yield
@@ -62,13 +75,13 @@ class SharedRuntime:
     Args:
         runtime: The network.
         turns: Whose turn it is.
-        can_wait: Whether calls by this object let others go first.
+        rank: Of calls by this object.
     """
 
-    def __init__(self, runtime: Runtime, turns: Turns, can_wait: bool) -> None:
+    def __init__(self, runtime: Runtime, turns: Turns, rank: Rank) -> None:
         self._runtime = runtime
         self._turns = turns
-        self._can_wait = can_wait
+        self._rank = rank
         self.preset = runtime.preset
         self.digest = runtime.digest
         self.label = runtime.label
@@ -76,14 +89,14 @@ class SharedRuntime:
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images."""
-        with self._turns.turn(self._can_wait):
+        with self._turns.turn(self._rank):
             return self._runtime.encode(images, content)
 
     def decode(
         self, features: Sequence[ImageFeatures], prompts: PromptArrays, multimask: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Masks of prompts."""
-        with self._turns.turn(self._can_wait):
+        with self._turns.turn(self._rank):
             return self._runtime.decode(features, prompts, multimask)
 
 
@@ -182,14 +195,15 @@ class Asking:
 
 
 class Background:
-    """Does what can wait, the newest first, in one thread; what is no longer wanted falls out at the other end.
+    """Does what can wait in one thread.
 
     Args:
         name: Of the thread.
-        limit: Most tasks that wait.
+        limit: Most tasks that wait: the newest is done first, and the oldest, which nobody wants any more, falls out.
+            If None, all are done in the order of coming.
     """
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int | None = None) -> None:
         self.limit = limit
         self._condition = threading.Condition()
         self._tasks: OrderedDict[Any, Callable[[], None]] = OrderedDict()
@@ -202,7 +216,7 @@ class Background:
         with self._condition:
             self._tasks.pop(key, None)
             self._tasks[key] = task
-            while len(self._tasks) > self.limit:
+            while self.limit is not None and len(self._tasks) > self.limit:
                 self._tasks.popitem(last=False)
             self._condition.notify()
 
@@ -221,7 +235,7 @@ class Background:
                     self._condition.wait()
                 if self._closed:
                     return
-                _, task = self._tasks.popitem(last=True)
+                _, task = self._tasks.popitem(last=self.limit is not None)
             try:
                 task()
             except Exception as error:  # whoever opens the image is told what is wrong with it
@@ -246,11 +260,12 @@ class Engine:
         turns, cache = Turns(), EmbeddingCache(memory // 2)
         self.name = predictor.name
         self.runtime = predictor.runtime
-        self.people = Predictor(SharedRuntime(predictor.runtime, turns, can_wait=False), predictor.name, cache)
-        self.waiting = Predictor(SharedRuntime(predictor.runtime, turns, can_wait=True), predictor.name, cache)
+        self.people, self.waiting, self.ahead = (
+            Predictor(SharedRuntime(predictor.runtime, turns, rank), predictor.name, cache) for rank in Rank
+        )
         self.asking = Asking(limit, session_limit)
         self.preparing = Background("vesalius-preparing", limit=16)
-        self.jobs = Background("vesalius-jobs", limit=100)
+        self.jobs = Background("vesalius-jobs")
         self._embeddings: Bounded[Key, Embedding] = Bounded(memory // 2)
         self._answers: Bounded[Any, list[Prediction]] = Bounded(2**26)
 
@@ -259,18 +274,18 @@ class Engine:
         """Bytes of embeddings that are kept."""
         return self._embeddings.held + self.people.cache.held
 
-    def embedding(self, key: Key, cut: Callable[[], Slice], *, can_wait: bool = False) -> Embedding:
+    def embedding(self, key: Key, cut: Callable[[], Slice], *, ahead: bool = False) -> Embedding:
         """The embedding of a slice.
 
         Args:
             key: What it is known by.
             cut: Makes the slice where it is not known.
-            can_wait: Whether people go first.
+            ahead: Whether nobody waits for it yet.
         """
         found = self._embeddings.get(key)
         if found is None:
             image = replace(cut(), window=key[3])
-            found = (self.waiting if can_wait else self.people).encode(image)
+            found = (self.ahead if ahead else self.people).encode(image)
             size = found.rgb.nbytes + image.pixels.nbytes + sum(part.nbytes for part in found.features)
             self._embeddings.put(key, found, size)
         return found

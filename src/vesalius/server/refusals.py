@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 
 from vesalius.core.errors import (
@@ -56,7 +57,9 @@ class Refusal(Exception):  # noqa: N818  (it tells a client what it did, not us 
 
 def refusal_of(error: VesaliusError) -> Refusal:
     """The refusal that tells one of our errors; it names the file, but not the folders that lead to it."""
-    reason = f"{error.path.name}: {error.reason}" if error.path is not None else error.reason
+    reason = error.reason
+    if error.path is not None:  # which a reader's own words may hold too
+        reason = f"{error.path.name}: {reason.replace(f'{error.path.parent}{os.sep}', '')}"
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "read")
     return Refusal(422, code, reason, remedy=error.remedy)
 

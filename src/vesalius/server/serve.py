@@ -19,7 +19,7 @@ from vesalius.predict.load import RuntimeName, load_model
 from vesalius.server.annotator import Annotator
 from vesalius.server.app import create_app
 from vesalius.server.security import Rules, is_loopback
-from vesalius.server.workspace import Workspace
+from vesalius.server.workspace import Workspace, find_label_maps
 
 
 def serve(
@@ -75,6 +75,9 @@ def serve(
         annotator = Annotator(workspace, load_model(model, runtime=runtime))
         app = create_app(annotator, Rules(token=token))
         print(f"{len(workspace.items)} images at {address} (Ctrl+C stops)", flush=True)
+        label_maps = sum(1 for path in paths for _ in find_label_maps(path, output))
+        if label_maps:
+            print(f"{label_maps} label maps are left out; to open them, name their folders", flush=True)
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         config = uvicorn.Config(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ from vesalius.server.refusals import Refusal
 FOLDER = "vesalius-annotations"
 _KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 _DICOM = (".dcm", ".dicom", ".ima", "")
+# Names of the folders that data sets keep label maps in, beside those of their images.
+_LABELS = re.compile(r"(label|mask)", re.IGNORECASE)
+_IMAGES = re.compile(r"image", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ class Workspace:
 
 
 def find_items(path: Path, output: Path | None = None) -> Iterator[Item]:
-    """The images of a file, or below a folder.
+    """The images of a file, or below a folder, but for the label maps of data sets (`find_label_maps`).
 
     Raises:
         ReadError: The path does not exist.
@@ -206,22 +210,42 @@ def find_items(path: Path, output: Path | None = None) -> Iterator[Item]:
     if path.is_file():
         yield from _items_of_file(path, path.parent, output)
         return
+    for here, files, _ in _walk(path, output):
+        dicom: list[Path] = []
+        for file in files:
+            if suffix_of(file) in _KINDS:
+                yield from _items_of_file(file, path, output)
+            elif suffix_of(file) in _DICOM:
+                dicom.append(file)
+        yield from _series(here, dicom, path, output)
+
+
+def find_label_maps(path: Path, output: Path | None = None) -> Iterator[Path]:
+    """The files below a folder that `find_items` leaves out because they lie where data sets keep label maps.
+
+    These are the folders whose names begin with label or mask, beside one whose name begins with image: ``labelsTr``
+    beside ``imagesTr``, ``masks`` beside ``images``.
+    """
+    for _, _, aside in _walk(path.resolve(), output):
+        for folder in aside:
+            for _, files, _ in _walk(folder, output):
+                yield from (file for file in files if suffix_of(file) in _KINDS)
+
+
+def _walk(path: Path, output: Path | None) -> Iterator[tuple[Path, list[Path], list[Path]]]:
+    """Each folder that is looked through, with its files and those of its folders that hold label maps."""
     for folder, folders, names in os.walk(path):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if name != FOLDER and not name.startswith("."))
         if output is not None and here == output.resolve():
             folders.clear()
             continue
-        dicom: list[Path] = []
-        for name in sorted(names):
-            file = here / name
-            if name.startswith(".") or not file.resolve().is_relative_to(path):
-                continue
-            if suffix_of(file) in _KINDS:
-                yield from _items_of_file(file, path, output)
-            elif suffix_of(file) in _DICOM:
-                dicom.append(file)
-        yield from _series(here, dicom, path, output)
+        images = any(map(_IMAGES.match, folders))
+        aside = [name for name in folders if images and _LABELS.match(name)]
+        folders[:] = [name for name in folders if name not in aside]
+        files = [here / name for name in sorted(names) if not name.startswith(".")]
+        inside = [file for file in files if file.resolve().is_relative_to(path)]
+        yield here, inside, [here / name for name in aside]
 
 
 def _items_of_file(path: Path, base: Path, output: Path | None) -> Iterator[Item]:

@@ -330,7 +330,7 @@ def read_pairs(
         found = connected_objects(labels, names, instances, min_area)
         yield LabelledImage(
             image=Slice(pixels, modality=about["modality"], source=path),
-            modality=about["modality"],
+            modality=about["modality"] or "unknown",
             dataset=folder.name,
             case=case,
             path=path,

@@ -13,7 +13,10 @@ function open(id) {
 export function listen() {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => {
-      if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
+      const { left, right, top, bottom } = dialog.getBoundingClientRect();
+      const { clientX: x, clientY: y } = event;
+      const beside = event.target === dialog && (x < left || x > right || y < top || y > bottom);
+      if (beside || event.target.closest("[data-close]")) dialog.close();
     });
     dialog.addEventListener("close", () => $("canvas").focus({ preventScroll: true }));
   }
@@ -173,6 +176,7 @@ export function propagateMenu() {
   const one = selected();
   const { count } = axisNow();
   if (count === 1) announce("This image has one slice");
+  else if (state.job) announce("An object is being carried already");
   else if (!one) complain("no object is selected", "outline one on a slice first");
   else if (one.locked) complain(`${titleOf(one)} is locked`, "unlock it first (L)");
   else {

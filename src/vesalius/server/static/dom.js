@@ -37,7 +37,8 @@ export function complain(text, remedy = null) {
 }
 
 export function sentence(text) {
-  const begun = text.charAt(0).toUpperCase() + text.slice(1);
+  // The name of a file, before a colon, stays as it is.
+  const begun = text.includes(": ") ? text : text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
 }
 

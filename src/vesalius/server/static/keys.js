@@ -48,7 +48,10 @@ export function keyTable(page) {
       [["click", "Enter"], "Add: this belongs to the object", () => tools.press(true)],
       [["right click", "Alt+click", "Alt+Enter"], "Remove: this does not belong to it", () => tools.press(false)],
       [["drag", "D"], "Box; with the key, first and second corner at the cursor", () => tools.corner()],
-      [["T"], "Text, where the model takes words", () => $("text").focus()],
+      [["T"], "Text, where the model takes words", () => {
+        if (state.info.model.takes_text) $("text").focus();
+        else announce("This model takes no words");
+      }],
       [["C"], "Next candidate", () => actions.choose(1)],
       [["Shift+C"], "Previous candidate", () => actions.choose(-1)],
       [["Delete"], "Delete the prompt below the cursor", () => tools.deletePrompt(false)],
@@ -167,7 +170,7 @@ export function listen(table) {
     const run = byName.get(name);
     if (!run || own?.test(name)) return;
     event.preventDefault();
-    if (state.image || name === "?" || name === "G") run(event);
+    if (state.image || ["?", "G", "Ctrl+ArrowRight", "Ctrl+ArrowLeft"].includes(name)) run(event);
   });
   document.addEventListener("keyup", (event) => {
     if (event.key === " ") tools.holdSpace(false);

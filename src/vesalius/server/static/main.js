@@ -17,6 +17,7 @@ let wanted = null; // key of the slice that is to be shown
 let fetching = null; // AbortController of what is wanted no longer
 let listening = null; // AbortController of the wait for other tabs
 let opened = 0;
+let asked = null; // image that is to be shown, whether it can be read or not
 
 const memory = {
   get: (key) => JSON.parse(localStorage.getItem(`vesalius ${key}`) ?? "null"),
@@ -28,9 +29,15 @@ const memory = {
 async function openImage(image) {
   opened += 1;
   const mine = opened;
+  asked = image;
   announce("Opening…");
   const found = await actions.attempt(() => Promise.all([api.about(image), api.document(image)]));
-  if (!found || mine !== opened) return;
+  if (mine !== opened) return;
+  if (!found) {
+    announce("The image cannot be opened");
+    changed();
+    return;
+  }
   listening?.abort();
   const [about, document_] = found;
   actions.forget();
@@ -55,6 +62,13 @@ async function openImage(image) {
     announce(`${about.name}: ${objects.length || "no"} object${objects.length === 1 ? "" : "s"}`);
   }
   followOthers(image);
+}
+
+/** The image before or after the one that was asked for, so that one which cannot be read is no end. */
+function neighbour(which) {
+  if (asked === state.image?.id) return state.image?.[which] ?? null;
+  const at = state.images.findIndex((one) => one.id === asked);
+  return state.images[at + (which === "next" ? 1 : -1)]?.id ?? null;
 }
 
 /** Which slices are mirrored (across, down), so that they are seen as on a light box: from the feet, and head up. */
@@ -219,11 +233,13 @@ async function refreshPlanes() {
 
 function renderFrame() {
   const { image, document: document_ } = state;
+  $("previous").disabled = !neighbour("previous");
+  $("next").disabled = !neighbour("next");
+  const needed = "#tools button, #below :is(button, input, select), #done, #export, #new";
+  for (const one of document.querySelectorAll(needed)) one.disabled = !image;
   if (!image || !document_) return;
   const axis = axisNow();
   $("image-name").textContent = image.name;
-  $("previous").disabled = !image.previous;
-  $("next").disabled = !image.next;
   $("undo").disabled = !document_.can_undo;
   $("redo").disabled = !document_.can_redo;
   $("done").setAttribute("aria-pressed", String(document_.state === "done"));
@@ -385,7 +401,7 @@ const page = {
     else announce("There are no proposals");
   },
   propagate: dialogs.propagateMenu,
-  neighbour: (which) => (state.image[which] ? openImage(state.image[which]) : announce(`There is no ${which} image`)),
+  neighbour: (which) => (neighbour(which) ? openImage(neighbour(which)) : announce(`There is no ${which} image`)),
   doneAndNext: async () => {
     if (state.document.state !== "done") await actions.markDone(true);
     page.neighbour("next");
@@ -492,6 +508,7 @@ async function begin() {
   on("page", () => state.image && remember());
   on("view", viewer.render);
   on("view", renderReadouts);
+  changed();
   api.link.tell = () => {
     renderSaved();
     if (api.link.state) announce($("saved-text").textContent);

@@ -7,6 +7,7 @@ import { changed, objects, planeNow, planesNow, selected, state, titleOf } from 
 import { promptsNow } from "./viewer.js";
 
 let renaming = null; // object
+let shown = null; // object that was selected last
 
 /** Puts a field in the place of an object's name. */
 export function rename(number) {
@@ -43,6 +44,8 @@ function renderObjects() {
     rows.push(make("li", { class: "object fresh selected" }, badge, make("span", {}, "New object: click on it")));
   }
   refill($("objects"), rows);
+  if (shown !== state.selected) $("objects").querySelector(".selected")?.scrollIntoView({ block: "nearest" });
+  shown = state.selected;
   $("object-count").textContent = objects().length || "";
 }
 

@@ -264,16 +264,19 @@ export function cursorText(long = false) {
 
 /** What a click would do, at the cursor. */
 export function press(positive) {
+  if (state.proposals) {
+    const one = state.proposals.at; // which the arrow keys go to, wherever the cursor is
+    if (!one) announce("The arrow keys go from proposal to proposal");
+    else if (positive) actions.accept([one]);
+    else actions.reject([one]);
+    return;
+  }
   if (!state.cursor) {
     moveCursor(0, 0, 0);
     return;
   }
   const { x, y } = state.cursor;
-  if (state.proposals) {
-    const one = viewer.proposalAt(x, y);
-    if (one && positive) actions.accept([one]);
-    else if (one) actions.reject([one]);
-  } else if (state.corner) corner();
+  if (state.corner) corner();
   else if (state.tool === "brush" || state.tool === "eraser") {
     if (beginStroke((state.tool === "eraser") === positive)) {
       paintTo(x, y);
