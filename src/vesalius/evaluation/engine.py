@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from vesalius.core.types import Prediction, Prompt
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.store import encode_mask
 from vesalius.evaluation.images import Stack
-from vesalius.evaluation.prompts import Key, generator_of, key_of
-from vesalius.evaluation.protocols import Strategy, correction
+from vesalius.evaluation.prompts import Key, Turn, generator_of, key_of
+from vesalius.evaluation.protocols import ANNOTATOR, Strategy, correction
 from vesalius.evaluation.subjects import Asked, Subject
 from vesalius.metrics.boundary import boundary_iou
 from vesalius.metrics.complexity import aspect_ratio, fourier_order, intensity_difference
@@ -129,6 +130,7 @@ def score_scene(
     prompts: Mapping[Key, Prompt],
     seed: int,
     tolerance: float,
+    turns: Mapping[str, Sequence[Turn]] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Scores a subject on the objects of an image under some strategies.
 
@@ -142,6 +144,7 @@ def score_scene(
         prompts: The first prompts.
         seed: Of random corrections; each object has a generator of its own for every strategy.
         tolerance: Of NSD, in mm where the spacing is known, else in pixels.
+        turns: What an annotator said about each object.
 
     Yields:
         Rows of the table of scores.
@@ -152,6 +155,10 @@ def score_scene(
     for strategy in strategies:
         if strategy.grid is not None:
             yield from _everything(subject, opened, scene, strategy, ruler)
+            continue
+        if strategy.protocol == ANNOTATOR:
+            for number, name in enumerate(scene.names):
+                yield from _replayed(subject, opened, scene, strategy, number, turns[name], ruler)
             continue
         for number, name in enumerate(scene.names):
             prompt = prompts[key_of(name, strategy)]
@@ -253,6 +260,47 @@ def _corrected(one: Asked, answer: Prediction, scene: Scene, rng: np.random.Gene
     if after is None:
         return None
     return Asked(one.strategy, one.number, one.round + 1, dataclasses.replace(after, logits=answer.logits))
+
+
+def _replayed(
+    subject: Subject,
+    opened: Any,
+    scene: Scene,
+    strategy: Strategy,
+    number: int,
+    turns: Sequence[Turn],
+    ruler: _Ruler,
+) -> Iterator[Row]:
+    """What an annotator said about an object, a round for each turn; as then, each prompt is asked by itself."""
+    # What was said up to a step -> the answer, or why there is none.
+    known: dict[tuple[Any, ...], Prediction | str] = {}
+    for turn, asked in enumerate(turns, 1):
+        about = _row(subject, scene, strategy, number, turn, "own")
+        found: Prediction | str = asked.reason or ""
+        said: tuple[Any, ...] = ()
+        for step in asked.steps:
+            said = (*said, np.asarray(step.points).tobytes(), np.asarray(step.labels).tobytes(), step.box, step.text)
+            # A folder of masks has one for every round.
+            if said not in known or step is asked.steps[-1]:
+                logits = found.logits if isinstance(found, Prediction) else None
+                one = Asked(strategy, number, turn, dataclasses.replace(step, logits=logits))
+                known[said] = _answered(subject, opened, one)
+            found = known[said]
+            if isinstance(found, str):
+                break
+        if isinstance(found, str):
+            yield about | {"reason": found}
+        else:
+            yield about | ruler.measure(number, found.mask, strategy.effort) | {"quality": found.quality}
+
+
+def _answered(subject: Subject, opened: Any, one: Asked) -> Prediction | str:
+    """The answer to one prompt, or why there is none."""
+    reason = subject.cannot(one.strategy, one.prompt)
+    if reason is not None:
+        return reason
+    (answer,) = subject.answer(opened, [one])
+    return answer.masks[0] if answer.masks else answer.reason or ""
 
 
 def _everything(subject: Subject, opened: Any, scene: Scene, strategy: Strategy, ruler: _Ruler) -> Iterator[Row]:

@@ -78,6 +78,13 @@ def list_places(folder: Path, split: str) -> list[Place]:
     return places
 
 
+def datasets_of(folder: Path) -> list[str]:
+    """Names of the data sets of a corpus, or of the sets of pairs, in alphabetical order; errors as `list_places`."""
+    if is_corpus(folder):
+        return sorted(set(Corpus(folder).images["dataset"].to_pylist()))
+    return sorted(path.name for path in find_sets(folder))
+
+
 def blocks_of(places: Sequence[Place]) -> list[list[Place]]:
     """Places that are read together, in order: some rows of a corpus, or those of one set of pairs."""
     blocks: list[list[Place]] = []

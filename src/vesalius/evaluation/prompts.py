@@ -1,9 +1,11 @@
-"""The first prompts of an evaluation: drawn once from the true masks, stored, and the same for every model."""
+"""The prompts of an evaluation: drawn once from the true masks, or said by an annotator; the same for all models."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,24 @@ import numpy as np
 from vesalius.core.errors import ReadError
 from vesalius.core.types import Prompt
 from vesalius.corpus.objects import LabelledImage
-from vesalius.evaluation.protocols import Strategy
+from vesalius.evaluation.protocols import ANNOTATOR, PROTOCOLS, Strategy
 
 # What tells a prompt from all others.
 Key = tuple[str, str, str, str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What an annotator had said about an object when the model was asked.
+
+    Attributes:
+        steps: Each holds all that was said up to it and is asked with the low-resolution mask of the answer to the step
+            before; empty where nothing can be asked.
+        reason: Why nothing can be asked.
+    """
+
+    steps: tuple[Prompt, ...]
+    reason: str | None = None
 
 
 def generator_of(seed: int, *name: object) -> np.random.Generator:
@@ -60,6 +76,8 @@ def to_row(key: Key, prompt: Prompt) -> dict[str, Any]:
         "strategy": strategy,
         "variant": variant,
         "repeat": repeat,
+        "round": 1,
+        "step": 1,
         "points": np.asarray(prompt.points, np.float64).ravel().tolist(),
         "labels": np.asarray(prompt.labels).tolist(),
         "box": None if prompt.box is None else list(prompt.box),
@@ -89,8 +107,61 @@ def prompts_of(stored: Mapping[Key, Prompt], names: Sequence[str], strategies: I
     return {key: stored[key] for key in wanted}
 
 
+def turn_rows(name: str, turns: Sequence[Turn]) -> Iterator[dict[str, Any]]:
+    """Rows of the table of prompts of what an annotator said about an object, turn by turn."""
+    (strategy,) = PROTOCOLS[ANNOTATOR]
+    key = key_of(name, strategy)
+    for number, turn in enumerate(turns, 1):
+        for step, prompt in enumerate(turn.steps, 1):
+            yield to_row(key, prompt) | {"round": number, "step": step}
+        if not turn.steps:
+            names = ("object", "protocol", "strategy", "variant", "repeat")
+            yield dict(zip(names, key, strict=True)) | {"round": number, "step": 1, "reason": turn.reason}
+
+
+def read_turns(path: Path) -> dict[str, list[Turn]]:
+    """What an annotator said about each object; undoes `turn_rows`.
+
+    Args:
+        path: Folder of a corpus that an annotator made, or of an earlier evaluation of it; or its ``prompts.parquet``.
+
+    Raises:
+        ReadError: It has no such prompts.
+    """
+    there = (path / "prompts.parquet").is_file() or path.is_file()
+    rows = [row for row in _stored_rows(path) if row["protocol"] == ANNOTATOR] if there else []
+    if not rows:
+        raise ReadError(
+            "has no prompts of an annotator",
+            path=path,
+            remedy="give a corpus that `vesalius annotate` exported, or an evaluation of one",
+        )
+    rows.sort(key=lambda row: (row["object"], row["round"], row["step"]))
+    turns: dict[str, list[Turn]] = {}
+    for (name, _), steps in groupby(rows, key=lambda row: (row["object"], row["round"])):
+        said = list(steps)
+        reason = said[0]["reason"]
+        asked = tuple(from_row(row)[1] for row in said) if reason is None else ()
+        turns.setdefault(name, []).append(Turn(asked, reason))
+    return turns
+
+
+def turns_of(stored: Mapping[str, list[Turn]], names: Sequence[str]) -> dict[str, list[Turn]]:
+    """What an annotator said about some objects.
+
+    Raises:
+        ReadError: There is nothing about one of them.
+    """
+    for name in names:
+        if name not in stored:
+            raise ReadError(
+                f"the annotator's prompts have none for {name}", remedy="evaluate the corpus that they were given on"
+            )
+    return {name: stored[name] for name in names}
+
+
 def read_prompts(path: Path) -> dict[Key, Prompt]:
-    """Prompts of an earlier evaluation.
+    """Prompts of an earlier evaluation that were drawn.
 
     Args:
         path: Its folder or its ``prompts.parquet``.
@@ -98,7 +169,11 @@ def read_prompts(path: Path) -> dict[Key, Prompt]:
     Raises:
         ReadError: It is not such a file.
     """
+    return dict(from_row(row) for row in _stored_rows(path) if row["protocol"] != ANNOTATOR)
+
+
+def _stored_rows(path: Path) -> list[dict[str, Any]]:
     from vesalius.evaluation.results import read_table
 
-    folder = path if path.is_dir() else path.parent
-    return dict(from_row(row) for row in read_table(folder, "prompts").to_pylist())
+    rows: list[dict[str, Any]] = read_table(path if path.is_dir() else path.parent, "prompts").to_pylist()
+    return rows

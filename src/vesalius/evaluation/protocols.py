@@ -24,6 +24,9 @@ from vesalius.prompts.sample import (
 
 First = Callable[[ObjectMask, np.random.Generator], Prompt]
 
+# The protocol of what an annotator said.
+ANNOTATOR = "annotator"
+
 CLICKS, CORRECTIONS = 20, 5
 # MedSAM moves boxes by up to so many pixels of an image of this side.
 MEDSAM_SHIFT, MEDSAM_SIDE = 20, 1024
@@ -40,7 +43,8 @@ class Strategy:
         name: Its own, such as ``"S5"``, ``"box"`` or ``"points"``.
         variant: What distinguishes runs of one strategy, such as the range of a jitter; else empty.
         repeat: Number of the draw, where it is drawn several times.
-        first: The first prompt of an object; None where everything in the image is outlined instead.
+        first: The first prompt of an object; None where everything in the image is outlined instead, or where an
+            annotator's prompts are given.
         rounds: Answers, of which all but the first are to corrections.
         correct: Where a correction is clicked: on a random pixel of the error, or in the middle of the largest error.
         matched: Whether the mask nearest the truth is scored too, beside the model's own choice.
@@ -164,6 +168,8 @@ PROTOCOLS: dict[str, tuple[Strategy, ...]] = {
     ),
     # COSMOS 1050K, table 5: everything mode from more and more clicks.
     "grid": tuple(Strategy("grid", "S1", str(side), matched=True, grid=side) for side in GRIDS),
+    # What an annotator said, in the annotator's order.
+    ANNOTATOR: (Strategy(ANNOTATOR, "prompts"),),
     # SAM-Med2D, table 4: what the adapters bring.
     "adapter-off": tuple(
         Strategy("adapter-off", name, variant, first=first, adapters=variant == "on")

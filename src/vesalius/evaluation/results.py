@@ -4,7 +4,7 @@ An evaluation is a folder::
 
     run.json          what was measured: version, configuration, digests of corpus, models and prompts, machine
     objects.parquet   one row per object: what it is and what is known of its shape
-    prompts.parquet   the first prompts of every object, the same for every model
+    prompts.parquet   the first prompts of every object, and all that an annotator said, the same for every model
     scores.parquet    one row per object, model, strategy, round and choice
     volumes.parquet   the same for whole volumes, where slices belong to one
     times.parquet     how long images and prompts took
@@ -91,11 +91,17 @@ _TABLES = {
         ("strategy", "string"),
         ("variant", "string"),
         ("repeat", "int32"),
+        # 1, but for what an annotator said: in each round the steps are asked in order, each with the low-resolution
+        # mask of the answer to the one before.
+        ("round", "int32"),
+        ("step", "int32"),
         # Clicks as x, y, x, y ... at pixel centres, their labels, and a half-open box, in pixels of the image.
         ("points", "list<double>"),
         ("labels", "list<int32>"),
         ("box", "list<double>"),
         ("text", "string"),
+        # Why there is no prompt; null where there is one.
+        ("reason", "string"),
     ],
     "scores": [
         ("object", "string"),

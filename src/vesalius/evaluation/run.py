@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -24,9 +25,19 @@ from vesalius.core.files import locked, remove_stand_ins, replacing
 from vesalius.corpus.engines import run_here, run_on_ray
 from vesalius.corpus.objects import MIN_AREA
 from vesalius.evaluation.engine import Scene, object_rows, scene_of, score_scene
-from vesalius.evaluation.images import Place, blocks_of, digest_of, list_places, name_of, read_places
-from vesalius.evaluation.prompts import Key, draw_prompts, prompts_of, read_prompts, to_row
-from vesalius.evaluation.protocols import PROTOCOLS, Strategy, strategies_of
+from vesalius.evaluation.images import Place, blocks_of, datasets_of, digest_of, list_places, name_of, read_places
+from vesalius.evaluation.prompts import (
+    Key,
+    Turn,
+    draw_prompts,
+    prompts_of,
+    read_prompts,
+    read_turns,
+    to_row,
+    turn_rows,
+    turns_of,
+)
+from vesalius.evaluation.protocols import ANNOTATOR, PROTOCOLS, Strategy, strategies_of
 from vesalius.evaluation.results import RUN, TABLES, read_table, schema, write_table
 from vesalius.evaluation.scores import progress_bar
 from vesalius.evaluation.subjects import Subject, load_subject
@@ -35,7 +46,7 @@ from vesalius.evaluation.volumes import SCORE_COLUMNS, volume_rows
 
 # Tables that blocks make; the others are made of these.
 _OF_BLOCKS = ("objects", "prompts", "saliency", "scores")
-_PARTS, _LOCK = ".parts", ".lock"
+_PARTS, _LOCK, _SECONDS = ".parts", ".lock", "seconds.json"
 # Images whose embeddings are shown, and images that times are taken on.
 SHOWN, TIMED = 6, 5
 # Versions that decide the numbers.
@@ -56,7 +67,8 @@ class EvaluationPlan(Config):
         limits: Protocol -> its own ``max_images``.
         tolerance: Of NSD: mm where an image states its spacing, else pixels.
         internal: Data sets that the models were trained on; all others are external.
-        prompts: An earlier evaluation whose stored prompts are given again.
+        prompts: An earlier evaluation whose stored prompts are given again. An annotator's are those of the corpus, if
+            this is left out.
         runtime: What runs models of the package; see `load_model`.
         device: Where they run.
         embeddings: Folder in which the models' embeddings are kept for other evaluations of the same images.
@@ -111,7 +123,7 @@ def evaluate_corpus(
 
     Raises:
         ReadError: The data or the stored prompts cannot be read, or there is no object in this split.
-        ConfigError: The folder holds another run.
+        ConfigError: The folder holds another run, or a data set that is named as internal is not in the corpus.
         ModelError: A model cannot be loaded.
         WriteError: The folder cannot be made, or another process is at work in it.
     """
@@ -121,10 +133,14 @@ def evaluate_corpus(
     # What earlier evaluations of this process have read may have changed since.
     _loaded.cache_clear()
     _stored.cache_clear()
+    _turns.cache_clear()
+    _check_internal(plan)
     places = _thinned(list_places(plan.corpus, plan.split), plan.max_images)
     subjects = _subjects(plan)
     if plan.prompts is not None:
         _stored(plan.prompts)
+    if ANNOTATOR in plan.protocols:
+        _turns(plan.prompts or plan.corpus)
     run = {
         "vesalius": vesalius.__version__,
         "plan": json.loads(plan.model_dump_json()),
@@ -174,13 +190,20 @@ def _run(
             limits = {protocol: [place for place in block if place in kept] for protocol, kept in chosen.items()}
             tasks.append((number, block, limits, [place for place in block if place in shown], plan, str(parts)))
     ran = run_on_ray(score_block, tasks, address) if engine == "ray" else run_here(score_block, tasks, workers)
-    started = time.perf_counter()
+    before, started = _seconds(parts), time.perf_counter()
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=len(places), completed=len(places) - sum(len(t[1]) for t in tasks))
         for count in ran:
             progress.update(task, advance=count)
-    seconds = time.perf_counter() - started
-    _finish(output, parts, run, len(blocks), plan, places, seconds)
+            with replacing(parts / _SECONDS) as part:
+                part.write_text(json.dumps(before + time.perf_counter() - started), encoding="utf-8")
+    _finish(output, parts, run, len(blocks), plan, places, _seconds(parts))
+
+
+def _seconds(parts: Path) -> float:
+    """How long the blocks that are there have taken, over all runs that made them."""
+    path = parts / _SECONDS
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
 
 
 def score_block(
@@ -223,8 +246,12 @@ def score_block(
         prompts = _prompts(scene, wanted, plan.seed, stored)
         rows["objects"] += object_rows(scene, name, plan.internal)
         rows["prompts"] += [to_row(key, prompt) for key, prompt in prompts.items()]
+        turns = {}
+        if any(strategy.protocol == ANNOTATOR for strategy in wanted):
+            turns = turns_of(_turns(plan.prompts or plan.corpus), scene.names)
+        rows["prompts"] += [row for name, said in turns.items() for row in turn_rows(name, said)]
         for subject in subjects:
-            rows["scores"] += score_scene(subject, scene, wanted, prompts, plan.seed, plan.tolerance)
+            rows["scores"] += score_scene(subject, scene, wanted, prompts, plan.seed, plan.tolerance, turns)
             if place in shown:
                 rows["saliency"] += _saliency(subject, scene, name)
     with replacing(Path(parts) / f"{number:05d}.json") as part:
@@ -258,6 +285,26 @@ def _prompts(scene: Scene, strategies: Sequence[Strategy], seed: int, stored: di
 @lru_cache(maxsize=1)
 def _stored(path: Path) -> dict[Key, Any]:
     return read_prompts(path)
+
+
+@lru_cache(maxsize=1)
+def _turns(path: Path) -> dict[str, list[Turn]]:
+    return read_turns(path)
+
+
+def _check_internal(plan: EvaluationPlan) -> None:
+    """Raises ConfigError for a data set that the corpus does not have: all of its objects would count as external."""
+    if not plan.internal:
+        return
+    known = datasets_of(plan.corpus)
+    for name in plan.internal:
+        if name not in known:
+            near = get_close_matches(name, known, n=3) or known[:10]
+            raise ConfigError(
+                f"the corpus has no data set {name!r}, which is given as internal",
+                path=plan.corpus,
+                remedy=f"give one of its own, such as {', '.join(near)}",
+            )
 
 
 def _subjects(plan: EvaluationPlan) -> tuple[Subject, ...]:

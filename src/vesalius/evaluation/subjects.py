@@ -131,22 +131,25 @@ class ModelSubject(Subject):
 
     Args:
         predictor: The model.
-        without: Gives the same model without its adapters.
+        by_torch: Gives the same model, run by torch, with its adapters (True) or without them (False).
     """
 
-    def __init__(self, predictor: Predictor, without: Callable[[], Predictor] | None = None) -> None:
+    def __init__(self, predictor: Predictor, by_torch: Callable[[bool], Predictor] | None = None) -> None:
         self.name, self.digest, self.runs_by = predictor.name, predictor.digest, predictor.runs_by
-        self.predictor, self._without = predictor, without
+        self.predictor, self._by_torch = predictor, by_torch
 
     @cached_property
-    def bare(self) -> Predictor | None:
-        """The model without its adapters; None where it has none."""
-        bare = self._without() if self._without else None
-        return None if bare is None or bare.digest == self.digest else bare
+    def compared(self) -> dict[bool, Predictor] | None:
+        """The model with and without its adapters, both run by one library; None where it has none."""
+        bare = self._by_torch(False) if self._by_torch else None
+        if self._by_torch is None or bare is None or bare.digest == self.digest:
+            return None
+        same = self.predictor.runs_by == bare.runs_by
+        return {True: self.predictor if same else self._by_torch(True), False: bare}
 
     def cannot(self, strategy: Strategy, prompt: Prompt | None) -> str | None:
         """See `Subject`."""
-        if strategy.protocol == "adapter-off" and self.bare is None:
+        if strategy.protocol == "adapter-off" and self.compared is None:
             return NO_ADAPTERS
         takes = self.predictor.takes
         if prompt is None:
@@ -155,27 +158,26 @@ class ModelSubject(Subject):
 
     def open(self, labelled: LabelledImage, names: Sequence[str]) -> Any:  # noqa: ARG002
         """See `Subject`."""
-        return {True: self.predictor.encode(labelled.image), None: labelled.image}
+        return {self.predictor: self.predictor.encode(labelled.image), None: labelled.image}
 
-    def _by(self, opened: Any, adapters: bool) -> tuple[Predictor, Any]:
-        """The network and what it keeps of the image, with or without adapters."""
-        if adapters:
-            return self.predictor, opened[True]
-        assert self.bare is not None
-        if False not in opened:
-            opened[False] = self.bare.encode(opened[None])
-        return self.bare, opened[False]
+    def _network(self, strategy: Strategy) -> Predictor:
+        if strategy.protocol != "adapter-off":
+            return self.predictor
+        assert self.compared is not None
+        return self.compared[strategy.adapters]
 
     def answer(self, opened: Any, asked: Sequence[Asked]) -> Iterator[Answer]:
         """See `Subject`."""
-        for adapters in dict.fromkeys(one.strategy.adapters for one in asked):
-            predictor, embedding = self._by(opened, adapters)
-            places = [place for place, one in enumerate(asked) if one.strategy.adapters == adapters]
-            yield from _answers(predictor, embedding, asked, places, opened[None].size)
+        networks = [self._network(one.strategy) for one in asked]
+        for predictor in dict.fromkeys(networks):
+            if predictor not in opened:
+                opened[predictor] = predictor.encode(opened[None])
+            places = [place for place, network in enumerate(networks) if network is predictor]
+            yield from _answers(predictor, opened[predictor], asked, places, opened[None].size)
 
     def everything(self, opened: Any, side: int) -> list[Mask]:
         """See `Subject`."""
-        return [found.mask for found in segment_everything(self.predictor, opened[True], side=side)]
+        return [found.mask for found in segment_everything(self.predictor, opened[self.predictor], side=side)]
 
     def forget(self) -> None:
         """See `Subject`; what is kept on disk is left aside from then on."""
@@ -183,7 +185,7 @@ class ModelSubject(Subject):
 
     def saliency(self, opened: Any) -> NDArray[np.float32] | None:
         """See `Subject`."""
-        features = opened[True].features[0]
+        features = opened[self.predictor].features[0]
         values = np.asarray(features.float().cpu() if hasattr(features, "float") else features, np.float32)
         mean = np.abs(values.reshape(-1, *values.shape[-2:])).mean(0)
         return np.asarray((mean - mean.min()) / max(float(np.ptp(mean)), 1e-12), np.float32)
@@ -334,7 +336,11 @@ def load_subject(given: str, runtime: str = "auto", device: str = "cpu", embeddi
         predictor.cache = StoredEmbeddings(embeddings, predictor.digest, predictor.runs_by)
     # An export is run as it is.
     exported = (find_model(model) / EXPORT).is_file()
-    return ModelSubject(predictor, None if exported else lambda: load_model(model, device, adapters=False))
+
+    def by_torch(adapters: bool) -> Predictor:
+        return load_model(model, device, adapters=adapters, runtime="torch")
+
+    return ModelSubject(predictor, None if exported else by_torch)
 
 
 def is_checkpoint(folder: Path) -> bool:

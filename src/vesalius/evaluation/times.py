@@ -8,7 +8,7 @@ from typing import Any
 
 from vesalius.evaluation.engine import Scene
 from vesalius.evaluation.prompts import draw_prompts, key_of
-from vesalius.evaluation.protocols import Strategy
+from vesalius.evaluation.protocols import ANNOTATOR, Strategy
 from vesalius.evaluation.subjects import Asked, Subject
 
 # Larger grids take minutes per image, and say nothing more.
@@ -20,7 +20,8 @@ def time_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table of times, measured one after the other; of each strategy the first answer alone.
 
-    Strategies of one name are timed once. The first image warms up and is timed again as the last.
+    Strategies of one name are timed once; an annotator's prompts, and those with and without adapters, which another
+    library may run than the rest, not at all. The first image warms up and is timed again as the last.
 
     Args:
         subjects: What is measured.
@@ -30,7 +31,9 @@ def time_rows(
     """
     distinct: dict[tuple[str, int | None], Strategy] = {}
     for strategy in strategies:
-        if not strategy.repeat and (strategy.grid or 0) <= LARGEST_GRID and strategy.adapters:
+        if strategy.protocol in (ANNOTATOR, "adapter-off"):
+            continue
+        if not strategy.repeat and (strategy.grid or 0) <= LARGEST_GRID:
             distinct.setdefault((strategy.name, strategy.grid), strategy)
     scenes = list(scenes)
     for subject in subjects:

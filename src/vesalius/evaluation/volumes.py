@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vesalius.corpus.store import decode_mask
+from vesalius.evaluation.protocols import ANNOTATOR
 from vesalius.evaluation.results import METRICS, WHO
 from vesalius.metrics.overlap import dice, iou
 from vesalius.metrics.surface import surface_scores
@@ -30,7 +31,8 @@ def volume_rows(
     The objects of one target in one stack of slices are one volume: on each slice the outlines of all of them together,
     against their truths. Slices on which the target is not, or is too small to count, are not asked about, so that
     nothing can be found there. A volume of which one slice has no answer has no score. Distances are taken where the
-    spacing is known along all three axes and all slices were measured.
+    spacing is known along all three axes and all slices were measured. An annotator's prompts make no volumes: each
+    slice has its own number of them.
 
     Args:
         objects: The table of objects, with ``truth``, the counts of the RLE of each.
@@ -46,7 +48,7 @@ def volume_rows(
     for batch in scores:
         for row in batch.to_pylist():
             about = slices.get(row["object"])
-            if about is None:
+            if about is None or row["protocol"] == ANNOTATOR:
                 continue
             key = tuple((about if name in about else row)[name] for name in _GROUP)
             if row["reason"] is None:

@@ -389,6 +389,36 @@ def _follow(states: deque[State], action: Mapping[str, Any]) -> None:
     states.append(state)
 
 
+def states_of(path: Path) -> Iterator[State]:
+    """The state after each action of a log, in order, also of those that were undone; a line cut short is left out.
+
+    Raises:
+        ReadError: The log is damaged, or cannot be read.
+    """
+    before, undone = [State()], list[State]()
+    number = 1
+    try:
+        with path.open("rb") as file:
+            file.readline()
+            for raw in file:
+                number += 1
+                if not raw.endswith(b"\n"):
+                    return
+                line = json.loads(raw)
+                if line["kind"] == "undo":
+                    undone.append(before.pop())
+                elif line["kind"] == "redo":
+                    before.append(undone.pop())
+                else:
+                    before.append(apply(before[-1], line))
+                    undone.clear()
+                yield before[-1]
+    except OSError as error:
+        raise ReadError(f"cannot be read ({error.strerror or error})", path=path) from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ReadError(f"line {number} is damaged ({error!r})", path=path, remedy="restore the file") from error
+
+
 def _order(applied: list[int], undone: list[int], number: int, kind: str) -> tuple[list[int], list[int]]:
     """Which actions are in effect and which are undone, the next to be done again last, after one more action."""
     if kind == "undo":

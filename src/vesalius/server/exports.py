@@ -150,26 +150,22 @@ def coco_of(one: Annotated) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": listed}
 
 
-def labelled(one: Annotated, *, flat: bool = False) -> Iterator[LabelledImage]:
-    """Each slice with objects, along the axis on which most was said.
+def main_axis(state: State) -> str:
+    """The axis on which most was said."""
+    counts = Counter(axis for thing in state.objects.values() for axis, _ in thing.planes)
+    return max(AXES[::-1], key=lambda name: counts[name])
 
-    Args:
-        one: The image.
-        flat: Whether of objects that overlap, the later one is on top.
-    """
+
+def labelled(one: Annotated) -> Iterator[LabelledImage]:
+    """Each slice with objects, along the axis on which most was said."""
     volume = one.volume
-    counts = Counter(axis for thing in one.state.objects.values() for axis, _ in thing.planes)
-    axis = max(AXES[::-1], key=lambda name: counts[name])
+    axis = main_axis(one.state)
     blocks = {number: block_of(thing, one.shape) for number, thing in one.state.objects.items()}
     stem = one.item.name
     for index in range(one.shape[2 - AXES.index(axis)]):
         masks = []
-        taken = np.zeros((), np.bool_)
-        for number, thing in reversed(list(one.state.objects.items())):
+        for number, thing in one.state.objects.items():
             mask = mask_in_block(blocks[number], axis, index, one.shape)
-            if flat:
-                mask &= ~taken
-                taken = taken | mask
             if mask.any():
                 masks.append((mask, thing.name or "object"))
         if not masks:
@@ -180,7 +176,7 @@ def labelled(one: Annotated, *, flat: bool = False) -> Iterator[LabelledImage]:
             dataset="annotations",
             case=one.item.id,
             path=one.item.path,
-            masks=[ObjectMask(mask, name, place) for place, (mask, name) in enumerate(reversed(masks), 1)],
+            masks=[ObjectMask(mask, name, place) for place, (mask, name) in enumerate(masks, 1)],
             name=stem if one.shape[0] == 1 else f"{stem}/{axis}_{index:04}",
         )
 
@@ -190,8 +186,8 @@ def export_all(images: Sequence[Annotated], kind: str, folder: Path) -> dict[str
 
     Args:
         images: What to write.
-        kind: ``corpus`` (pairs of images and labels, as `vesalius finetune` takes them), ``coco``, ``labels`` (a label
-            map of each image in its own geometry) or ``prompts`` (the logs).
+        kind: ``corpus`` (see `corpora.write_corpus`), ``coco``, ``labels`` (a label map of each image in its own
+            geometry) or ``prompts`` (the logs).
         folder: The new folder.
 
     Returns:
@@ -208,17 +204,22 @@ def export_all(images: Sequence[Annotated], kind: str, folder: Path) -> dict[str
     left_out = [{"name": one.item.name, "reason": "nothing is outlined"} for one in images if one not in marked]
     if not marked:
         raise WriteError("there is nothing to export", path=folder, remedy="outline something, and mark it as done")
+    if kind == "corpus":
+        from vesalius.server.corpora import write_corpus
+
+        images_written, objects_written = write_corpus(marked, folder)
+        return {"folder": str(folder), "images": images_written, "objects": objects_written, "left_out": left_out}
     count = {"images": 0, "objects": 0}
 
     def counted() -> Iterator[LabelledImage]:
         for one in marked:
-            for image in labelled(one, flat=kind == "corpus"):
+            for image in labelled(one):
                 count["images"] += 1
                 count["objects"] += len(image.masks)
                 yield image
 
-    if kind in ("corpus", "coco"):
-        layout("pairs" if kind == "corpus" else "coco").write(counted(), folder, folder.name)
+    if kind == "coco":
+        layout("coco").write(counted(), folder, folder.name)
     else:
         with writing(folder) as part:
             stems = Counter(one.stem.casefold() for one in marked)
