@@ -11,7 +11,8 @@ import pytest
 from pydicom import dcmread
 
 from made_dicom import made_series
-from vesalius.corpus.layouts.pairs import read_pairs
+from vesalius.corpus.check import check_corpus
+from vesalius.corpus.store import Corpus
 from vesalius.io.dicom import read_series
 from vesalius.io.dicom_seg import read_segments
 from vesalius.io.outlines import mask_of_runs
@@ -208,8 +209,6 @@ def test_the_prompt_log_can_be_read_line_by_line(tab):
 def test_the_corpus_is_one_that_finetune_takes(tab):
     from pathlib import Path
 
-    from vesalius.corpus.layouts.pairs import find_sets
-
     tab.draw("disc2", block(5, 20, 30, 40, (48, 64)), "optic disc")
     tab.draw("disc2", block(20, 30, 35, 50, (48, 64)), "optic cup")
     tab.draw("scan", block(6, 5, 18, 15, (24, 20)), "liver", index=3)
@@ -220,13 +219,18 @@ def test_the_corpus_is_one_that_finetune_takes(tab):
     told = tab.client.post("/api/export", json={"format": "corpus"}, headers=headers).json()
     assert (told["images"], told["objects"]) == (3, 4)
     assert told["left_out"] == [{"name": "ct", "reason": "nothing is outlined"}]
-    (found,) = find_sets(Path(told["folder"]))
-    pairs = list(read_pairs(found, min_area=0))
-    assert sorted(mask.target for one in pairs for mask in one.masks) == ["liver", "liver", "optic cup", "optic disc"]
-    assert len({one.case for one in pairs}) == 2
-    disc = next(one for one in pairs if len(one.masks) == 2)
+    corpus = Corpus(Path(told["folder"]))
+    assert not list(check_corpus(corpus))
+    read = [corpus.read(row) for row in range(len(corpus))]
+    assert sorted(mask.target for one in read for mask in one.masks) == ["liver", "liver", "optic cup", "optic disc"]
+    assert len({one.case for one in read}) == 2
+    disc = next(one for one in read if len(one.masks) == 2)
     areas = {mask.target: int(mask.mask.sum()) for mask in disc.masks}
-    assert areas == {"optic cup": 15 * 20, "optic disc": 25 * 20 - 10 * 10}
+    assert areas == {"optic cup": 15 * 20, "optic disc": 25 * 20}
+    about = corpus.images.to_pylist()
+    assert [(row["axis"], row["index"]) for row in about] == [("2d", 0), ("z", 3), ("z", 5)]
+    assert about[1]["slice_spacing"] == 2.5
+    assert (about[1]["row_spacing"], about[1]["column_spacing"]) == (np.float32(0.8), np.float32(0.7))
 
 
 @pytest.mark.parametrize("kind", ["labels", "prompts"])

@@ -18,6 +18,7 @@ import pandas as pd
 from vesalius.core.errors import ReadError
 from vesalius.evaluation import figures, galleries, tables
 from vesalius.evaluation.galleries import Gallery
+from vesalius.evaluation.protocols import ANNOTATOR
 from vesalius.evaluation.rendering import Table, without_empty_rows
 from vesalius.evaluation.results import RUN, read_table
 from vesalius.evaluation.tables import METRIC_NAMES, Way, select
@@ -310,19 +311,22 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
                 )
             )
         for metric, words in (("dice", "Dice"), ("iou", "IoU")):
-            found = {
-                name: (range(1, curve.shape[1] + 1), _means(curve))
-                for name, curve in tables.click_curves(rows, metric).items()
-            }
-            items.append(
-                Drawing(
-                    f"{words} against the number of clicks",
-                    figures.as_uri(figures.curves(found, "clicks", f"mean {words} (%)")),
-                    f"Lines of mean {words} over clicks for {', '.join(found)}; from "
-                    + ", ".join(f"{name} {means[0]:.1f} to {means[-1]:.1f}" for name, (_, means) in found.items()),
-                    (source(rows, "protocol interactive, all rounds", (metric,)), "Form of COSMOS 1050K, figure 16."),
-                )
-            )
+            notes = (source(rows, "protocol interactive, all rounds", (metric,)), "Form of COSMOS 1050K, figure 16.")
+            items.append(_curve(rows, metric, f"{words} against the number of clicks", "clicks", notes))
+    rows = select(evaluation.rows, protocol=ANNOTATOR)
+    if rows["reason"].isna().any():
+        counted = rows["reason"].value_counts()
+        silent = "; ".join(f"{reason}: {count}" for reason, count in counted[counted > 0].items())
+        notes = (
+            source(rows, f"protocol {ANNOTATOR}, all rounds"),
+            *((f"Rows without an answer: {silent}.",) if silent else ()),
+            "The truth is what the annotator left, which was outlined with a model's help: it is nearer to that model "
+            "than to others. A prompt counts when it is given and when it is taken back. An object that was given no "
+            "more prompts keeps its last score. Means over objects.",
+        )
+        title = "Dice (%) after an annotator's prompts, given again"
+        items.append(_table("annotator", title, tables.annotator(rows), notes[0], notes[1:]))
+        items.append(_curve(rows, "dice", "Dice against the number of prompts of an annotator", "prompts", notes))
     rows = select(evaluation.rows, protocol="imis")
     if rows["reason"].isna().any():
         items.append(
@@ -335,6 +339,19 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
             )
         )
     yield Section("Clicks and corrections", items)
+
+
+def _curve(rows: pd.DataFrame, metric: str, title: str, what: str, notes: tuple[str, ...]) -> Drawing:
+    """The mean of a metric after each round, a line for each model."""
+    name = METRIC_NAMES[metric].removesuffix(" (%)")
+    found = {
+        model: (range(1, curve.shape[1] + 1), _means(curve))
+        for model, curve in tables.click_curves(rows, metric).items()
+    }
+    alt = f"Lines of mean {name} over {what} for {', '.join(found)}; from " + ", ".join(
+        f"{model} {means[0]:.1f} to {means[-1]:.1f}" for model, (_, means) in found.items()
+    )
+    return Drawing(title, figures.as_uri(figures.curves(found, what, f"mean {name} (%)")), alt, notes)
 
 
 def _means(curve: Any) -> list[float]:
@@ -579,13 +596,13 @@ def _corpus(run: Mapping[str, Any]) -> Path | None:
 
 
 def _detail(evaluation: Evaluation) -> Iterator[Section]:
-    rows = evaluation.rows[~evaluation.rows["protocol"].isin(["jitter", "grid"])]
+    rows = evaluation.rows[~evaluation.rows["protocol"].isin(["jitter", "grid", ANNOTATOR])]
     if rows["reason"].isna().any():
         table = _table(
             "detail",
             "All metrics of every prompt",
             tables.detail(rows),
-            source(rows, "all protocols but jitter and grid", ("dice", "nsd", "hd")),
+            source(rows, f"all protocols but jitter, grid and {ANNOTATOR}", ("dice", "nsd", "hd")),
             (
                 _MEANS,
                 "Distances in mm are of the images that state their spacing, in pixels of the others.",

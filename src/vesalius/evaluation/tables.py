@@ -493,6 +493,22 @@ def click_curves(rows: pd.DataFrame, metric: str) -> dict[str, np.ndarray[Any, n
     return curves
 
 
+def annotator(rows: pd.DataFrame) -> pd.DataFrame:
+    """Dice after some prompts of an annotator; an object that was given no more keeps its last score."""
+    columns: dict[str, dict[str, float | int]] = {}
+    given = rows.groupby("object", observed=True)["round"].max()
+    for model, curves in click_curves(rows, "dice").items():
+        # Until the first answer of an object there is none.
+        means = 100 * pd.DataFrame(curves).mean()
+        answered = rows[(rows["model"] == model) & rows["reason"].isna()]["object"].unique()
+        columns[model] = {"objects": len(curves), "prompts": float(given[answered].mean())}
+        columns[model] |= {f"after {n}": float(means[n - 1]) for n in (1, 2, 3, 5, 10, 20) if n <= len(means)}
+        columns[model]["in the end"] = float(means.iloc[-1])
+    frame = pd.DataFrame.from_dict(columns, orient="index", dtype=object)
+    frame.index.name = "model"
+    return frame
+
+
 def corrections(rows: pd.DataFrame) -> pd.DataFrame:
     """Dice after a first prompt and each correction (IMIS-Net's protocol)."""
     rows = select(rows, protocol="imis")

@@ -162,7 +162,7 @@ def read_turns(log: Path) -> tuple[dict[tuple[str, str, int], list[Said]], State
     """What had been said about an object on a slice whenever that changed, and the state in the end.
 
     Each new prompt, each deletion, and each of these that was undone or done again makes a turn; where nothing is left
-    of what was said there is none.
+    of what was said, there is none.
 
     Returns:
         Object, axis and index -> the prompts that held, in order; and the state after the last action.
@@ -171,7 +171,6 @@ def read_turns(log: Path) -> tuple[dict[tuple[str, str, int], list[Said]], State
         ReadError: The log is damaged.
     """
     turns: dict[tuple[str, str, int], list[Said]] = {}
-    last: dict[tuple[str, str, int], Said] = {}
     state = State()
     for following in states_of(log):
         before, state = state, following
@@ -182,10 +181,8 @@ def read_turns(log: Path) -> tuple[dict[tuple[str, str, int], list[Said]], State
             for axis, index in {**(known.planes if known else {}), **thing.planes}:
                 key, plane = (number, axis, index), thing.planes.get((axis, index))
                 said = plane.prompts if plane else ()
-                if said != last.get(key, ()):
-                    last[key] = said
-                    if said:
-                        turns.setdefault(key, []).append(said)
+                if said and said != turns.get(key, [()])[-1]:
+                    turns.setdefault(key, []).append(said)
     return turns, state
 
 
