@@ -31,7 +31,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="cosmos, sam-med2d, medsam, imis, interactive, jitter, grid or adapter-off. Repeatable.",
+            help="cosmos, sam-med2d, medsam, imis, interactive, annotator, jitter, grid or adapter-off. Repeatable.",
             show_default="sam-med2d",
         ),
     ] = None,
@@ -50,7 +50,10 @@ def evaluate(
         list[str] | None, typer.Option(metavar="SET", help="Data set that the models were trained on. Repeatable.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Earlier evaluation whose prompts are given again.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Earlier evaluation, or export of vesalius annotate, whose prompts are given."
+        ),
     ] = None,
     runtime: Annotated[
         str | None, typer.Option(metavar="auto|torch|onnx|openvino", help="What runs models.", show_default="auto")

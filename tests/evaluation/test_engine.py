@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -227,6 +228,24 @@ def test_an_export_is_run_as_it_is() -> None:
     subject = load_subject(str(BUNDLED / "vesalius-tiny" / "onnx-fp32"))
     rows = scores(subject, scene(1), "adapter-off")
     assert {row["reason"] for row in rows} == {"it has no adapters to compare with"}
+
+
+def test_adapters_are_compared_by_one_library(make_model: Any) -> None:
+    def model(runs_by: str, digest: str, width: int) -> Any:
+        made = make_model(lambda image, _: np.arange(image.size[1]) < np.full((image.size[0], 1), width), digest=digest)
+        made.runs_by = runs_by
+        return made
+
+    export = model("onnx fp32", "full", 1)
+    by_torch = {True: model("torch fp32", "full", 5), False: model("torch fp32", "bare", 9)}
+    subject = ModelSubject(export, lambda adapters: by_torch[adapters])
+    rows = scores(subject, scene(1), "adapter-off", "sam-med2d")
+    areas = {(row["protocol"], row["variant"]): decode_mask(row["rle"], 50, 20).sum() // 50 for row in rows}
+    assert areas == {("adapter-off", "on"): 5, ("adapter-off", "off"): 9, ("sam-med2d", ""): 1}
+    # A model that torch runs anyway is not loaded twice.
+    alone = ModelSubject(by_torch[True], lambda adapters: {False: by_torch[False]}[adapters])
+    rows = scores(alone, scene(1), "adapter-off")
+    assert [decode_mask(row["rle"], 50, 20).sum() // 50 for row in rows] == [5, 5, 9, 9]
 
 
 @pytest.mark.parametrize(
@@ -476,8 +495,16 @@ def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, monkeypat
         return score_block(number, *rest)
 
     monkeypatch.setattr(run_module, "score_block", counted)
+    later: list[float] = []
+    finish = run_module._finish
+    monkeypatch.setattr(run_module, "_finish", lambda *given: (later.append(given[-1]), finish(*given))[1])
+    spent = json.loads((tmp_path / "out" / ".parts" / "seconds.json").read_text())
+    assert spent > 0
+    (tmp_path / "out" / ".parts" / "seconds.json").write_text(json.dumps(spent + 1000))
     assert everything(evaluate_corpus(plan(data), tmp_path / "out")) == whole
     assert done == [0, 1]
+    assert later[0] > spent + 1000
+    assert read_run(tmp_path / "out")["seconds"] == round(later[0], 1)
 
 
 def test_stored_prompts_are_given_again(data: Path, tmp_path: Path) -> None:
@@ -486,6 +513,13 @@ def test_stored_prompts_are_given_again(data: Path, tmp_path: Path) -> None:
     assert read_run(first)["prompts_digest"] == read_run(again)["prompts_digest"]
     other = evaluate_corpus(plan(data, seed=9), tmp_path / "other")
     assert read_run(other)["prompts_digest"] != read_run(first)["prompts_digest"]
+    # Prompts that were stored before an annotator's could be.
+    old = tmp_path / "old"
+    old.mkdir()
+    table = read_table(first, "prompts").drop_columns(["round", "step", "reason"])
+    pq.write_table(table, old / "prompts.parquet")
+    given = evaluate_corpus(plan(data, models=("ellipse",), prompts=old), tmp_path / "given")
+    assert read_run(first)["prompts_digest"] == read_run(given)["prompts_digest"]
     with pytest.raises(ReadError, match="stored prompts have none"):
         evaluate_corpus(plan(data, protocols=("medsam",), prompts=first), tmp_path / "lacking")
 
@@ -522,6 +556,8 @@ def test_a_corpus_is_measured_in_its_test_split(tmp_path: Path) -> None:
         assert stack is None
     with pytest.raises(ReadError, match="split 'val'; use test or train or all"):
         list_places(tmp_path / "corpus", "val")
+    with pytest.raises(ConfigError, match=r"no data set 'sets'.*such as set$"):
+        evaluate_corpus(plan(tmp_path / "corpus", split="test", internal=("set", "sets")), tmp_path / "out")
     assert digest_of(tmp_path / "corpus", places) == digest_of(tmp_path / "corpus", list(places))
     assert digest_of(tmp_path / "corpus", places) != digest_of(tmp_path / "corpus", places[:1])
     out = evaluate_corpus(plan(tmp_path / "corpus", split="test", models=("ellipse",)), tmp_path / "out")
@@ -557,6 +593,8 @@ def test_a_plan_and_options_make_an_evaluation(data: Path, tmp_path: Path, capsy
         (["--model", "ellipse", "--model", "ellipse"], "no model is given, or one comes twice"),
         (["--protocol", "imis", "--protocol", "imis"], "no protocol is given, or one comes twice"),
         (["--split", "val", "--prompts", "absent"], "is not a table of a finished evaluation"),
+        (["--split", "val", "--internal", "frist"], "no data set 'frist', which is given as internal; give one of its"),
+        (["--split", "val", "--internal", "frist"], "such as first"),
         (["--corpus", "absent"], "no set of image and label pairs"),
         (["--split", "test"], "no labelled image is in the split 'test'; use train or val or all"),
     ],

@@ -165,7 +165,7 @@ def test_an_object_is_shown_in_the_window_in_which_it_was_prompted(tab, tmp_path
     folder = exported(tab)
     rows = replayed(folder, tmp_path / "out")
     assert {key[1:] for key in rows} == {
-        ("scan.nii.gz/z_0006_250_320", "liver"),
+        ("scan.nii.gz/z_0006_250.0_320.0", "liver"),
         ("scan.nii.gz/z_0006", "spleen"),
     }
     assert all(row["dice"] == 1 for found in rows.values() for row in found)

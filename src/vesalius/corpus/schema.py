@@ -37,7 +37,8 @@ class CorpusInfo(Config):
         name: Of the corpus.
         recipe: What it was made by; None for one made of others.
         made_by: Versions of the tools that decide its bytes.
-        entries: Digest of the list of entries and of their rules; None for a corpus made of others.
+        entries: Digest of the list of entries and of their rules, or of what an annotator's corpus holds; None for a
+            corpus made of others.
         images: Number of images.
         masks: Number of masks.
         rejects: Number of entries that could not be used.

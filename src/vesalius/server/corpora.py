@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,10 +17,10 @@ from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.store import ShardWriter, encode_png, mask_row
 from vesalius.evaluation.prompts import Turn, turn_rows
 from vesalius.evaluation.results import write_table
-from vesalius.server.documents import Place, State, states_of
+from vesalius.server.documents import State, states_of
 from vesalius.server.exports import Annotated, main_axis
 from vesalius.server.inference import prompt_of
-from vesalius.server.masks import Bools, block_of, mask_in_block
+from vesalius.server.masks import Bools, block_of, mask_in_block, slice_shape
 from vesalius.vocabulary.targets import target_of
 
 # The data set that the images are of.
@@ -57,6 +58,7 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
     unknown: Counter[str] = Counter()
     said: list[dict[str, Any]] = []
     names = Counter(one.item.name for one in images)
+    digest = hashlib.sha256()
     with writing(folder) as part:
         for table in ("images", "masks"):
             (part / table).mkdir()
@@ -66,6 +68,8 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
                 scan = one.item.name if names[one.item.name] == 1 else f"{one.item.name}-{one.item.id}"
                 for image, masks, turns in _rows(one, scan):
                     writer.add(image, masks)
+                    digest.update(image["image"]["bytes"] + b"".join(row["rle"] for row in masks))
+                    digest.update(repr([image["id"], *((row["target"], row["area"]) for row in masks)]).encode())
                     unknown.update(row["target"] for row in masks if not target_of(row["target"]).known)
                     for place, of_object in enumerate(turns):
                         said += turn_rows(f"{image['id']}#{place}", of_object)
@@ -75,6 +79,7 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
             name=folder.name,
             recipe=None,
             made_by={"vesalius": vesalius.__version__},
+            entries=digest.hexdigest(),
             images=writer.count["images"],
             masks=writer.count["masks"],
             rejects=0,
@@ -92,15 +97,18 @@ def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict
     """The rows of each image of the corpus and of its masks, and what was said about each of them."""
     volume, shape = one.volume, one.shape
     said, state = read_turns(one.log)
+    main = main_axis(state)
     blocks = {number: block_of(thing, shape) for number, thing in state.objects.items()}
     digest = source_digest(one.item.path, [file.name for file in one.item.files] if one.item.files else None)
-    for axis, index in _places(state, said, shape):
-        size = tuple(length for name, length in zip(AXES[::-1], shape, strict=True) if name != axis)
+    # All slices along the axis on which most was said, and of the others those that were prompted.
+    others = sorted({(axis, index) for _, axis, index in said if axis != main})
+    for axis, index in [*((main, index) for index in range(shape[2 - AXES.index(main)])), *others]:
+        size = slice_shape(shape, axis)
         of_windows: dict[Window, list[tuple[str, Bools]]] = {}
         for number, thing in state.objects.items():
             prompted = (number, axis, index) in said
             mask = mask_in_block(blocks[number], axis, index, shape)
-            if mask.any() and (prompted or axis == main_axis(state)):
+            if mask.any() and (prompted or axis == main):
                 plane = thing.planes.get((axis, index))
                 # Colours are shown as they are.
                 window = (plane.window if plane and volume.voxels.ndim == 3 else None) or volume.window
@@ -108,7 +116,7 @@ def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict
         for window, objects in of_windows.items():
             flat = shape[0] == 1
             place = "2d_none" if flat else f"{axis}_{index:04d}"
-            shown = "" if window == volume.window else f"_{window[0]:g}_{window[1]:g}"
+            shown = "" if window == volume.window else f"_{window[0]}_{window[1]}"
             cut = replace(volume.slice(axis, index), window=window)
             shared = {
                 "id": f"{DATASET}/{scan}/{place}{shown}",
@@ -117,6 +125,9 @@ def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict
                 "split": None,
             }
             image = shared | _about(one, cut, "2d" if flat else axis, scan) | {"source_digest": digest}
+            if axis != main:
+                # Single slices, which make no volume.
+                image["slice_spacing"] = None
             instances: Counter[str] = Counter()
             masks, turns = [], []
             for number, mask in objects:
@@ -151,13 +162,6 @@ def _about(one: Annotated, cut: Slice, axis: str, scan: str) -> dict[str, Any]:
     }
 
 
-def _places(state: State, said: Mapping[tuple[str, str, int], Any], shape: Sequence[int]) -> list[Place]:
-    """The slices that may have objects: all of the axis on which most was said, of others those that were prompted."""
-    axis = main_axis(state)
-    others = sorted({(other, index) for _, other, index in said if other != axis})
-    return [*((axis, index) for index in range(shape[2 - AXES.index(axis)])), *others]
-
-
 def read_turns(log: Path) -> tuple[dict[tuple[str, str, int], list[Said]], State]:
     """What had been said about an object on a slice whenever that changed, and the state in the end.
 
@@ -186,11 +190,11 @@ def read_turns(log: Path) -> tuple[dict[tuple[str, str, int], list[Said]], State
     return turns, state
 
 
-def _turn(said: Said, size: tuple[int, ...]) -> Turn:
+def _turn(said: Said, size: tuple[int, int]) -> Turn:
     """What a model is asked of what was said, step by step."""
     if any(one["kind"] == "mask" for one in said):
         return Turn((), DRAWN)
     steps = dict.fromkeys(one["step"] for one in said)
-    asked = [prompt_of([one for one in said if one["step"] <= step], None, (size[0], size[1])) for step in steps]
+    asked = [prompt_of([one for one in said if one["step"] <= step], None, size) for step in steps]
     found = tuple(prompt for prompt in asked if prompt is not None)
     return Turn(found, None if found else BACKGROUND)
