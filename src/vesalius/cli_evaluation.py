@@ -51,9 +51,7 @@ def evaluate(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Earlier evaluation, or export of vesalius annotate, whose prompts are given."
-        ),
+        typer.Option(metavar="FOLDER", help="Earlier evaluation whose prompts are given again."),
     ] = None,
     runtime: Annotated[
         str | None, typer.Option(metavar="auto|torch|onnx|openvino", help="What runs models.", show_default="auto")
