@@ -134,6 +134,7 @@ def test_slices_of_all_axes_are_replayed_and_what_was_not_said_is_told(tab, tmp_
     proposal = {"mask": runs_of_mask(mask), "quality": 0.5, "name": "proposed"}
     tab.act("scan", "accept", axis="z", index=3, proposals=[proposal])
     rows = replayed(exported(tab), tmp_path / "out")
+    assert len(rows) == 5
     for axis, (index, _, _) in PLACES.items():
         (row,) = rows["vesalius-tiny", f"scan.nii.gz/{axis}_{index:04d}", f"by {axis}"]
         assert row["dice"] == 1

@@ -37,9 +37,9 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
     """Writes a corpus as `vesalius finetune` and `vesalius evaluate` take it, and beside it what was said.
 
     An image of the corpus is a slice with objects, in its own pixels and in the grey window in which its objects were
-    prompted last; objects that were prompted in several windows are on several images. Of a volume, these are the
-    slices along the axis on which most was said, and of the other axes those on which an object was prompted. The masks
-    are what the annotator left. ``prompts.parquet`` has the prompts of every object (`evaluation.prompts.Turn`).
+    prompted last; objects that were prompted in several windows are on several images. Of a volume, an object is on
+    the slices along the axis on which most was said about it, and of the other axes on those on which it was prompted.
+    The masks are what the annotator left. ``prompts.parquet`` has each object's prompts (`evaluation.prompts.Turn`).
 
     Args:
         images: What to write.
@@ -97,18 +97,18 @@ def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict
     """The rows of each image of the corpus and of its masks, and what was said about each of them."""
     volume, shape = one.volume, one.shape
     said, state = read_turns(one.log)
-    main = main_axis(state)
+    main = {number: main_axis([thing]) for number, thing in state.objects.items()}
     blocks = {number: block_of(thing, shape) for number, thing in state.objects.items()}
     digest = source_digest(one.item.path, [file.name for file in one.item.files] if one.item.files else None)
-    # All slices along the axis on which most was said, and of the others those that were prompted.
-    others = sorted({(axis, index) for _, axis, index in said if axis != main})
-    for axis, index in [*((main, index) for index in range(shape[2 - AXES.index(main)])), *others]:
+    along = [(axis, index) for axis in set(main.values()) for index in range(shape[2 - AXES.index(axis)])]
+    for axis, index in sorted({*along, *((axis, index) for _, axis, index in said)}):
         size = slice_shape(shape, axis)
         of_windows: dict[Window, list[tuple[str, Bools]]] = {}
         for number, thing in state.objects.items():
             prompted = (number, axis, index) in said
             mask = mask_in_block(blocks[number], axis, index, shape)
-            if mask.any() and (prompted or axis == main):
+            # Across the slices on which it was outlined, an object may be a line.
+            if mask.any() and (prompted or axis == main[number]):
                 plane = thing.planes.get((axis, index))
                 # Colours are shown as they are.
                 window = (plane.window if plane and volume.voxels.ndim == 3 else None) or volume.window
@@ -125,7 +125,7 @@ def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict
                 "split": None,
             }
             image = shared | _about(one, cut, "2d" if flat else axis, scan) | {"source_digest": digest}
-            if axis != main:
+            if all(axis != main[number] for number, _ in objects):
                 # Single slices, which make no volume.
                 image["slice_spacing"] = None
             instances: Counter[str] = Counter()

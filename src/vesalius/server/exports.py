@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vesalius.io.regions import Region
 from vesalius.io.rtstruct import write_structures
 from vesalius.io.write import write_mask
 from vesalius.prompts.sample import tight_box
-from vesalius.server.documents import State
+from vesalius.server.documents import Annotation, State
 from vesalius.server.masks import block_of, label_map, mask_in_block, region_of
 from vesalius.server.workspace import Item
 
@@ -150,16 +150,16 @@ def coco_of(one: Annotated) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": listed}
 
 
-def main_axis(state: State) -> str:
-    """The axis on which most was said."""
-    counts = Counter(axis for thing in state.objects.values() for axis, _ in thing.planes)
+def main_axis(things: Iterable[Annotation]) -> str:
+    """The axis on which most was said about some objects."""
+    counts = Counter(axis for thing in things for axis, _ in thing.planes)
     return max(AXES[::-1], key=lambda name: counts[name])
 
 
 def labelled(one: Annotated) -> Iterator[LabelledImage]:
     """Each slice with objects, along the axis on which most was said."""
     volume = one.volume
-    axis = main_axis(one.state)
+    axis = main_axis(one.state.objects.values())
     blocks = {number: block_of(thing, one.shape) for number, thing in one.state.objects.items()}
     stem = one.item.name
     for index in range(one.shape[2 - AXES.index(axis)]):
