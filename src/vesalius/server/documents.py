@@ -392,6 +392,8 @@ def _follow(states: deque[State], action: Mapping[str, Any]) -> None:
 def states_of(path: Path) -> Iterator[State]:
     """The state after each action of a log, in order, also of those that were undone; a line cut short is left out.
 
+    All are kept in memory until the last was given, for actions that are undone; they share what did not change.
+
     Raises:
         ReadError: The log is damaged, or cannot be read.
     """
