@@ -357,6 +357,13 @@ def propagate(
     least_margin: Annotated[
         float, typer.Option(metavar="PX", help="And by at least this many pixels.")
     ] = PropagationRules.least_margin,
+    trend: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Past the outermost slice with a prompt, how far its change from the next one goes on; 0: not at all.",
+        ),
+    ] = PropagationRules.trend,
     least_area: Annotated[
         int, typer.Option(metavar="PX", help="Stop at an outline smaller than this.")
     ] = PropagationRules.least_area,
@@ -437,7 +444,15 @@ def propagate(
         clicks=clicks,
         axis=axis,
         rules=PropagationRules(
-            margin, least_margin, least_area, most_change, least_overlap, least_quality, least_grey, least_contrast
+            margin,
+            least_margin,
+            trend,
+            least_area,
+            most_change,
+            least_overlap,
+            least_quality,
+            least_grey,
+            least_contrast,
         ),
         time=time,
         window=window,
