@@ -355,7 +355,9 @@ class _Front:
             return self.mask
         key, behind = self.keys
         gone_on = (self.reached + self.step - key) / (key - behind)
-        return shape_beyond(self.outlines[1], self.outlines[0], self.mask, 1 + min(gone_on, rules.trend))
+        if gone_on > rules.trend:
+            return self.mask
+        return shape_beyond(self.outlines[1], self.outlines[0], self.mask, 1 + gone_on)
 
     def run_out(self, shape: Mask, rules: PropagationRules) -> SliceOutline:
         """Stops before the next slice, for which too little is left to ask with."""

@@ -29,8 +29,8 @@ class PropagationRules:
     Attributes:
         margin: The box reaches past the last outline by this share of its longer side, on every side.
         least_margin: And by at least this many pixels.
-        trend: Beyond the outermost of two or more key slices, the outline that is asked with is cut to the shape that
-            these two lead to, as if the change between them went on for this share of their distance; 0 leaves it out.
+        trend: Beyond the outermost of several key slices, the change between the last two is taken to go on for this
+            share of their distance: so far, the outline that is asked with is cut to the shape that it leads to.
         least_area: Pixels; a smaller outline is the end of the object.
         most_change: An outline that is this many times larger or smaller than the last one is not believed.
         least_overlap: Nor one whose Dice with the last one is below this.
