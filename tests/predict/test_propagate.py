@@ -13,7 +13,7 @@ from vesalius.core.types import Logits
 from vesalius.metrics.overlap import dice
 from vesalius.predict.load import load_model
 from vesalius.predict.predictor import Predictor
-from vesalius.predict.propagate import accept, assemble, propagate, propagate_slices, shape_beyond, shape_between
+from vesalius.predict.propagate import accept, assemble, propagate, propagate_slices, shape_between, shape_beyond
 from vesalius.predict.propagation_rules import PropagationRules, appearance, enlarged_box, judge
 from vesalius.prompts.sample import tight_box
 
