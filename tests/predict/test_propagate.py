@@ -316,6 +316,22 @@ def test_every_axis_gives_the_same_object(axis: str, order: tuple[int, int, int]
     assert result.mask.shape == turned.voxels.shape
 
 
+def test_a_volume_in_colour_is_as_a_grey_one() -> None:
+    keys = {2: disc(8), 8: disc(6)}
+    colour = volume()
+    colour = vs.Volume(np.repeat(colour.voxels[..., None], 3, 3), colour.geometry, colour.window)
+    result = propagate(Scripted(step), colour, keys)
+    assert result.mask.shape == (12, 40, 50)
+    assert (result.mask == run(step, keys).mask).all()
+
+
+def test_of_one_slice_the_key_slice_is_all() -> None:
+    model = Scripted(follow)
+    result = propagate(model, volume(volume().voxels[:1]), {0: disc(8)})
+    assert (result.mask == disc(8)).all()
+    assert model.asked == []
+
+
 @pytest.mark.parametrize(
     ("keys", "options", "error", "reason"),
     [
