@@ -231,6 +231,12 @@ def test_where_the_taper_ends_the_object_does() -> None:
     assert [bool(mask.any()) for mask in result.mask] == [True] * 10 + [False] * 2
 
 
+def test_a_key_slice_smaller_than_the_least_area_is_carried() -> None:
+    result = run(lambda index, prompt: (disc(2), 0.9), {5: disc(1)}, rules=PropagationRules(least_area=8))
+    assert disc(1).sum() == 5
+    assert (result.mask[6] == disc(2)).all()
+
+
 def test_where_nothing_is_left_between_two_shapes_the_nearer_one_asks() -> None:
     ring, dot = disc(10) & ~disc(8), disc(2)
     assert not shape_between(ring, dot, 0.5).any()

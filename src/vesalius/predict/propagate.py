@@ -202,7 +202,8 @@ def propagate_slices(
     while fronts := [front for front in fronts if front.reached + front.step != front.end and front.stop is None]:
         shapes = [front.next_shape(rules) for front in fronts]
         for front, shape in zip(fronts, shapes, strict=True):
-            if shape.sum() < rules.least_area:
+            # A key slice may be smaller; it is not for a rule to doubt it.
+            if shape.sum() < min(rules.least_area, front.mask.sum()):
                 yield front.run_out(shape, rules)
         asked = [(front, shape) for front, shape in zip(fronts, shapes, strict=True) if front.stop is None]
         images = [volume.slice(axis, front.reached + front.step) for front, _ in asked]
