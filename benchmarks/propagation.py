@@ -9,6 +9,7 @@ get its tight box; the hippocampus is cut along y (coronal, as it is drawn), the
 - prompted alone: no other slice has an outline;
 - interpolated: between the prompted slices, signed distances to the edge are averaged (Raya and Udupa 1990);
 - propagated: `vesalius.propagate` with its default rules;
+- propagated between: of that, only what does not lie beyond the outermost prompted slices;
 - every slice: each slice of the object gets its own tight box, which is what propagation stands in for.
 
 The volumes on which the default rules were chosen are left out, or with ``--tuning`` are the only ones. Scores go to
@@ -37,7 +38,7 @@ from vesalius.predict.propagate import accept, propagate
 from vesalius.prompts.sample import tight_box
 
 COUNTS = (1, 2, 3, 5)
-WAYS = ("prompted alone", "interpolated", "propagated")
+WAYS = ("prompted alone", "interpolated", "propagated", "propagated between")
 ALL = "every slice"
 FIELDS = ("set", "case", "volume", "way", "slices", "dice")
 Mask = NDArray[np.bool_]
@@ -90,7 +91,9 @@ def score(model: Predictor, volume: vs.Volume, truth: Mask, axis: str) -> Iterat
         masks = {i: said.mask for i, said in keys.items() if isinstance(said, vs.Prediction)}
         yield WAYS[0], count, stack(masks)
         yield WAYS[1], count, stack(interpolated(masks))
-        yield WAYS[2], count, dice(propagate(model, volume, keys, axis=axis).mask, truth)
+        found = np.moveaxis(propagate(model, volume, keys, axis=axis).mask, 2 - AXES.index(axis), 0)
+        yield WAYS[2], count, dice(found, along)
+        yield WAYS[3], count, stack({i: found[i] for i in range(min(keys), max(keys) + 1)})
     inside = np.flatnonzero(along.any((1, 2))).tolist()
     prompts = {i: vs.Prompt(box=tight_box(along[i])) for i in inside}
     answers = accept(model, volume, prompts, axis=axis)

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
+import vesalius as vs
 from vesalius import __version__
 from vesalius.cli import main, on_slices
 from vesalius.core.errors import PromptError
@@ -67,6 +68,29 @@ def test_the_label_volume_lies_where_the_input_does(run, scan, tmp_path):
     assert "stopped at slice 0: grey" in printed
 
 
+def test_a_prompt_at_which_nothing_was_found_is_told(run, scan, monkeypatch):
+    path, _ = scan
+    monkeypatch.setattr(
+        "vesalius.predict.propagate_file.accept", lambda *given, axis: {5: vs.Prediction(np.zeros((32, 40), bool), 0.1)}
+    )
+    code, printed, _ = run(path, "--box", "5:9,6,28,25", "-o", path.with_name("out.nii.gz"))
+    assert code == 0
+    assert printed.splitlines()[:2] == [
+        "empty",
+        "slice 5: nothing was found at its prompt, so nothing is carried past it",
+    ]
+
+
+def test_nothing_is_carried_past_a_slice_that_the_object_is_not_on(run, scan):
+    path, _ = scan
+    code, printed, err = run(path, "--box", "5:9,6,28,25", "--absent", 7, "--absent", 3, "--json", "-")
+    assert (code, err) == (0, "")
+    record = json.loads(printed)
+    assert record["absent"] == [3, 7]
+    assert [one["slice"] for one in record["slices"]] == [3, 4, 5, 6, 7]
+    assert [bool(one["area_px"]) for one in record["slices"]] == [False, True, True, True, False]
+
+
 def test_several_slices_along_another_axis_and_a_rule(run, scan):
     path, _ = scan
     code, printed, _ = run(
@@ -94,6 +118,9 @@ def test_several_slices_along_another_axis_and_a_rule(run, scan):
         (["--box", "3:1,1,9,9", "--box", "3:1,1,8,8"], "slice 3 has two boxes"),
         (["--box", "three:1,1,9,9"], "begins with no slice"),
         (["--point", "3:5,5,-"], "background points alone"),
+        (["--box", "3:1,1,9,9", "--absent", "3"], "said not to be on it"),
+        (["--box", "3:1,1,9,9", "--absent", "10"], "slice 10 along z is outside 0 to 9"),
+        (["--absent", "3"], "no slice has a prompt"),
         (["--slice", "3", "--box", "1,1,9,9", "--axis", "t"], "no axis 't'"),
         (["--slice", "3", "--box", "1,1,9,9", "--most-change", "1"], "most_change"),
         (["--slice", "3", "--box", "1,1,9,9", "-o", "OUT/out.png"], "cannot hold a volume"),

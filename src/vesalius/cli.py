@@ -350,6 +350,10 @@ def propagate(
             metavar="[N:]X,Y[,+|-]", help="Click on the object (+) or the background (-) of slice N. Repeatable."
         ),
     ] = None,
+    absent: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Slice that the object is not on; it is not carried past it. Repeatable."),
+    ] = None,
     axis: Annotated[str, typer.Option(metavar="x|y|z", help="Axis along which the object is carried.")] = "z",
     margin: Annotated[
         float, typer.Option(metavar="SHARE", help="The next box reaches past the outline by this share of its side.")
@@ -357,6 +361,13 @@ def propagate(
     least_margin: Annotated[
         float, typer.Option(metavar="PX", help="And by at least this many pixels.")
     ] = PropagationRules.least_margin,
+    trend: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Past the outermost slice with a prompt, how far its change from the next one goes on; 0: not at all.",
+        ),
+    ] = PropagationRules.trend,
     least_area: Annotated[
         int, typer.Option(metavar="PX", help="Stop at an outline smaller than this.")
     ] = PropagationRules.least_area,
@@ -435,9 +446,18 @@ def propagate(
         file=volume,
         boxes=boxes,
         clicks=clicks,
+        absent=absent or [],
         axis=axis,
         rules=PropagationRules(
-            margin, least_margin, least_area, most_change, least_overlap, least_quality, least_grey, least_contrast
+            margin,
+            least_margin,
+            trend,
+            least_area,
+            most_change,
+            least_overlap,
+            least_quality,
+            least_grey,
+            least_contrast,
         ),
         time=time,
         window=window,
@@ -447,25 +467,11 @@ def propagate(
         out=out,
         record=None if json_ in (None, "-") else Path(json_),
     )
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = progress.add_task("slices", total=None)
-
-    def tell(done: int, total: int) -> None:
-        # Started by the first slice, so that bad input is told in one line.
-        progress.start()
-        progress.update(task, completed=done, total=total)
-
-    try:
-        result = propagate_file(job, tell)
-    finally:
-        if progress.live.is_started:
-            progress.stop()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("slices", total=None)
+        result = propagate_file(job, lambda done, total: bar.update(task, completed=done, total=total))
     if json_ == "-":
         import json
 
@@ -477,6 +483,8 @@ def propagate(
         size += f", {result['volume_mm3']:.4g} mm³"
     print(f"slices {filled[0]} to {filled[-1]}: {size}" if filled else "empty")
     for found in result["slices"]:
+        if "prompt" in found and not found["area_px"]:
+            print(f"slice {found['slice']}: nothing was found at its prompt, so nothing is carried past it")
         if found["stop"] is not None:
             stop = found["stop"]
             print(f"stopped at slice {found['slice']}: {stop['rule']} ({stop['value']:.3g}; limit {stop['limit']:.3g})")

@@ -8,7 +8,7 @@ import plain_everything
 import plain_sam
 from vesalius.core.errors import ConfigError
 from vesalius.core.frame import Frame
-from vesalius.core.types import Logits, Slice
+from vesalius.core.types import Logits, Prompt, Slice
 from vesalius.models.presets import Preset
 from vesalius.models.runtime import SPATIAL
 from vesalius.models.sam.config import SamConfig
@@ -279,6 +279,17 @@ def test_everything_is_that_of_the_published_steps(network, name, size):
         np.testing.assert_allclose(ours.box, np.add(plain.box, (0, 0, 1, 1)), atol=1)
         assert ours.box == tight_box(ours.mask)
         assert ours.mask.shape == size
+
+
+@pytest.mark.parametrize("size", [(3, 40), (40, 3)])
+def test_the_clicks_of_an_image_with_fewer_pixels_than_clicks_lie_on_it(network, size):
+    image = data.camera()[: size[0], : size[1]]
+    settings = {"side": 8, "min_quality": 0, "min_stability": 0}
+    found = segment_everything(Predictor(TorchRuntime(network), "random"), image, **settings)
+    assert found
+    for proposal in found:
+        Prompt(points=[proposal.point]).check(size)
+        assert proposal.mask.shape == size
 
 
 class Discs:

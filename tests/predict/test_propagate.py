@@ -13,7 +13,7 @@ from vesalius.core.types import Logits
 from vesalius.metrics.overlap import dice
 from vesalius.predict.load import load_model
 from vesalius.predict.predictor import Predictor
-from vesalius.predict.propagate import accept, assemble, propagate, propagate_slices, shape_between
+from vesalius.predict.propagate import accept, assemble, propagate, propagate_slices, shape_between, shape_beyond
 from vesalius.predict.propagation_rules import PropagationRules, appearance, enlarged_box, judge
 from vesalius.prompts.sample import tight_box
 
@@ -131,6 +131,7 @@ def test_each_rule_can_be_loosened(rules: PropagationRules, mask: Mask, quality:
     [
         {"margin": -0.1},
         {"least_margin": float("nan")},
+        {"trend": -1},
         {"least_area": 0},
         {"most_change": 1},
         {"least_overlap": 2},
@@ -170,7 +171,7 @@ def test_between_two_key_slices_the_shape_between_them_asks() -> None:
     assert dice(middle.mask, disc(7, x=26)) > 0.93
     areas = [int(found.mask.sum()) for index, found in result.slices.items() if 2 <= index <= 8]
     assert areas == sorted(areas, reverse=True)
-    assert {result.slices[1].keys, result.slices[9].keys} == {(2,), (8,)}
+    assert (result.slices[1].keys, result.slices[9].keys) == ((2, 8), (8, 2))
 
 
 def test_the_shape_between_reaches_both_ends_and_the_border() -> None:
@@ -179,6 +180,61 @@ def test_the_shape_between_reaches_both_ends_and_the_border() -> None:
     assert dice(shape_between(low, high, 1), high) > 0.97
     whole = np.ones((40, 50), bool)
     assert shape_between(whole, whole, 0.5).all()
+
+
+def test_beyond_two_outlines_their_change_goes_on_within_the_last_one() -> None:
+    inner, outer = disc(14), disc(10, x=24)
+    beyond = shape_beyond(inner, outer, np.ones((40, 50), bool), 1.5)
+    assert 0 < beyond.sum() < outer.sum()
+    assert dice(beyond, disc(8, x=26)) > 0.9
+    assert dice(shape_beyond(inner, outer, outer, 1), outer) > 0.97
+    assert (shape_beyond(inner, outer, disc(4, x=26), 1.5) == (beyond & disc(4, x=26))).all()
+    assert not shape_beyond(inner, disc(2), disc(2), 1.5).any()
+    assert dice(shape_beyond(disc(6, x=12), disc(6), np.ones((40, 50), bool), 2), disc(6, x=28)) > 0.9
+
+
+def test_past_the_outermost_of_several_key_slices_the_object_tapers_as_between_them() -> None:
+    asked: dict[int, Mask] = {}
+
+    def answer(index: int, prompt: vs.Prompt) -> tuple[Mask, float]:
+        asked[index] = prompt.mask
+        return disc(8), 0.9
+
+    run(answer, {5: disc(14), 8: disc(8)})
+    assert dice(asked[9], disc(6)) > 0.85
+    assert dice(asked[10], disc(4)) > 0.85
+    assert asked[10].sum() < asked[9].sum() < disc(8).sum()
+    # On the side where it became larger it is not made to grow.
+    assert (asked[4] == disc(14)).all()
+    # As far as from one key slice to the other; then the last outline asks.
+    run(answer, {6: disc(12), 8: disc(8)}, rules=PropagationRules(trend=0.5))
+    assert dice(asked[9], disc(6)) > 0.85
+    assert (asked[10] == disc(8)).all()
+    found = run(answer, {6: disc(12), 8: disc(8)}, rules=PropagationRules(trend=0))
+    assert (asked[9] == disc(8)).all()
+    assert found.slices[9].keys == (8,)
+    found = run(answer, {6: np.zeros((40, 50), bool), 8: disc(8)})
+    assert (asked[9] == disc(8)).all()
+    assert found.slices[9].keys == (8,)
+
+
+def test_where_the_taper_ends_the_object_does() -> None:
+    model = Scripted(follow)
+    rules = PropagationRules(most_change=100, least_overlap=0, least_grey=-10, least_contrast=-10)
+    result = propagate(model, volume(), {4: disc(12), 7: disc(6)}, rules=rules)
+    last = result.slices[max(result.slices)]
+    assert last.index == 10
+    assert 9 in model.asked
+    assert 10 not in model.asked
+    assert (last.stop.rule, last.quality, last.keys) == ("small", None, (7, 4))
+    assert last.stop.value < last.stop.limit
+    assert [bool(mask.any()) for mask in result.mask] == [True] * 10 + [False] * 2
+
+
+def test_a_key_slice_smaller_than_the_least_area_is_carried() -> None:
+    result = run(lambda index, prompt: (disc(2), 0.9), {5: disc(1)}, rules=PropagationRules(least_area=8))
+    assert disc(1).sum() == 5
+    assert (result.mask[6] == disc(2)).all()
 
 
 def test_where_nothing_is_left_between_two_shapes_the_nearer_one_asks() -> None:
@@ -216,15 +272,16 @@ def test_a_correction_changes_only_what_lies_between_its_neighbours() -> None:
     assert (second.mask[7] == disc(9, x=24)).all()
     assert (second.mask[6] != first.mask[6]).any()
     anew = run(step, corrected, rules=rules)
-    assert (anew.mask == second.mask).all()
-    assert [found.quality for found in anew.slices.values()] == [found.quality for found in second.slices.values()]
+    assert (anew.mask[:11] == second.mask[:11]).all()
+    assert second.slices[11].keys == (10, 5)
+    assert anew.slices[11].keys == (10, 7)
 
 
-def test_a_changed_or_dropped_key_slice_changes_both_its_sides() -> None:
+def test_a_changed_or_dropped_key_slice_changes_what_came_from_it() -> None:
     first = run(step, {1: disc(8), 5: disc(8), 10: disc(6)})
     for keys, asked in (
-        ({**first.keys, 5: disc(7)}, [2, 3, 4, 6, 7, 8, 9]),
-        ({1: disc(8), 10: disc(6)}, list(range(2, 10))),
+        ({**first.keys, 5: disc(7)}, [0, 2, 3, 4, 6, 7, 8, 9, 11]),
+        ({1: disc(8), 10: disc(6)}, [0, *range(2, 10), 11]),
         ({1: disc(8), 5: disc(8)}, list(range(6, 12))),
         ({**first.keys, 11: disc(7)}, []),
         ({**first.keys, 0: disc(7)}, []),
@@ -263,6 +320,22 @@ def test_every_axis_gives_the_same_object(axis: str, order: tuple[int, int, int]
     result = propagate(Scripted(step), turned, {2: disc(8), 8: disc(6)}, axis=axis)
     assert (result.mask == expected.mask.transpose(order)).all()
     assert result.mask.shape == turned.voxels.shape
+
+
+def test_a_volume_in_colour_is_as_a_grey_one() -> None:
+    keys = {2: disc(8), 8: disc(6)}
+    colour = volume()
+    colour = vs.Volume(np.repeat(colour.voxels[..., None], 3, 3), colour.geometry, colour.window)
+    result = propagate(Scripted(step), colour, keys)
+    assert result.mask.shape == (12, 40, 50)
+    assert (result.mask == run(step, keys).mask).all()
+
+
+def test_of_one_slice_the_key_slice_is_all() -> None:
+    model = Scripted(follow)
+    result = propagate(model, volume(volume().voxels[:1]), {0: disc(8)})
+    assert (result.mask == disc(8)).all()
+    assert model.asked == []
 
 
 @pytest.mark.parametrize(

@@ -258,8 +258,9 @@ def _candidates(
     count = len(points)
     prompts = PromptArrays(points[:, None], np.ones((count, 1), np.int64), np.zeros(count, np.int64))
     logits, quality = predictor.runtime.decode([features], prompts, predictor.preset.multimask)
-    places = zoom.frame.inverse_points(points)
     size = zoom.frame.size
+    # The published half pixel leads the last clicks out of an image that is thin or drawn small.
+    places = np.minimum(zoom.frame.inverse_points(points), (size[1] - 1, size[0] - 1))
     whole = (0, 0, size[1], size[0])
     scores = quality.reshape(-1)
     sure = np.flatnonzero(scores > limits.quality) if limits.quality else np.arange(len(scores))

@@ -5,10 +5,13 @@ A *key slice* is one whose outline somebody has accepted. What is found depends 
 - Between two key slices with an outline, a slice is asked with the shape that lies between these two (`shape_between`),
   weighted by how near each is: as a mask prompt, and a box around it. The two ends meet in every slice.
 - Outside the key slices, the outline is carried: the next slice is asked with the last outline as mask prompt and a box
-  around it, its answer is the next outline, and so on until a rule stops it (`PropagationRules`) or the volume ends. It
-  is the same beside a key slice on which the object is said to be absent.
+  around it, its answer is the next outline, and so on until a rule stops it (`PropagationRules`) or the volume ends.
+  With two key slices the outline asked with is also cut to the shape that they lead to (`shape_beyond`): asked with the
+  last outline alone, the network hardly follows an object that tapers. It is the same beside a key slice on which the
+  object is said to be absent.
 
-So what lies between two key slices depends on these two alone, and a correction changes nothing beyond the next ones.
+So what lies between two key slices depends on these two alone, and a correction on another slice changes nothing beyond
+the next ones.
 """
 
 from __future__ import annotations
@@ -47,9 +50,9 @@ class SliceOutline:
     Attributes:
         index: The slice.
         mask: (H, W) bool; empty where propagation was stopped.
-        keys: The key slices it comes from: one that it was carried from, or the two that it lies between; ``index``
-            itself for a key slice.
-        quality: Predicted IoU of the answer; None for a mask that was given.
+        keys: The key slices it comes from: the two that it lies between; or the one that it was carried from and the
+            one behind that, where there is one; ``index`` itself for a key slice.
+        quality: Predicted IoU of the answer; None for a mask that was given, and where the model was not asked.
         stop: Why the answer was not believed; None if it was.
     """
 
@@ -93,7 +96,8 @@ def propagate(
     """Outlines one object in a volume, from what is known of it on one or more slices.
 
     To correct a slice, give it as a key slice more: ``propagate(predictor, volume, {**before.keys, 37: prompt},
-    before=before)``. Only what lies between it and the next key slices is found anew; the rest is ``before``'s.
+    before=before)``. Only what lies between it and the next key slices is found anew; the rest is ``before``'s, as long
+    as the key slices that it comes from are as they were.
 
     Args:
         predictor: The model.
@@ -192,13 +196,19 @@ def propagate_slices(
         if len(full) == 2:
             between += [(low, index, high) for index in range(low + 1, high)]
         else:
-            fronts += [_Front.at_key(volume, axis, key, high if key == low else low, masks[key]) for key in full]
+            fronts += [_Front.at_key(volume, axis, key, high if key == low else low, masks, rules) for key in full]
     for start in range(0, len(between), _BATCH):
         yield from _ask_between(predictor, volume, axis, masks, between[start : start + _BATCH], rules)
     while fronts := [front for front in fronts if front.reached + front.step != front.end and front.stop is None]:
-        images = [volume.slice(axis, front.reached + front.step) for front in fronts]
-        shapes = [front.mask for front in fronts]
-        for front, image, answer in zip(fronts, images, _ask(predictor, images, shapes, rules), strict=True):
+        shapes = [front.next_shape(rules) for front in fronts]
+        for front, shape in zip(fronts, shapes, strict=True):
+            # A key slice may be smaller; it is not for a rule to doubt it.
+            if shape.sum() < min(rules.least_area, front.mask.sum()):
+                yield front.run_out(shape, rules)
+        asked = [(front, shape) for front, shape in zip(fronts, shapes, strict=True) if front.stop is None]
+        images = [volume.slice(axis, front.reached + front.step) for front, _ in asked]
+        answers = _ask(predictor, images, [shape for _, shape in asked], rules)
+        for (front, _), image, answer in zip(asked, images, answers, strict=True):
             yield front.take(image, answer, rules)
 
 
@@ -230,8 +240,32 @@ def shape_between(low: Mask, high: Mask, weight: float) -> Mask:
         high: (H, W) bool, not empty.
         weight: 0 for ``low``, 1 for ``high``.
     """
-    x0, y0, x1, y1 = tight_box(low | high)
-    # Nothing lies beyond the outlines' common box; a frame of background keeps distances right at its border.
+    # Nothing lies beyond the outlines' common box.
+    return _blended(low, high, weight, tight_box(low | high))
+
+
+def shape_beyond(inner: Mask, outer: Mask, last: Mask, weight: float) -> Mask:
+    """What is left of the last outline where the change from one outline to the next goes on as it was between them.
+
+    Centre and signed distances go on in a line, as in `shape_between`; what would lie outside ``last`` does not count,
+    so that an object is not made to grow.
+
+    Args:
+        inner: (H, W) bool, not empty.
+        outer: (H, W) bool, not empty.
+        last: (H, W) bool, not empty; the outline that was found last.
+        weight: 1 for ``outer``, 2 for as far beyond it as it is from ``inner``.
+
+    Returns:
+        (H, W) bool; may be empty.
+    """
+    return _blended(inner, outer, weight, tight_box(inner | outer | last)) & last
+
+
+def _blended(low: Mask, high: Mask, weight: float, box: tuple[int, int, int, int]) -> Mask:
+    """Both outlines moved to where the line through their centres has ``weight``, distances added; inside a box."""
+    x0, y0, x1, y1 = box
+    # A frame of background keeps distances right at the border.
     shapes = [np.pad(mask[y0:y1, x0:x1], 2) for mask in (low, high)]
     centres = [np.argwhere(shape).mean(0) for shape in shapes]
     centre = (1 - weight) * centres[0] + weight * centres[1]
@@ -285,8 +319,9 @@ class _Front:
     """How far the outline of a key slice has been carried in one direction.
 
     Attributes:
-        key: The key slice.
-        seen: What it shows.
+        keys: The key slice, and the one behind it, if it has the object too.
+        outlines: Of these.
+        seen: What the key slice shows.
         end: The slice before which it ends.
         step: 1 or -1.
         reached: The last slice whose outline was believed.
@@ -294,7 +329,8 @@ class _Front:
         stop: Why it goes no further.
     """
 
-    key: int
+    keys: tuple[int, ...]
+    outlines: tuple[Mask, ...]
     seen: Appearance
     end: int
     step: int
@@ -303,16 +339,37 @@ class _Front:
     stop: Stop | None = None
 
     @classmethod
-    def at_key(cls, volume: Volume, axis: str, key: int, end: int, mask: Mask) -> _Front:
+    def at_key(
+        cls, volume: Volume, axis: str, key: int, end: int, masks: Mapping[int, Mask], rules: PropagationRules
+    ) -> _Front:
         """The start."""
-        seen = appearance(_grey(volume.slice(axis, key)), mask)
-        return cls(key, seen, end, 1 if end > key else -1, key, mask)
+        seen = appearance(_grey(volume.slice(axis, key)), masks[key])
+        step = 1 if end > key else -1
+        order = [*masks][::step]
+        behind = order[: order.index(key)][-1:]
+        keys = (key, *(index for index in behind if rules.trend and masks[index].any()))
+        return cls(keys, tuple(masks[index] for index in keys), seen, end, step, key, masks[key])
+
+    def next_shape(self, rules: PropagationRules) -> Mask:
+        """With what the next slice is asked."""
+        if len(self.keys) == 1:
+            return self.mask
+        key, behind = self.keys
+        gone_on = (self.reached + self.step - key) / (key - behind)
+        if gone_on > rules.trend:
+            return self.mask
+        return shape_beyond(self.outlines[1], self.outlines[0], self.mask, 1 + gone_on)
+
+    def run_out(self, shape: Mask, rules: PropagationRules) -> SliceOutline:
+        """Stops before the next slice, for which too little is left to ask with."""
+        self.stop = Stop("small", int(shape.sum()), rules.least_area)
+        return SliceOutline(self.reached + self.step, np.zeros_like(shape), self.keys, None, self.stop)
 
     def take(self, image: Slice, answer: Prediction, rules: PropagationRules) -> SliceOutline:
         """Goes on to the next slice by its answer, or stops."""
         greys = (self.seen, appearance(_grey(image), answer.mask)) if answer.mask.any() else None
         self.stop = judge(answer.mask, self.mask, answer.quality, rules, greys)
-        found = _outline(image.index, (self.key,), answer, self.stop)
+        found = _outline(image.index, self.keys, answer, self.stop)
         if self.stop is None:
             self.reached, self.mask = image.index, answer.mask
         return found
@@ -328,10 +385,11 @@ def _knows(before: Propagation, low: int, high: int, masks: Mapping[int, Mask]) 
     count = before.mask.shape[2 - AXES.index(before.axis)]
     if (low, high) not in pairwise([-1, *sorted(before.keys), count]):
         return False
-    ends = [key for key in (low, high) if key in masks]
-    if not all(np.array_equal(masks[key], _mask(before.keys[key])) for key in ends):
-        return False
+    ends = {key for key in (low, high) if key in masks}
     found = [outline for index, outline in before.slices.items() if low < index < high]
+    for key in ends.union(*(outline.keys for outline in found)):
+        if key not in masks or not np.array_equal(masks[key], _mask(before.keys[key])):
+            return False
     full = sum(bool(masks[key].any()) for key in ends)
     # A result that was cancelled lacks slices; what was carried from one side is whole if a rule has stopped it.
     return not full or len(found) == high - low - 1 or (full == 1 and any(outline.stop for outline in found))

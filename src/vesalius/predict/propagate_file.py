@@ -38,6 +38,7 @@ class PropagateJob:
         file: The volume: any file or folder that ``read_volume`` takes.
         boxes: Slice -> (x0, y0, x1, y1), half-open.
         clicks: Slice -> (x, y, label), label 1 on the object, 0 on the background.
+        absent: Slices that the object is not on.
         axis: Axis along which the object is carried.
         rules: How slices are asked and when propagation stops.
         time: Which time point; needed if there are several.
@@ -52,6 +53,7 @@ class PropagateJob:
     file: Path
     boxes: Mapping[int, Box] = field(default_factory=dict)
     clicks: Mapping[int, Sequence[Click]] = field(default_factory=dict)
+    absent: Sequence[int] = ()
     axis: str = "z"
     rules: PropagationRules = field(default_factory=PropagationRules)
     time: int | None = None
@@ -86,6 +88,13 @@ def propagate_file(job: PropagateJob, progress: Callable[[int, int], object] | N
         boxes = [job.boxes[index]] if index in job.boxes else []
         (prompts[index],) = combine_prompts(boxes, job.clicks.get(index, ()), None)
         prompts[index].check(volume.slice(job.axis, index).size, job.file)
+    nowhere = {index: np.zeros(volume.slice(job.axis, index).size, np.bool_) for index in job.absent}
+    if both := prompts.keys() & nowhere.keys():
+        raise PromptError(
+            f"slice {min(both)} has a prompt, and the object is said not to be on it",
+            path=job.file,
+            remedy="say one of them",
+        )
     if not prompts:
         raise PromptError("no slice has a prompt", path=job.file, remedy="give --slice and a box or points on it")
     count = volume.voxels.shape[2 - AXES.index(job.axis)]
@@ -96,7 +105,7 @@ def propagate_file(job: PropagateJob, progress: Callable[[int, int], object] | N
         raise WriteError("a PNG cannot hold a volume", path=job.out, remedy=f"use {', '.join(GRIDS)}")
 
     model = load_model(job.model, runtime=job.runtime)
-    keys = accept(model, volume, prompts, axis=job.axis)
+    keys = accept(model, volume, {**prompts, **nowhere}, axis=job.axis)
     found = []
     for outline in propagate_slices(model, volume, keys, axis=job.axis, rules=job.rules):
         found.append(outline)
@@ -126,9 +135,10 @@ def record(
         time: Time point of the volume, where it has several.
 
     Returns:
-        Input, model, rules and coordinate convention; the object's voxels and, where the spacing is known, its mm³;
-        and per slice that was asked: the key slices it comes from (on a key slice its prompt), area in pixels,
-        predicted IoU, and the rule that stopped propagation there, with what was measured and its limit.
+        Input, model, rules and coordinate convention; the object's voxels and, where the spacing is known, its mm³; the
+        slices that the object was said not to be on; and per slice that was reached: the key slices it comes from (on a
+        key slice its prompt), area in pixels, predicted IoU (None where the model was not asked), and the rule that
+        stopped propagation there, with what was measured and its limit.
     """
     voxels = int(result.mask.sum())
     spacing = None if volume.geometry is None else volume.geometry.spacing
@@ -158,5 +168,6 @@ def record(
         "rules": asdict(result.rules),
         "voxels": voxels,
         "volume_mm3": None if spacing is None else voxels * float(np.prod(spacing)),
+        "absent": [index for index in result.keys if index not in prompts],
         "slices": slices,
     }

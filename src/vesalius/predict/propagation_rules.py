@@ -29,6 +29,8 @@ class PropagationRules:
     Attributes:
         margin: The box reaches past the last outline by this share of its longer side, on every side.
         least_margin: And by at least this many pixels.
+        trend: Beyond the outermost of several key slices, the change between the last two is taken to go on for this
+            share of their distance: so far, the outline that is asked with is cut to the shape that it leads to.
         least_area: Pixels; a smaller outline is the end of the object.
         most_change: An outline that is this many times larger or smaller than the last one is not believed.
         least_overlap: Nor one whose Dice with the last one is below this.
@@ -46,6 +48,7 @@ class PropagationRules:
 
     margin: float = 0.05
     least_margin: float = 1.0
+    trend: float = 1.0
     least_area: int = 4
     most_change: float = 3.0
     least_overlap: float = 0.3
@@ -54,7 +57,7 @@ class PropagationRules:
     least_contrast: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("margin", "least_margin"):
+        for name in ("margin", "least_margin", "trend"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a number from 0 on")
         if not self.least_area >= 1:
