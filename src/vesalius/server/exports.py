@@ -73,7 +73,7 @@ class Annotated:
         name = self.log.stem.rsplit("-", 1)[0]
         suffix = "" if self.item.files is not None else suffix_of(self.item.path)
         at = name.lower().rfind(suffix)
-        # DICOM files may be called by numbers alone, which are no suffix; and of a time point, its number comes after it.
+        # DICOM files may be called by numbers, which are no suffix; that of a time point comes after the suffix.
         return name if at < 0 or suffix[1:].isdecimal() else name[:at] + name[at + len(suffix) :]
 
     def regions(self) -> list[Region]:
