@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
-from server import AIMS, Server, make_images
 
+from server import AIMS, Server, make_images
 from vesalius.server.client import Client
 
 # Looks on at the page through its own modules: the last listener is called when all has been drawn.
