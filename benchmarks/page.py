@@ -54,6 +54,7 @@ WATCH = """async () => {
     }, true);
     window.watch = watch;
 }"""
+PAUSE = 1.0  # seconds between two clicks
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 
 
@@ -73,7 +74,7 @@ def show(page: Page, image: str) -> None:
     page.evaluate("(image) => watch.show(image)", image)
 
 
-def work(page: Page, image: str, centres: list[tuple[int, int]], side: int, clicks: int, pause: float) -> list[float]:
+def work(page: Page, image: str, centres: list[tuple[int, int]], side: int, clicks: int) -> list[float]:
     """Milliseconds of so many clicks on an image."""
     show(page, image)
     rng = np.random.default_rng(0)
@@ -82,7 +83,7 @@ def work(page: Page, image: str, centres: list[tuple[int, int]], side: int, clic
         if number % 3 == 0:
             page.keyboard.press("n")
         x, y = np.clip(np.add(centres[number // 3 % len(centres)], rng.integers(-6, 7, 2)), 0, side - 1)
-        time.sleep(pause)
+        time.sleep(PAUSE)
         times.append(click(page, (int(x), int(y)))[0])
         if number % 3 == 2:
             page.keyboard.press("Shift+Delete")
@@ -97,7 +98,6 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--clicks", type=int, default=200)
     parser.add_argument("--first", type=int, default=20, help="new images whose first outline is timed")
-    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two clicks")
     arguments = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
@@ -114,13 +114,13 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1280, "height": 720})
             page.goto(f"{server.address}#{images[1][0]}")
             page.evaluate(WATCH)
-            times = work(page, *images[0], arguments.side, arguments.clicks, arguments.pause)
+            times = work(page, *images[0], arguments.side, arguments.clicks)
             rows["one user: median"] = float(np.median(times))
             rows["one user: 95th percentile"] = float(np.percentile(times, 95))
             # From the end, and every other one, so that no neighbour has been prepared.
             firsts = []
             for image, centres in images[:1:-2]:
-                time.sleep(arguments.pause)
+                time.sleep(PAUSE)
                 show(page, image)
                 firsts.append(click(page, centres[0])[1])
             rows["first outline on a new image"] = float(np.median(firsts))
