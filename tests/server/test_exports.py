@@ -61,8 +61,9 @@ def test_a_label_map_lies_where_its_image_lies(tab, tmp_path, kind):
     tab.draw("scan", mask, "block", index=3)
     tab.draw("scan", block(0, 0, 12, 20, (12, 20)), "plane", axis="y", index=7)
     answer = tab.get("scan", "/export", format=kind)
-    assert "scan.nii.gz" in answer.headers["content-disposition"]
-    path = tmp_path / f"labels{'.nii.gz' if kind == 'nifti' else '.nrrd'}"
+    suffix = ".nii.gz" if kind == "nifti" else ".nrrd"
+    assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''scan-labels{suffix}"
+    path = tmp_path / f"labels{suffix}"
     path.write_bytes(answer.content)
     labels, image = read_volume(path), tab.annotator.workspace.volume(tab.id("scan"))
     assert labels.geometry.close_to(image.geometry)
@@ -239,7 +240,8 @@ def test_images_of_one_name_do_not_overwrite_each_other(tmp_path, predictor, ima
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.nii.gz").write_bytes((images / "scan.nii.gz").read_bytes())
     (tmp_path / "x" / "b c.nii.gz").write_bytes((images / "scan.nii.gz").read_bytes())
-    (tmp_path / "x" / "b_c.nii.gz").write_bytes((images / "scan.nii.gz").read_bytes())
+    for name in ("b_c.nii.gz", "B c.nii"):
+        nibabel.save(nibabel.load(images / "scan.nii.gz"), tmp_path / "x" / name)
     annotator = Annotator(Workspace([tmp_path / "x", tmp_path / "y"]), predictor)
     try:
         voxels = np.zeros((12, 24, 20), np.bool_)
@@ -251,7 +253,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(tmp_path, predictor, ima
     finally:
         annotator.close()
     suffix = ".nii.gz" if kind == "labels" else ".jsonl"
-    assert len([path for path in folder.iterdir() if path.name.endswith(suffix)]) == 4
+    assert len([path for path in folder.iterdir() if path.name.endswith(suffix)]) == 5
 
 
 def test_a_line_that_is_being_written_is_not_exported(tab):
@@ -268,7 +270,9 @@ def test_collections_are_written_whole(tab, kind):
 
     headers = {"X-Vesalius-Session": tab.session}
     wish = {"format": kind, "states": ["begun", "done"]}
-    assert tab.client.post("/api/export", json=wish, headers=headers).status_code == 422
+    answer = tab.client.post("/api/export", json=wish, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"] == "there is nothing to export"
     tab.draw("disc2", block(5, 20, 30, 40, (48, 64)), "disc")
     tab.draw("ct", ring(), "kidney", index=1)
     told = tab.client.post("/api/export", json=wish, headers=headers).json()
@@ -276,8 +280,23 @@ def test_collections_are_written_whole(tab, kind):
     assert told["images"] == 2
     files = sorted(path.name for path in folder.rglob("*") if path.is_file())
     if kind == "labels":
-        assert files == ["ct.json", "ct.nii.gz", "disc2.png.json", "disc2.png.nii.gz"]
-        assert nibabel.load(folder / "ct.nii.gz").shape == (24, 20, 4)
+        assert files == ["ct-labels.json", "ct-labels.nii.gz", "disc2-labels.json", "disc2-labels.nii.gz"]
+        assert nibabel.load(folder / "ct-labels.nii.gz").shape == (24, 20, 4)
     if kind == "prompts":
-        assert len(files) == 2
+        assert files == ["ct-prompts.jsonl", "disc2-prompts.jsonl"]
     assert len(tab.client.post("/api/images/refresh").json()["images"]) == 4
+
+
+def test_files_are_called_like_their_image_but_never_overwrite_it(tmp_path, predictor, images):
+    folder = tmp_path / "named"
+    folder.mkdir()
+    voxels = np.random.default_rng(0).normal(size=(6, 7, 5, 2)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), folder / "times.nii.gz")
+    (folder / "A.B.PNG").write_bytes((images / "disc2.png").read_bytes())
+    (folder / "1.2.840.7").write_bytes(next((images / "ct").iterdir()).read_bytes())
+    annotator = Annotator(Workspace([folder, folder / "1.2.840.7"]), predictor)
+    try:
+        stems = [annotator.annotated(image).stem for image in annotator.workspace.items]
+    finally:
+        annotator.close()
+    assert stems == ["1.2.840.7", "A.B", "times__0_", "times__1_"]

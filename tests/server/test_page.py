@@ -463,6 +463,7 @@ def test_an_image_is_exported_and_everything_is_named(user, tmp_path):
     user.press("Control+e")
     with user.page.expect_download() as download:
         user.page.get_by_role("dialog").get_by_role("button", name="PNG").click()
+    assert download.value.suggested_filename == "disc2-labels.png"
     download.value.save_as(tmp_path / "labels.png")
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "labels.png")) > 0, next(iter(user.masks().values()))

@@ -30,6 +30,18 @@ def test_a_token_is_asked_for(closed):
     assert closed.get("/api/images", headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
+def test_people_without_the_token_are_told_so_in_words(closed):
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    answer = closed.get("/", headers=browser)
+    assert answer.status_code == 401
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert "<h1>A token is needed.</h1>" in answer.text
+    assert "<p>Open the address that the server has printed.</p>" in answer.text
+    assert closed.get("/", headers={"Accept": "*/*"}).json()["error"]["code"] == "token"
+    assert closed.get("/?token=secret", headers=browser).status_code == 200
+
+
 def test_the_printed_address_lets_the_browser_in(closed):
     cookie = closed.get("/api/images?token=secret").headers["set-cookie"]
     assert "HttpOnly" in cookie

@@ -19,6 +19,7 @@ from vesalius.corpus.layouts.support import writing
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.io.dicom_seg import write_segments
 from vesalius.io.outlines import runs_of_mask
+from vesalius.io.read import suffix_of
 from vesalius.io.regions import Region
 from vesalius.io.rtstruct import write_structures
 from vesalius.io.write import write_mask
@@ -27,15 +28,15 @@ from vesalius.server.documents import Annotation, State
 from vesalius.server.masks import block_of, label_map, mask_in_block, region_of
 from vesalius.server.workspace import Item
 
-# Format -> suffix and media type.
+# Format -> how names of its files end, which are never those of images, and media type.
 FORMATS = {
-    "nifti": (".nii.gz", "application/gzip"),
-    "nrrd": (".nrrd", "application/octet-stream"),
-    "png": (".png", "image/png"),
-    "dicom-seg": (".seg.dcm", "application/dicom"),
-    "rtstruct": (".rtstruct.dcm", "application/dicom"),
-    "coco": (".coco.json", "application/json"),
-    "prompts": (".prompts.jsonl", "application/x-ndjson"),
+    "nifti": ("-labels.nii.gz", "application/gzip"),
+    "nrrd": ("-labels.nrrd", "application/octet-stream"),
+    "png": ("-labels.png", "image/png"),
+    "dicom-seg": ("-seg.dcm", "application/dicom"),
+    "rtstruct": ("-rtstruct.dcm", "application/dicom"),
+    "coco": ("-coco.json", "application/json"),
+    "prompts": ("-prompts.jsonl", "application/x-ndjson"),
 }
 
 
@@ -68,8 +69,12 @@ class Annotated:
 
     @property
     def stem(self) -> str:
-        """The name of files made of it."""
-        return self.log.stem.rsplit("-", 1)[0]
+        """How the names of files made of it begin: its own name, as that of its log has it, without its suffix."""
+        name = self.log.stem.rsplit("-", 1)[0]
+        suffix = "" if self.item.files is not None else suffix_of(self.item.path)
+        at = name.lower().rfind(suffix)
+        # DICOM files may be called by numbers, which are no suffix; that of a time point comes after the suffix.
+        return name if at < 0 or suffix[1:].isdecimal() else name[:at] + name[at + len(suffix) :]
 
     def regions(self) -> list[Region]:
         """The objects, numbered in their order."""
@@ -203,7 +208,7 @@ def export_all(images: Sequence[Annotated], kind: str, folder: Path) -> dict[str
     ]
     left_out = [{"name": one.item.name, "reason": "nothing is outlined"} for one in images if one not in marked]
     if not marked:
-        raise WriteError("there is nothing to export", path=folder, remedy="outline something, and mark it as done")
+        raise WriteError("there is nothing to export", remedy="outline something, and mark it as done")
     if kind == "corpus":
         from vesalius.server.corpora import write_corpus
 
@@ -227,16 +232,16 @@ def export_all(images: Sequence[Annotated], kind: str, folder: Path) -> dict[str
                 # Images of several folders, or whose names differ in a space, may have one stem.
                 stem = one.stem if stems[one.stem.casefold()] == 1 else f"{one.stem}-{one.item.id}"
                 if kind == "prompts":
-                    (part / f"{stem}.prompts.jsonl").write_bytes(_whole_lines(one.log))
+                    (part / f"{stem}{FORMATS['prompts'][0]}").write_bytes(_whole_lines(one.log))
                 else:
                     try:
-                        write_labels(one, "nifti", part / f"{stem}.nii.gz")
+                        write_labels(one, "nifti", part / f"{stem}{FORMATS['nifti'][0]}")
                     except VesaliusError as error:
                         left_out.append({"name": one.item.name, "reason": error.reason})
                         continue
                     names = {number: thing.name for number, thing in enumerate(one.state.objects.values(), 1)}
                     told = json.dumps(names, indent=1, ensure_ascii=False)
-                    (part / f"{stem}.json").write_text(told, encoding="utf-8")
+                    (part / f"{stem}-labels.json").write_text(told, encoding="utf-8")
                 count["images"] += 1
                 count["objects"] += len(one.state.objects)
     return {"folder": str(folder), **count, "left_out": left_out}

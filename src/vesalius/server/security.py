@@ -14,6 +14,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from html import escape
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -131,14 +132,33 @@ class Guard:
             refusal = error if isinstance(error, Refusal) else Refusal(500, "failed", "the server has failed at this")
             if refusal is not error:
                 _log.error("%s %s failed: %s", scope["method"], _route(scope), trace_of(error))
-            body = json.dumps(refusal.body()).encode()
-            own = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers()}
+            if "text/html" in headers.get("accept", ""):  # a person with a browser, not the page
+                kind, body = "text/html; charset=utf-8", _page_of(refusal).encode()
+            else:
+                kind, body = "application/json", json.dumps(refusal.body()).encode()
+            own = {"content-type": kind, "content-length": str(len(body)), **refusal.headers()}
             start = [(key.lower().encode(), value.encode()) for key, value in own.items()]
             await answer({"type": "http.response.start", "status": refusal.status, "headers": start})
             await send({"type": "http.response.body", "body": body})
         finally:
             milliseconds = 1000 * (time.perf_counter() - began)
             _log.info("%s %s %d %.0f ms", scope["method"], _route(scope), status, milliseconds)
+
+
+def _page_of(refusal: Refusal) -> str:
+    """A refusal for people, as a page."""
+    message, remedy = (escape(text[:1].upper() + text[1:]) for text in (refusal.message, refusal.remedy or ""))
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Vesalius</title>
+<style>body {{ margin: 15vh auto; max-width: 30em; padding: 0 1em; font: 1.1em sans-serif; }}
+:root {{ color-scheme: dark light; }}</style>
+<h1>{message}.</h1>
+<p>{remedy and f"{remedy}."}</p>
+</html>
+"""
 
 
 def _route(scope: Any) -> str:
