@@ -413,7 +413,7 @@ def test_words_are_asked_for_and_those_that_the_model_does_not_know_refused(user
     user.page.keyboard.type("kidney stone")
     user.press("Enter")
     expect(user.page.get_by_role("alert")).to_contain_text("not trained on 'kidney stone'")
-    expect(user.page.get_by_role("alert")).to_contain_text("say kidney tumour or kidney")
+    expect(user.page.get_by_role("alert")).to_contain_text("Say kidney tumour or kidney or skin lesion.")
     expect(user.page.locator("#prompts li")).to_have_count(0)
     assert user.document()["objects"] == []
     user.press("t")
@@ -422,6 +422,21 @@ def test_words_are_asked_for_and_those_that_the_model_does_not_know_refused(user
     user.says("quality")
     expect(user.page.locator("#prompts li")).to_have_count(1)
     expect(user.page.locator("#prompts li")).to_contain_text("Nuclei")
+
+
+def test_a_model_that_takes_no_words_is_not_asked_for_any(user):
+    def takes_none(route):
+        answer = route.fetch()
+        found = answer.json()
+        assert found["model"]["takes_text"]
+        found["model"]["takes_text"] = False
+        route.fulfill(response=answer, json=found)
+
+    user.page.route("**/api/info", takes_none)
+    user.open("disc2").forget()
+    expect(user.page.locator("#text")).to_be_hidden()
+    user.press("t")
+    user.says("takes no words")
 
 
 def test_what_the_server_is_too_busy_for_is_asked_again(user):
@@ -612,8 +627,6 @@ def test_one_object_is_carried_at_a_time(user):
 
 def test_a_dialog_is_closed_by_a_click_beside_it_only(user):
     user.open("disc2").forget()
-    user.press("t")
-    user.says("takes no words")
     user.press("Control+e")
     dialog = user.page.locator("#export-dialog")
     box = dialog.bounding_box()
