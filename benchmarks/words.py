@@ -4,7 +4,7 @@
 
 DATA is a folder of sets of image and label pairs; its validation split is measured. `vesalius evaluate --protocol imis`
 counts the answer to a word against each object by itself, which suits a network that finds one; vesalius-tiny learns
-that a name means all of its objects. Parts under 0.153 % of the image count as little as there, unless all are so small.
+that a name means all of its objects. Objects under 0.153 % of the image are left out, as there.
 OUT/words.csv has a row per image and target, OUT/words.md the means over images, for all over data sets.
 """
 

@@ -72,8 +72,8 @@ def test_exactly_what_a_recipe_trains_changes_in_a_step(name: str, tmp_path: Pat
     recipe = TrainConfig.from_toml(find_recipe(name))
     # All kinds of first prompts come in one step.
     samples = recipe.samples.model_copy(update={"objects": min(recipe.samples.objects, 3)})
-    length = {"epochs": None, "steps": 1, "stop": None, "images": 6, "accumulate": 2, "warmup": 0, "rate": 1e-2, "seed": 0}
-    config = recipe.model_copy(update={**length, "bf16": False, "ema": 0.0, "samples": samples})
+    length = {"epochs": None, "steps": 1, "stop": None, "images": 6, "accumulate": 2, "warmup": 0, "rate": 1e-2}
+    config = recipe.model_copy(update={**length, "seed": 0, "bf16": False, "ema": 0.0, "samples": samples})
     model = small(recipe, tmp_path)
     table = tune(model, recipe.network, 0)
     expected = {key for key, _ in model.named_parameters() if part(key) in TRAINED[name]}

@@ -93,12 +93,13 @@ def test_a_run_can_start_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
 def test_a_network_without_words_learns_those_of_the_corpus(data: Path, tmp_path: Path) -> None:
     recipe, asked = write_recipe(tmp_path, steps=1), tmp_path / "words.toml"
     start = run_training(recipe, data, tmp_path / "a")
-    asked.write_text(recipe.read_text() + "first = { point = 0, box = 0, mask = 0, text = 1 }\n[network]\nwords = true\n")
+    first = "first = { point = 0, box = 0, mask = 0, text = 1 }"
+    asked.write_text(f"{recipe.read_text()}{first}\n[network]\nwords = true\n")
     trained = run_training(asked, data, tmp_path / "b", init=tmp_path / "a" / "checkpoint")
     assert (start.config.words, trained.config.words) == ((), ("disc",))
     model = vs.load_model(tmp_path / "b" / "checkpoint")
     assert "text" in model.takes
-    with pytest.raises(vs.VesaliusError, match="not trained on 'optic disc'.*say one of: disc"):
+    with pytest.raises(vs.VesaliusError, match=r"not trained on 'optic disc'.*say one of: disc"):
         model.predict(model.encode(np.zeros((60, 80), np.uint8)), [vs.Prompt(text="optic disc")])
     again = run_training(asked, data, tmp_path / "c", init=tmp_path / "b" / "checkpoint")
     assert again.config.words == ("disc",)

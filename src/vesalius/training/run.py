@@ -102,7 +102,7 @@ def make_network(
             return model
         if not isinstance(model, Tiny):
             raise ConfigError(
-                f"network.words is for new networks and for those of vesalius-tiny's kind, not for {model.architecture!r}",
+                f"network.words is for new networks and those of vesalius-tiny's kind, not for {model.architecture!r}",
                 path=start,
                 remedy="leave it out of the recipe",
             )
