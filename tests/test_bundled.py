@@ -70,3 +70,18 @@ def test_a_box_gives_more_than_its_ellipse(model: Predictor) -> None:
     embedding = model.encode(np.clip(grey, 0, 255).astype(np.uint8))
     (prediction,) = model.predict(embedding, [vs.Prompt(box=box)])
     assert dice(prediction.mask, truth) > dice(ellipse(embedding.rgb, box), truth) + 0.03
+
+
+def test_it_takes_words_by_all_their_names(model: Predictor) -> None:
+    (case,) = (case for case in CASES if case.name == "retina_disc")
+    image = read_case(case)
+    asked = [vs.Prompt(text=word) for word in ("optic disc", "Optic disk", "retinal vessels", "liver")]
+    by_torch = vs.load_model(runtime="torch")
+    answers = [one.predict(one.encode(image), asked) for one in (model, by_torch)]
+    for exported, truth in zip(*answers, strict=True):
+        assert (exported.mask != truth.mask).mean() < 1e-3
+    same, synonym, *others = answers[0]
+    assert np.array_equal(same.mask, synonym.mask)
+    assert all((same.mask != other.mask).any() for other in others)
+    with pytest.raises(vs.VesaliusError, match=r"not trained on 'right kidney'.*say kidney or kidney tumour$"):
+        model.predict(model.encode(image), [vs.Prompt(text="right kidney")])

@@ -5,7 +5,7 @@ import torch
 import vesalius as vs
 from vesalius.models.base import PromptBatch
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
-from vesalius.models.tiny import Tiny, TinyConfig, prompt_maps
+from vesalius.models.tiny import Tiny, TinyConfig, prompt_maps, with_words
 from vesalius.models.torch_runtime import TorchRuntime
 from vesalius.predict.predictor import Predictor
 
@@ -93,14 +93,14 @@ def test_a_click_is_drawn_where_it_was_made() -> None:
     assert int(likeness.argmax()) == peak
 
 
-def with_words() -> Tiny:
+def small_with_words() -> Tiny:
     torch.manual_seed(0)
     sizes = {"widths": (8, 8, 16, 16, 16), "depths": (1, 1, 1, 1, 1), "decoder": (8, 8, 8, 8, 8), "key": 8}
     return Tiny(TinyConfig.from_dict({**sizes, "words": ["liver", "right kidney", "cell nucleus"]})).eval()
 
 
 def test_words_are_those_of_its_training_under_all_their_names(tmp_path) -> None:
-    model = with_words()
+    model = small_with_words()
     assert "text" in model.takes
     assert "text" not in network().takes
     vectors = model.embed_text(["liver", "kidney_right", "Right kidney"])
@@ -118,7 +118,7 @@ def test_words_are_those_of_its_training_under_all_their_names(tmp_path) -> None
 
 
 def test_a_word_changes_the_answer_of_its_row_alone() -> None:
-    model = with_words()
+    model = small_with_words()
     one = PromptBatch(torch.tensor([[[40.0, 60.0]]] * 2), torch.ones(2, 1, dtype=torch.long))
     text = torch.stack([model.embed_text(["liver"])[0], torch.full((8,), NAN)])
     with torch.inference_mode():
@@ -132,9 +132,27 @@ def test_a_word_changes_the_answer_of_its_row_alone() -> None:
 
 
 def test_a_word_alone_is_a_prompt() -> None:
-    predictor = Predictor(TorchRuntime(with_words()), "tiny")
+    predictor = Predictor(TorchRuntime(small_with_words()), "tiny")
     image = predictor.encode(np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8))
     (found,) = predictor.predict(image, [vs.Prompt(text="Liver")])
     assert found.mask.shape == (60, 80)
     with pytest.raises(vs.VesaliusError, match="not trained on 'spleen'"):
         predictor.predict(image, [vs.Prompt(text="spleen")])
+
+
+def test_a_network_is_given_words_and_answers_as_before_without_them() -> None:
+    plain = network()
+    torch.manual_seed(3)
+    model = with_words(plain, ["liver", "right kidney"])
+    assert model.config.words == ("liver", "right kidney")
+    assert model.preset == plain.preset
+    assert not model.training
+    with torch.inference_mode():
+        features = plain.encode(torch.randn(1, 3, 256, 256))
+        for before, after in zip(plain.decode(features, prompts()), model.decode(features, prompts()), strict=True):
+            assert torch.equal(before, after)
+    assert not torch.equal(*model.embed_text(["liver", "kidney_right"]))
+    with pytest.raises(vs.VesaliusError, match=r"not trained on 'liver tumour'.*say liver$"):
+        model.embed_text(["liver tumour"])
+    with pytest.raises(vs.VesaliusError, match="has words already"):
+        with_words(model, ["spleen"])

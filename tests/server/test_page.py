@@ -407,22 +407,36 @@ def test_quick_clicks_are_all_heard(user):
     assert [len(one["prompts"]) for one in user.planes()] == [5, 1, 1]
 
 
-def test_words_are_asked_for_where_the_model_takes_them(user):
-    def takes_text(route):
-        answer = route.fetch()
-        found = answer.json()
-        found["model"]["takes_text"] = True
-        route.fulfill(response=answer, json=found)
-
-    user.page.route("**/api/info", takes_text)
+def test_words_are_asked_for_and_those_that_the_model_does_not_know_refused(user):
     user.open("disc2").forget()
     user.press("n", "t")
-    user.page.keyboard.type("disc")
+    user.page.keyboard.type("kidney stone")
     user.press("Enter")
-    # The bundled model takes none, so this is also how a refusal is told.
-    expect(user.page.get_by_role("alert")).to_contain_text("text")
+    expect(user.page.get_by_role("alert")).to_contain_text("not trained on 'kidney stone'")
+    expect(user.page.get_by_role("alert")).to_contain_text("Say kidney tumour or kidney or skin lesion.")
     expect(user.page.locator("#prompts li")).to_have_count(0)
     assert user.document()["objects"] == []
+    user.press("t")
+    user.page.keyboard.type("Nuclei")
+    user.press("Enter")
+    user.says("quality")
+    expect(user.page.locator("#prompts li")).to_have_count(1)
+    expect(user.page.locator("#prompts li")).to_contain_text("Nuclei")
+
+
+def test_a_model_that_takes_no_words_is_not_asked_for_any(user):
+    def takes_none(route):
+        answer = route.fetch()
+        found = answer.json()
+        assert found["model"]["takes_text"]
+        found["model"]["takes_text"] = False
+        route.fulfill(response=answer, json=found)
+
+    user.page.route("**/api/info", takes_none)
+    user.open("disc2").forget()
+    expect(user.page.locator("#text")).to_be_hidden()
+    user.press("t")
+    user.says("takes no words")
 
 
 def test_what_the_server_is_too_busy_for_is_asked_again(user):
@@ -613,8 +627,6 @@ def test_one_object_is_carried_at_a_time(user):
 
 def test_a_dialog_is_closed_by_a_click_beside_it_only(user):
     user.open("disc2").forget()
-    user.press("t")
-    user.says("takes no words")
     user.press("Control+e")
     dialog = user.page.locator("#export-dialog")
     box = dialog.bounding_box()

@@ -86,7 +86,7 @@ def test_the_model_that_was_asked_gives_the_masks_that_were_seen(tab, tmp_path, 
     first.say(click((inside[0] + 2, inside[1])))
     deleted = first.plane["prompts"][1]["id"]
     first.say(remove=[deleted])
-    first.say({"kind": "box", "box": [inside[0] - 6, inside[1] - 4, inside[0] + 6, inside[1] + 4]})
+    first.say({"kind": "box", "box": [inside[0] - 6, inside[1] - 4, inside[0] + 1, inside[1] + 1]})
     first.seen.append(first.act("undo"))
     first.say(click((beside[0] + 1, beside[1]), False))
     other = Annotating(tab, "scan", axis, index, "liver")
@@ -123,6 +123,24 @@ def test_the_rows_are_what_the_model_answers_to_these_prompts(tab, tmp_path, pre
         assert row["quality"] == pytest.approx(expected.quality)
     again = replayed(folder, tmp_path / "again", prompts=tmp_path / "out")
     assert [row["rle"] for row in next(iter(again.values()))] == [row["rle"] for row in found]
+
+
+def test_a_word_is_replayed(tab, tmp_path):
+    index, inside, beside = PLACES["z"]
+    said = Annotating(tab, "scan", "z", index)
+    said.say({"kind": "text", "text": "Liver"})
+    said.say(click(beside, False))
+    said.say({"kind": "text", "text": "heart"}, remove=[said.plane["prompts"][0]["id"]])
+    alone = Annotating(tab, "scan", "z", index, "liver")
+    alone.say(click(inside))
+    assert not np.array_equal(said.seen[0], said.seen[1])
+    rows = replayed(exported(tab), tmp_path / "out", models=("vesalius-tiny", "ellipse"))
+    place = f"scan.nii.gz/z_{index:04d}"
+    for row, seen in zip(rows["vesalius-tiny", place, "block"], said.seen, strict=True):
+        assert row["reason"] is None
+        np.testing.assert_array_equal(row["mask"], seen)
+    assert not np.array_equal(said.seen[0], alone.seen[0])
+    assert {row["reason"] for row in rows["ellipse", place, "block"]} == {"it takes a box alone"}
 
 
 def test_slices_of_all_axes_are_replayed_and_what_was_not_said_is_told(tab, tmp_path):

@@ -17,8 +17,9 @@ from words import imis, write_tokenizer
 
 # What each recipe trains, told without patterns: parts of the network, and of what is attached to it.
 TRAINED = {
-    "vesalius-tiny": {"encoder", "decoder"},
+    "vesalius-tiny": {"encoder", "decoder", "words"},
     "vesalius-tiny-1": {"encoder", "decoder"},
+    "vesalius-tiny-2": {"encoder", "decoder"},
     "sam-med2d": {"adapters", "prompt_encoder", "mask_decoder"},
     "ft-sam": {"mask_decoder"},
     "cosmos-decoder": {"mask_decoder"},
@@ -46,7 +47,8 @@ def small(config: TrainConfig, folder: Path):
     """The recipe's kind of network, with its preset, in small."""
     torch.manual_seed(0)
     if config.network.architecture == "tiny":
-        return Tiny(SMALL, PRESET.model_copy(update={"side": 64, "mask_side": 32}))
+        sizes = SMALL.model_copy(update={"words": ("corner", "disc") if config.network.words else ()})
+        return Tiny(sizes, PRESET.model_copy(update={"side": 64, "mask_side": 32}))
     if config.network.architecture in SIZES:
         return specialist(config.network.architecture, ("corner", "disc") if config.network.words else ())
     preset = PRESETS[config.network.preset].model_copy(update={"side": 64, "mask_side": 16})
@@ -71,7 +73,7 @@ def test_exactly_what_a_recipe_trains_changes_in_a_step(name: str, tmp_path: Pat
     # All kinds of first prompts come in one step.
     samples = recipe.samples.model_copy(update={"objects": min(recipe.samples.objects, 3)})
     length = {"epochs": None, "steps": 1, "stop": None, "images": 6, "accumulate": 2, "warmup": 0, "rate": 1e-2}
-    config = recipe.model_copy(update={**length, "bf16": False, "ema": 0.0, "samples": samples})
+    config = recipe.model_copy(update={**length, "seed": 0, "bf16": False, "ema": 0.0, "samples": samples})
     model = small(recipe, tmp_path)
     table = tune(model, recipe.network, 0)
     expected = {key for key, _ in model.named_parameters() if part(key) in TRAINED[name]}

@@ -8,8 +8,10 @@ from PIL import Image
 
 import made_corpus
 import vesalius as vs
+from made_specialists import specialist
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ModelError, ReadError
+from vesalius.models.checkpoint import save_checkpoint
 from vesalius.training.pool import rows_of
 from vesalius.training.run import find_recipe, open_images, run_training
 
@@ -86,6 +88,24 @@ def test_a_run_can_start_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
     run_training(write_recipe(tmp_path, steps=1), data, tmp_path / "b", init=tmp_path / "a" / "checkpoint")
     with pytest.raises(ModelError, match="no model"):
         run_training(write_recipe(tmp_path), data, tmp_path / "c", init="nothing")
+
+
+def test_a_network_without_words_learns_those_of_the_corpus(data: Path, tmp_path: Path) -> None:
+    recipe, asked = write_recipe(tmp_path, steps=1), tmp_path / "words.toml"
+    start = run_training(recipe, data, tmp_path / "a")
+    first = "first = { point = 0, box = 0, mask = 0, text = 1 }"
+    asked.write_text(f"{recipe.read_text()}{first}\n[network]\nwords = true\n")
+    trained = run_training(asked, data, tmp_path / "b", init=tmp_path / "a" / "checkpoint")
+    assert (start.config.words, trained.config.words) == ((), ("disc",))
+    model = vs.load_model(tmp_path / "b" / "checkpoint")
+    assert "text" in model.takes
+    with pytest.raises(vs.VesaliusError, match=r"not trained on 'optic disc'.*say one of: disc"):
+        model.predict(model.encode(np.zeros((60, 80), np.uint8)), [vs.Prompt(text="optic disc")])
+    again = run_training(asked, data, tmp_path / "c", init=tmp_path / "b" / "checkpoint")
+    assert again.config.words == ("disc",)
+    save_checkpoint(specialist("deeplab"), tmp_path / "deeplab")
+    with pytest.raises(ConfigError, match="not for 'deeplab'"):
+        run_training(asked, data, tmp_path / "d", init=tmp_path / "deeplab")
 
 
 def test_a_curated_corpus_is_trained_on(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vesalius.core.config import Config
+from vesalius.core.errors import ModelError
 from vesalius.models.base import Features, PromptBatch, SegmentationModel
 from vesalius.models.presets import Preset
 from vesalius.models.runtime import SPATIAL
@@ -205,6 +206,29 @@ class Tiny(SegmentationModel):
         best = quality.argmax(1, keepdim=True)
         chosen = logits.gather(1, best[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
         return chosen, quality.gather(1, best)
+
+
+def with_words(model: Tiny, words: Sequence[str]) -> Tiny:
+    """A copy of a network that takes no words, with an input for some that it has still to learn.
+
+    What it is not told a word, it answers as before: the new columns of its first convolution are zero. The words'
+    vectors are drawn from torch's generator.
+
+    Args:
+        model: A network without words.
+        words: Names of targets.
+
+    Raises:
+        ModelError: The network has words already.
+    """
+    if model.config.words:
+        raise ModelError("the network has words already")
+    new = Tiny(model.config.model_copy(update={"words": tuple(words)}), model.preset)
+    state = model.state_dict()
+    prompt = state["decoder.prompt.weight"]
+    state["decoder.prompt.weight"] = F.pad(prompt, (0, 0, 0, 0, 0, WORD_MAPS))
+    new.load_state_dict({**state, "words.weight": new.words.weight.detach()})
+    return new.train(model.training)
 
 
 def word_maps(text: Tensor | None, key: Tensor, count: int) -> Tensor:

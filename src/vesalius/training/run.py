@@ -21,6 +21,7 @@ from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import ARCHITECTURES, file_digest, weights_digest
 from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
+from vesalius.models.tiny import Tiny, with_words
 from vesalius.models.tuning import Count, Tuning, apply_tuning, find_tuning
 from vesalius.predict.load import find_model
 from vesalius.training.config import NetworkConfig, TrainConfig
@@ -86,17 +87,27 @@ def make_network(
         config: The network.
         seed: Seed of new weights.
         start: Model, checkpoint or published file to start from, in place of the recipe's own.
-        words: Names of targets that a new network learns, besides those of its sizes.
+        words: Names of targets that a new network, or one of vesalius-tiny's kind without words, shall learn.
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
-        ConfigError: There is no such architecture or preset.
+        ConfigError: There is no such architecture or preset, or what it starts from cannot be given words.
     """
     start = start or config.start
     if config.preset is not None and config.preset not in PRESETS:
         raise ConfigError(f"there is no preset {config.preset!r}", remedy=f"give one of {', '.join(PRESETS)}")
     if start is not None:
-        return load_network(find_model(start), config.preset)
+        model = load_network(find_model(start), config.preset)
+        if not words:
+            return model
+        if not isinstance(model, Tiny):
+            raise ConfigError(
+                f"network.words is for new networks and those of vesalius-tiny's kind, not for {model.architecture!r}",
+                path=start,
+                remedy="leave it out of the recipe",
+            )
+        torch.manual_seed(seed)
+        return with_words(model, words)
     if config.architecture not in ARCHITECTURES:
         raise ConfigError(
             f"there is no architecture {config.architecture!r}", remedy=f"give one of {', '.join(ARCHITECTURES)}"
@@ -150,10 +161,10 @@ def run_training(
     images = open_images(corpus, "train")
     model = make_network(config.network, config.seed, init)
     source = SampleSource(images, model.preset, config.samples, config.seed)
-    if config.network.words and not (init or config.network.start):
+    if config.network.words and "text" not in model.takes:
         if not source.targets:
             raise ConfigError("the recipe learns names of targets, and none is known", path=corpus)
-        model = make_network(config.network, config.seed, words=source.targets)
+        model = make_network(config.network, config.seed, init, source.targets)
     start = weights_digest(model)
     for part, count in tune(model, config.network, config.seed).items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
