@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,8 @@ def test_a_network_is_given_words_and_answers_as_before_without_them() -> None:
         features = plain.encode(torch.randn(1, 3, 256, 256))
         for before, after in zip(plain.decode(features, prompts()), model.decode(features, prompts()), strict=True):
             assert torch.equal(before, after)
+        named = replace(prompts(), text=model.embed_text(["liver"] * 4))
+        assert torch.equal(plain.decode(features, prompts())[0], model.decode(features, named)[0])
     assert not torch.equal(*model.embed_text(["liver", "kidney_right"]))
     with pytest.raises(vs.VesaliusError, match=r"not trained on 'liver tumour'.*say liver$"):
         model.embed_text(["liver tumour"])

@@ -211,8 +211,8 @@ class Tiny(SegmentationModel):
 def with_words(model: Tiny, words: Sequence[str]) -> Tiny:
     """A copy of a network that takes no words, with an input for some that it has still to learn.
 
-    What it is not told a word, it answers as before: the new columns of its first convolution are zero. The words'
-    vectors are drawn from torch's generator.
+    It answers as before, with a word or without one, until it learns: the decoder's first convolution has new columns
+    of zeros. The words' vectors are drawn from torch's generator.
 
     Args:
         model: A network without words.
