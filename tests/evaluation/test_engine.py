@@ -148,6 +148,16 @@ def test_clicks_go_on_until_nothing_is_wrong() -> None:
     assert [row["dice"] for row in rows] == [1] * 20
 
 
+def test_who_takes_no_clicks_has_no_corrected_answer_even_where_nothing_is_wrong() -> None:
+    model = Grower()
+    model.takes = ("box",)
+    first, *later = (row for row in scores(outside(model), scene(1), "imis") if row["strategy"] == "box")
+    assert first["dice"] == 1
+    assert [(row["round"], row["reason"], "dice" in row) for row in later] == [
+        (number, "it takes no points", False) for number in range(2, 7)
+    ]
+
+
 def test_corrections_are_the_same_for_every_model_that_errs_alike_and_of_the_seed() -> None:
     runs = []
     for seed in (0, 0, 1):

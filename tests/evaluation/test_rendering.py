@@ -17,7 +17,7 @@ from vesalius.evaluation.rendering import (
     to_html,
     to_latex,
     to_markdown,
-    without_empty_rows,
+    without_empty,
 )
 from vesalius.evaluation.statistics import Correlation, Estimate, Quartiles
 
@@ -101,10 +101,20 @@ def test_csv_has_numbers_unrounded() -> None:
     assert rows[2] == ["c", "z & w", "", "", "", "20.87", "-0.2", "2"]
 
 
+def test_columns_of_models_without_an_answer_are_named() -> None:
+    names = [("box", "a"), ("box", "b"), ("point", "a"), ("point", "b")]
+    cells = [[1.0, Absent("no"), None, Absent("never")], [2.0, 3.0, None, Absent("never")]]
+    columns = pd.MultiIndex.from_tuples(names, names=["prompt", "model"])
+    frame, notes = without_empty(pd.DataFrame(cells, pd.Index(["x", "y"], name="target"), columns, dtype=object))
+    # What was not asked is not what could not be answered.
+    assert list(frame.columns) == names[:3]
+    assert notes == ("Not listed, as there is no answer: point b (never).",)
+
+
 def test_rows_without_an_answer_are_named() -> None:
     index = pd.MultiIndex.from_tuples([("a", "S1"), ("b", "S1"), ("b", "S2")], names=["model", "strategy"])
     cells = [[1.0, Absent("no")], [Absent("no"), Absent("no")], [Absent("never"), Absent("never")]]
-    frame, notes = without_empty_rows(pd.DataFrame(cells, index, ["x", "y"], dtype=object))
+    frame, notes = without_empty(pd.DataFrame(cells, index, ["x", "y"], dtype=object))
     assert list(frame.index) == [("a", "S1")]
     assert notes == (
         "Not listed, as there is no answer: S1 b (no).",

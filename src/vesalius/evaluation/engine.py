@@ -186,15 +186,16 @@ def score_scene(
                     name = scene.names[one.number]
                     generators[key] = generator_of(seed, "corrections", name, one.strategy.name)
                 after = _corrected(one, answer.masks[0], scene, generators[key])
-                if after is None:
-                    for turn in range(one.round + 1, one.strategy.rounds + 1):
-                        yield from _scored(subject, scene, one, turn, answer.masks, ruler)
-                    continue
-                reason = subject.cannot(one.strategy, after.prompt)
-                if reason is None:
+                # Who takes no clicks has no corrected answers, not even where an outline needs no correction.
+                click = dataclasses.replace(one.prompt, points=[(0.0, 0.0)], labels=[1])
+                reason = subject.cannot(one.strategy, click if after is None else after.prompt)
+                if reason is None and after is not None:
                     following.append(after)
-                else:
-                    for turn in range(after.round, one.strategy.rounds + 1):
+                    continue
+                for turn in range(one.round + 1, one.strategy.rounds + 1):
+                    if reason is None:
+                        yield from _scored(subject, scene, one, turn, answer.masks, ruler)
+                    else:
                         yield _row(subject, scene, one.strategy, one.number, turn, "own") | {"reason": reason}
         asked = following
 

@@ -92,18 +92,27 @@ def cell_text(cell: Any, digits: int = 1) -> str:
     return str(cell)
 
 
-def without_empty_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The frame without the rows that have no answer at all, and a note for each reason why."""
-    empty = [[cell.reason for cell in cells if isinstance(cell, Absent)] for _, cells in _rows(frame)]
-    dropped = [len(reasons) == frame.shape[1] for reasons in empty]
-    names = [name for name in ("protocol", "strategy", "model") if name in frame.index.names]
+def without_empty(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The frame without the rows and columns of models that have no answer in them, and a note for each reason why."""
     told: dict[str, dict[str, None]] = {}
-    for place, reasons in enumerate(empty):
-        if dropped[place]:
-            label = " ".join(str(frame.index.get_level_values(name)[place]) for name in names)
-            told.setdefault(reasons[0], {})[label] = None
+    kept = []
+    cells = frame.to_numpy(object)
+    for axis, lines in ((frame.index, cells), (frame.columns, cells.T)):
+        reasons = [_reason(line) if "model" in axis.names else None for line in lines.tolist()]
+        names = [name for name in ("protocol", "prompt", "strategy", "model") if name in axis.names]
+        for place, reason in enumerate(reasons):
+            if reason is not None:
+                label = " ".join(str(axis.get_level_values(name)[place]) for name in names)
+                told.setdefault(reason, {})[label] = None
+        kept.append([reason is None for reason in reasons])
     notes = [f"Not listed, as there is no answer: {', '.join(labels)} ({reason})." for reason, labels in told.items()]
-    return frame[[not one for one in dropped]], tuple(notes)
+    return frame.loc[kept[0], kept[1]], tuple(notes)
+
+
+def _reason(cells: list[Any]) -> str | None:
+    """Why all cells that there are have no answer; None if one has."""
+    found = [cell for cell in cells if cell is not None]
+    return found[0].reason if found and all(isinstance(cell, Absent) for cell in found) else None
 
 
 def to_html(table: Table) -> str:

@@ -19,7 +19,7 @@ from vesalius.core.errors import ReadError
 from vesalius.evaluation import figures, galleries, tables
 from vesalius.evaluation.galleries import Gallery
 from vesalius.evaluation.protocols import ANNOTATOR
-from vesalius.evaluation.rendering import Table, without_empty_rows
+from vesalius.evaluation.rendering import Table, without_empty
 from vesalius.evaluation.results import RUN, read_table
 from vesalius.evaluation.tables import METRIC_NAMES, Way, select
 
@@ -130,11 +130,9 @@ def read_evaluation(folder: Path) -> Evaluation:
 def _table(
     name: str, title: str, frame: pd.DataFrame, used: str, notes: tuple[str, ...] = (), digits: int = 1
 ) -> Table:
-    """A table; models that have no answer in a row of their own are named under it instead."""
-    if "model" in frame.index.names:
-        frame, left_out = without_empty_rows(frame)
-        notes = *notes, *left_out
-    return Table(name, title, frame, used, notes, digits)
+    """A table; models that have no answer in a row or column of their own are named under it instead."""
+    frame, left_out = without_empty(frame)
+    return Table(name, title, frame, used, (*notes, *left_out), digits)
 
 
 def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) -> str:
