@@ -14,7 +14,6 @@ from the wish to see the image; the click comes as soon as it is seen.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from server import AIMS, Server, make_images
+from server import AIMS, Server, make_images, options
 from vesalius.server.client import Client
 
 # Looks on at the page through its own modules: the last listener is called when all has been drawn.
@@ -92,12 +91,7 @@ def work(page: Page, image: str, centres: list[tuple[int, int]], side: int, clic
 
 def main() -> None:
     """Measures and prints a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model")
-    parser.add_argument("--runtime", default="auto")
-    parser.add_argument("--side", type=int, default=512)
-    parser.add_argument("--clicks", type=int, default=200)
-    parser.add_argument("--first", type=int, default=20, help="new images whose first outline is timed")
+    parser = options(__doc__)
     arguments = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:

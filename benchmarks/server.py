@@ -123,14 +123,20 @@ def work(
     return times
 
 
-def main() -> None:
-    """Measures and prints a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options(description: str) -> argparse.ArgumentParser:
+    """What can be asked of a measurement of annotation."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--model")
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--side", type=int, default=512)
-    parser.add_argument("--clicks", type=int, default=200, help="of one user, and of all eight")
+    parser.add_argument("--clicks", type=int, default=200, help="of one user; of eight, of all together")
     parser.add_argument("--first", type=int, default=20, help="new images whose first outline is timed")
+    return parser
+
+
+def main() -> None:
+    """Measures and prints a table in Markdown."""
+    parser = options(__doc__)
     parser.add_argument("--soak", type=int, default=0)
     arguments = parser.parse_args()
     rows: dict[str, float] = {}

@@ -17,16 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from vesalius.core.types import Prompt
-from vesalius.evaluation.statistics import Estimate, macro_average
+from vesalius.evaluation.rendering import cell_text
+from vesalius.evaluation.statistics import macro_average
 from vesalius.metrics.overlap import dice
 from vesalius.predict.load import load_model
 from vesalius.training.run import open_images
-
-
-def cell(estimate: Estimate) -> str:
-    """A mean with its interval, in per cent."""
-    interval = "" if np.isnan(estimate.low) else f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-    return f"{100 * estimate.mean:.1f}{interval}"
 
 
 def main() -> None:
@@ -55,8 +50,8 @@ def main() -> None:
         # A target of several sets is one group: its mean is over images.
         sets = [row[0] if not target else "" for row in mine]
         cases = [f"{row[0]}/{row[1]}" for row in mine]
-        mean = macro_average([row[4] for row in mine], sets, cases, np.random.default_rng(options.seed))
-        lines.append(f"| {target or 'all, over sets'} | {len(mine)} | {cell(mean)} |")
+        mean = macro_average([100 * row[4] for row in mine], sets, cases, np.random.default_rng(options.seed))
+        lines.append(f"| {target or 'all, over sets'} | {len(mine)} | {cell_text(mean)} |")
     (options.output / "words.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -26,7 +26,7 @@ from vesalius.corpus.entries import labels_without_image, list_entries
 from vesalius.corpus.layouts import label_files
 from vesalius.corpus.profile import find_profile
 from vesalius.corpus.recipe import Recipe
-from vesalius.corpus.resplit import Division, divide_test, resplit
+from vesalius.corpus.resplit import LimitedTest, divide_test, resplit
 from vesalius.corpus.scans import below
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.sorting import SortedRows
@@ -374,7 +374,7 @@ def _limit_test(recipe: Recipe, folder: Path, blocks: int) -> dict[str, int]:
                 divided[dataset.name] = division
         with replacing(path) as part:
             part.write_text(json.dumps(divided), encoding="utf-8")
-    divisions = {name: Division(*parts) for name, parts in json.loads(path.read_text(encoding="utf-8")).items()}
+    divisions = {name: LimitedTest(*parts) for name, parts in json.loads(path.read_text(encoding="utf-8")).items()}
     kept = {name: frozenset(division.kept) for name, division in divisions.items()}
 
     def limited(dataset: str, case: str, split: str | None) -> str | None:

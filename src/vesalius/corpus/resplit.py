@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Division(NamedTuple):
+class LimitedTest(NamedTuple):
     """The test images of a data set, divided at a largest number.
 
     Attributes:
@@ -31,7 +31,7 @@ class Division(NamedTuple):
     beyond: int
 
 
-def divide_test(folder: Path, shards: int, dataset: str, most: int) -> Division:
+def divide_test(folder: Path, shards: int, dataset: str, most: int) -> LimitedTest:
     """Chooses the test cases of a data set that stay: they are taken in an order of their own as long as they fit.
 
     IMed-361M, appendix B: at most 3,000 test images per data set. Memory grows with `most` alone.
@@ -63,7 +63,7 @@ def divide_test(folder: Path, shards: int, dataset: str, most: int) -> Division:
             total += images
         else:
             beyond += images
-    return Division(kept, beyond)
+    return LimitedTest(kept, beyond)
 
 
 def resplit(folder: Path, shards: int, split_of: Callable[[str, str, str | None], str | None]) -> Counter[str | None]:

@@ -96,7 +96,7 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
 def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[list[Turn]]]]:
     """The rows of each image of the corpus and of its masks, and what was said about each of them."""
     volume, shape = one.volume, one.shape
-    said, state = read_turns(one.log)
+    said, state = turns_of_log(one.log)
     main = {number: main_axis([thing]) for number, thing in state.objects.items()}
     blocks = {number: block_of(thing, shape) for number, thing in state.objects.items()}
     digest = source_digest(one.item.path, [file.name for file in one.item.files] if one.item.files else None)
@@ -162,7 +162,7 @@ def _about(one: Annotated, cut: Slice, axis: str, scan: str) -> dict[str, Any]:
     }
 
 
-def read_turns(log: Path) -> tuple[dict[tuple[str, str, int], list[Said]], State]:
+def turns_of_log(log: Path) -> tuple[dict[tuple[str, str, int], list[Said]], State]:
     """What had been said about an object on a slice whenever that changed, and the state in the end.
 
     Each new prompt, each deletion, and each of these that was undone or done again makes a turn; where nothing is left
