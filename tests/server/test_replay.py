@@ -17,8 +17,7 @@ from vesalius.evaluation.results import read_table
 from vesalius.evaluation.run import EvaluationPlan, evaluate_corpus
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.predict.load import load_model
-from vesalius.server.corpora import BACKGROUND, DRAWN, SILENT
-from vesalius.server.corpora import turns_of_log
+from vesalius.server.corpora import BACKGROUND, DRAWN, SILENT, turns_of_log
 
 # The slice along each axis of the scan, and (x, y) of a click on its block and of one beside it.
 PLACES = {"z": (6, (9, 11), (2, 20)), "y": (12, (9, 6), (2, 10)), "x": (10, (11, 6), (2, 10))}
