@@ -3,7 +3,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from vesalius.models import exported
 from vesalius.models.base import PromptBatch
 from vesalius.models.checkpoint import file_digest, save_checkpoint, weights_digest
 from vesalius.models.export import agreement, export_model, halve
-from vesalius.models.exported import EXPORT, ExportedRuntime, best_export, load_export, read_export
+from vesalius.models.exported import EXPORT, Arrays, ExportedRuntime, Run, best_export, load_export, read_export
 from vesalius.models.imis.model import Imis
 from vesalius.models.presets import PRESETS, Preset
 from vesalius.models.runtime import PromptArrays
@@ -174,6 +176,43 @@ def test_prompts_on_one_image_share_its_work(made: dict, monkeypatch: pytest.Mon
     other.decode(features, KINDS["two images"], True)
     other.decode(features[:1], KINDS["mask"], True)
     assert used[-4:] == ["prompts", "decoder"] * 2
+
+
+def test_many_prompts_run_side_by_side_by_openvino(made: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, other = made["sam", "openvino"]
+    monkeypatch.setattr(other, "config", other.config.model_copy(update={"prompts_at_once": 35}))
+    features = other.encode(data.astronaut()[None, :64, :64], np.array([[0, 0, 64, 64]]))
+    together = threading.Barrier(2)
+
+    def met(run: Run, arrays: Arrays) -> list[np.ndarray]:
+        together.wait(30)
+        return run(arrays)
+
+    streams = dict(other._streams)
+    assert set(streams) == {"prompts", "decoder", "decoder_shared"}
+    monkeypatch.setitem(streams, "decoder_shared", partial(met, streams["decoder_shared"]))
+    monkeypatch.setitem(other.__dict__, "_streams", streams)
+    monkeypatch.setattr(other, "_graphs", {})
+    expected = truth.decode(features, KINDS["many boxes"], True)
+    for values, same in zip(other.decode(features, KINDS["many boxes"], True), expected, strict=True):
+        np.testing.assert_allclose(values, same, atol=1e-4)
+
+
+def test_tokens_that_no_prompt_has_are_not_computed(made: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, other = made["sam", "onnx"]
+    features = other.encode(data.astronaut()[None, :64, :64], np.array([[0, 0, 64, 64]]))
+    seen = []
+
+    def noted(run: Run, arrays: Arrays) -> list[np.ndarray]:
+        seen.append(arrays["tokens"].shape[1])
+        return run(arrays)
+
+    graphs = other._graphs | {"decoder_shared": partial(noted, other._graphs["decoder_shared"])}
+    monkeypatch.setattr(other, "_graphs", graphs)
+    for what in ("a box", "a point", "points", "box and points"):
+        other.decode(features, KINDS[what], True)
+    # A point without a box comes with the token that stands for no box.
+    assert seen == [2, 2, 5, 4]
 
 
 def test_words_are_understood_without_torch(made: dict, tmp_path: Path) -> None:

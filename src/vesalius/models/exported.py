@@ -10,6 +10,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -105,15 +107,19 @@ class ExportedRuntime:
     Args:
         config: What it is.
         graphs: The graphs, ready to run, by name.
+        open_streams: Opens the graphs but the encoder for calls that run side by side; None if nothing is gained so.
     """
 
-    def __init__(self, config: ExportConfig, graphs: dict[str, Run]) -> None:
+    def __init__(
+        self, config: ExportConfig, graphs: dict[str, Run], open_streams: Callable[[], dict[str, Run]] | None = None
+    ) -> None:
         self.config = config
         self.preset = config.preset
         self.digest = config.digest
         self.label = f"{config.format} {config.precision}"
         self.takes: frozenset[Part] = SPATIAL | {"text"} if config.words else SPATIAL
         self._graphs = graphs
+        self._open_streams = open_streams
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images; see `vesalius.models.runtime.Runtime.encode`."""
@@ -136,12 +142,21 @@ class ExportedRuntime:
                 remedy='load it with runtime="torch"',
             )
         step = self.config.prompts_at_once
-        parts = [self._decode(features, prompts, slice(i, i + step)) for i in range(0, len(prompts), step)]
-        logits, quality = (np.concatenate(level) for level in zip(*parts, strict=True))
+        parts = [slice(i, i + step) for i in range(0, len(prompts), step)]
+        if len(parts) > 1 and self._streams:
+            with ThreadPoolExecutor() as threads:
+                answers = list(threads.map(partial(self._decode, self._streams, features, prompts), parts))
+        else:
+            answers = [self._decode(self._graphs, features, prompts, part) for part in parts]
+        logits, quality = (np.concatenate(level) for level in zip(*answers, strict=True))
         return logits, quality
 
+    @cached_property
+    def _streams(self) -> dict[str, Run] | None:
+        return self._open_streams() if self._open_streams else None
+
     def _decode(
-        self, features: Sequence[ImageFeatures], prompts: PromptArrays, part: slice
+        self, graphs: dict[str, Run], features: Sequence[ImageFeatures], prompts: PromptArrays, part: slice
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         points, labels, rows = prompts.points[part], prompts.labels[part], prompts.rows[part]
         count = len(points)
@@ -151,7 +166,7 @@ class ExportedRuntime:
             "labels": np.concatenate([labels, np.full((count, 1), -1, np.int64)], axis=1),
             "boxes": np.full((count, 4), np.nan, np.float32) if prompts.boxes is None else prompts.boxes[part],
         }
-        if SHARED in self._graphs and prompts.masks is None and (rows == rows[0]).all():
+        if SHARED in graphs and prompts.masks is None and (rows == rows[0]).all():
             graph, levels = SHARED, features[rows[0]]
         else:
             graph = "decoder"
@@ -162,10 +177,13 @@ class ExportedRuntime:
         if "text" in self.takes:
             rows_of_words = [-1] * count if prompts.text is None else rows_of(prompts.text[part], self.config.words)
             arrays["word"] = np.array(rows_of_words, np.int64)
-        if PROMPTS in self._graphs:
-            arrays |= zip(TOKENS, self._graphs[PROMPTS](arrays), strict=True)
+        if PROMPTS in graphs:
+            tokens, present = graphs[PROMPTS](arrays)
+            # What no prompt has is not computed.
+            used = present.any(0)
+            arrays |= zip(TOKENS, (tokens[:, used], present[:, used]), strict=True)
         arrays |= {f"features_{i}": level for i, level in enumerate(levels)}
-        logits, quality = self._graphs[graph](arrays)
+        logits, quality = graphs[graph](arrays)
         return logits, quality
 
 
@@ -203,7 +221,10 @@ def load_export(folder: str | Path) -> ExportedRuntime:
             raise ModelError(
                 f"has SHA-256 {found}, but {EXPORT} says {expected}", path=path, remedy="export the model again"
             )
-    return ExportedRuntime(config, open_graphs(folder, config.format, config.precision))
+    graphs = open_graphs(folder, config.format, config.precision)
+    # Two runs side by side gain little by ONNX Runtime.
+    streams = partial(open_graphs, folder, config.format, config.precision, streams=True)
+    return ExportedRuntime(config, graphs, streams if config.format == "openvino" else None)
 
 
 def precision_of(graph: str, graphs: Collection[str], kind: Format, precision: Precision) -> Precision:
@@ -218,8 +239,14 @@ def precision_of(graph: str, graphs: Collection[str], kind: Format, precision: P
     return "bf16" if reduced else "fp32"
 
 
-def open_graphs(folder: Path, kind: Format, precision: Precision) -> dict[str, Run]:
+def open_graphs(folder: Path, kind: Format, precision: Precision, streams: bool = False) -> dict[str, Run]:
     """The graphs of a folder, ready to run.
+
+    Args:
+        folder: Of an export.
+        kind: What runs them.
+        precision: Of the export.
+        streams: For calls from several threads that run side by side, by OpenVINO, and without the encoder.
 
     Raises:
         ModelError: One of them cannot be read.
@@ -229,7 +256,11 @@ def open_graphs(folder: Path, kind: Format, precision: Precision) -> dict[str, R
         if kind == "onnx":
             return {path.stem: _open_onnx(path) for path in paths}
         names = [path.stem for path in paths]
-        return {path.stem: _open_openvino(path, precision_of(path.stem, names, kind, precision)) for path in paths}
+        return {
+            path.stem: _open_openvino(path, precision_of(path.stem, names, kind, precision), streams)
+            for path in paths
+            if not (streams and path.stem == "encoder")
+        }
     except Exception as error:  # both libraries raise kinds of their own
         raise ModelError(f"cannot be loaded by {PACKAGES[kind]} ({error})", path=folder) from error
 
@@ -338,24 +369,30 @@ def _open_onnx(path: Path) -> Run:
     return run
 
 
-def openvino_settings(precision: Precision) -> dict[str, str]:
-    """How OpenVINO runs the encoder and decoder of an export."""
+def openvino_settings(precision: Precision, streams: bool = False) -> dict[str, str]:
+    """How OpenVINO runs an encoder or decoder: one call at a time by all cores, or several side by side."""
     return {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
-        "PERFORMANCE_HINT": "LATENCY",
+        "PERFORMANCE_HINT": "THROUGHPUT" if streams else "LATENCY",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128" if precision == "int8" else "0",
     }
 
 
-def _open_openvino(path: Path, precision: Precision) -> Run:
+def _open_openvino(path: Path, precision: Precision, streams: bool) -> Run:
     import openvino
 
-    compiled = openvino.Core().compile_model(path, "CPU", openvino_settings(precision))
+    compiled = openvino.Core().compile_model(path, "CPU", openvino_settings(precision, streams))
     wanted = {value.get_any_name() for value in compiled.inputs}
-    request = compiled.create_infer_request()
+    idle = [compiled.create_infer_request()]
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
         request.infer({k: v for k, v in arrays.items() if k in wanted})
-        return [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))]
+        answers = [request.get_output_tensor(i).data.copy() for i in range(len(compiled.outputs))]
+        idle.append(request)
+        return answers
 
     return run

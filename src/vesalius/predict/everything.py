@@ -9,6 +9,7 @@ then only where it may lie. COSMOS 1050K, section 3.2, calls it S1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from vesalius.core.config import Config
 from vesalius.core.frame import Frame
@@ -150,12 +152,14 @@ def segment_everything(
         zoom = Zoom(frame, predictor.preset.mask_side)
         points = grid_points(frame, side)
         here: list[_Candidate] = []
-        for start in range(0, len(points), _BATCH):
-            batch = points[start : start + _BATCH]
-            here += _candidates(predictor, features, batch, zoom, limits)
-            done += len(batch)
-            if progress:
-                progress(done, total)
+        batches = [points[start : start + _BATCH] for start in range(0, len(points), _BATCH)]
+        # Threads of BLAS wait actively for more to do, and would take the processor from the decoder.
+        with threadpool_limits(1, "blas"):
+            for batch, answers in zip(batches, _decoded(predictor, features, batches), strict=True):
+                here += _candidates(batch, *answers, zoom, limits)
+                done += len(batch)
+                if progress:
+                    progress(done, total)
         kept = distinct(_boxes(here), np.array([entry.quality for entry in here], np.float32), config.max_overlap)
         found += [here[i] for i in kept]
     if len(crops) > 1:
@@ -251,13 +255,28 @@ def grid_points(frame: Frame, side: int) -> Floats:
     return np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
 
 
+def _decoded(
+    predictor: Predictor, features: ImageFeatures, batches: Sequence[Floats]
+) -> Iterator[tuple[Floats, Floats]]:
+    """The answers to batches of clicks; each next batch is decoded while the caller is busy with the one before."""
+
+    def decode(points: Floats) -> tuple[Floats, Floats]:
+        count = len(points)
+        prompts = PromptArrays(points[:, None], np.ones((count, 1), np.int64), np.zeros(count, np.int64))
+        return predictor.runtime.decode([features], prompts, predictor.preset.multimask)
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(decode, batches[0])
+        for batch in batches[1:]:
+            answers, coming = coming.result(), thread.submit(decode, batch)
+            yield answers
+        yield coming.result()
+
+
 def _candidates(
-    predictor: Predictor, features: ImageFeatures, points: Floats, zoom: Zoom, limits: Thresholds
+    points: Floats, logits: Floats, quality: Floats, zoom: Zoom, limits: Thresholds
 ) -> Iterator[_Candidate]:
     """The masks of clicks that are sure, stable, not cut by a crop and not empty."""
-    count = len(points)
-    prompts = PromptArrays(points[:, None], np.ones((count, 1), np.int64), np.zeros(count, np.int64))
-    logits, quality = predictor.runtime.decode([features], prompts, predictor.preset.multimask)
     size = zoom.frame.size
     # The published half pixel leads the last clicks out of an image that is thin or drawn small.
     places = np.minimum(zoom.frame.inverse_points(points), (size[1] - 1, size[0] - 1))

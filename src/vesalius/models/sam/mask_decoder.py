@@ -56,8 +56,9 @@ class TokenToImage(Attention):
         width, tokens = q.shape[-1], q.shape[2]
         # What the bias of the keys adds is the same for all keys, and vanishes in the softmax.
         asked = q @ self.k_proj.weight.view(self.heads, width, -1)
-        scores = asked.flatten(1, 2) @ key.transpose(1, 2)
-        seen = (scores * width**-0.5).softmax(-1) @ value
+        # This way round it is not the image that is turned, but the scores of a few tokens.
+        scores = (key @ (asked * width**-0.5).flatten(1, 2).transpose(1, 2)).transpose(1, 2)
+        seen = scores.softmax(-1) @ value
         seen = seen.unflatten(1, (self.heads, tokens)) @ self.v_proj.weight.view(self.heads, width, -1).transpose(1, 2)
         out: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2) + self.v_proj.bias)
         return out
@@ -75,12 +76,12 @@ class ImageToToken(Attention):
         if _many(k):
             return super().forward(query, key, value, present)
         width, tokens = k.shape[-1], k.shape[2]
-        scale = width**-0.5
+        k = k * width**-0.5
         asked = (k @ self.q_proj.weight.view(self.heads, width, -1)).flatten(1, 2)
-        bias = (k @ self.q_proj.bias.view(self.heads, width, 1)).flatten(1)[:, None]
-        scores = ((query @ asked.transpose(1, 2) + bias) * scale).unflatten(2, (self.heads, tokens))
+        bias = (k @ self.q_proj.bias.view(self.heads, width, 1)).transpose(2, 3)
         if present is not None:
-            scores = scores.masked_fill(~present, -torch.inf)
+            bias = bias.masked_fill(~present, -torch.inf)
+        scores = (query @ asked.transpose(1, 2) + bias.flatten(1)[:, None]).unflatten(2, (self.heads, tokens))
         answers = v @ self.out_proj.weight.T.view(self.heads, width, -1)
         out: Tensor = scores.softmax(-1).flatten(2) @ answers.flatten(1, 2) + self.out_proj.bias
         return out
