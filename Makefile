@@ -3,9 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Trained for the evaluation, each for so many steps of 8 images: on two cores a second or two each.
+# Trained for the evaluation, each for so many steps of 8 images, which take a core two to four seconds each. They are
+# better after more.
 SPECIALISTS := unet unet-semantic deeplab deeplab-semantic
-STEPS ?= 2000
+STEPS ?= 400
+# Processes that evaluate.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 .PHONY: demo test test-all lint evaluation clean
 
@@ -26,7 +29,8 @@ lint: .venv/.dev
 
 # Real data, curated and measured under every protocol: hours, most of them to train what is compared with.
 evaluation: .venv/.dev $(SPECIALISTS:%=evaluation/%/checkpoint)
-	$(BIN)/vesalius evaluate benchmarks/every_protocol.toml --corpus evaluation/corpus -o evaluation/results
+	$(BIN)/vesalius evaluate benchmarks/every_protocol.toml --corpus evaluation/corpus -o evaluation/results \
+		--workers $(WORKERS)
 	$(BIN)/vesalius report evaluation/results
 
 evaluation/corpus/corpus.json: | .venv/.dev
