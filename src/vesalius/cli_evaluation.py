@@ -41,10 +41,16 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of all draws.", show_default="0")] = None,
     max_objects: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Of an image with more objects, this many are drawn.", show_default="10"),
+        typer.Option(
+            metavar="N", help="Of an image with more objects, this many are drawn; 0: all.", show_default="10"
+        ),
     ] = None,
     max_images: Annotated[
         int | None, typer.Option(metavar="N", help="Of more images, this many, evenly.", show_default="all")
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(metavar="mm|px", help="Of distances: mm where the spacing is known, or px.", show_default="mm"),
     ] = None,
     internal: Annotated[
         list[str] | None, typer.Option(metavar="SET", help="Data set that the models were trained on. Repeatable.")
@@ -90,6 +96,7 @@ def evaluate(
         "seed": seed,
         "max_objects": max_objects,
         "max_images": max_images,
+        "units": units,
         "internal": tuple(internal) if internal else None,
         "prompts": prompts,
         "runtime": runtime,

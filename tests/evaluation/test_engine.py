@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from vesalius.core.errors import ConfigError, ModelError, ReadError, WriteError
 from vesalius.core.files import locked
 from vesalius.core.types import Prediction, Prompt, Slice
 from vesalius.corpus.objects import LabelledImage, ObjectMask
+from vesalius.corpus.schema import image_schema
 from vesalius.corpus.store import decode_mask
 from vesalius.evaluation import run as run_module
 from vesalius.evaluation.engine import Row, Scene, object_rows, scene_of, score_scene
@@ -258,6 +261,25 @@ def test_adapters_are_compared_by_one_library(make_model: Any) -> None:
     assert [decode_mask(row["rle"], 50, 20).sum() // 50 for row in rows] == [5, 5, 9, 9]
 
 
+def test_adapters_are_compared_by_the_clicks_of_all_other_protocols() -> None:
+    strategies = strategies_of(["sam-med2d", "imis", "adapter-off"])
+    of = scene(8)
+    prompts = draw_prompts(of.labelled, of.names, strategies, SEED)
+    clicks = {
+        (protocol, variant): [
+            np.asarray(prompts[name, protocol, click, variant, 0].points).tolist() for name in of.names
+        ]
+        for protocol, click, variant in (
+            ("sam-med2d", "points", ""),
+            ("adapter-off", "points", "on"),
+            ("adapter-off", "points", "off"),
+            ("imis", "point", ""),
+        )
+    }
+    assert clicks["sam-med2d", ""] == clicks["adapter-off", "on"] == clicks["adapter-off", "off"]
+    assert clicks["sam-med2d", ""] != clicks["imis", ""]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -293,6 +315,24 @@ def test_times_of_strategies_do_not_depend_on_those_before(tiny: ModelSubject, m
     rows = list(time_rows([tiny], [scene_of("x/a", image, None, SEED, None)], strategies, SEED))
     assert [row["stage"] for row in rows] == ["encode", "S5", "S6"]
     assert len(encoded) == 2 * 3
+
+
+def test_everything_mode_is_timed_for_the_protocols_that_ask_for_it(
+    tiny: ModelSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "everything", lambda opened, grid: [])
+    for protocols, variants in (
+        (["cosmos", "grid"], {"": 1, "8": 1, "16": 1, "32": 1}),
+        (["grid", "cosmos"], {"": 1, "8": 1, "16": 1, "32": 1}),
+        (["cosmos"], {"": 1, "32": 1}),
+    ):
+        rows = time_rows([tiny], [scene(1)], strategies_of(protocols), SEED)
+        found = Counter(row["variant"] for row in rows if row["stage"] == "S1")
+        assert found == variants
+    moved = list(time_rows([tiny], [scene(1)], strategies_of(["jitter"]), SEED))
+    assert [(row["stage"], row["variant"]) for row in moved] == [
+        (s, "") for s in ("encode", "S2", "S3", "S4", "S5", "S6")
+    ]
 
 
 def test_a_word_that_a_model_does_not_know_is_an_empty_cell() -> None:
@@ -364,7 +404,8 @@ def test_pseudo_and_empty_masks_are_not_measured() -> None:
     masks[2] = dataclasses.replace(masks[2], mask=np.zeros_like(masks[2].mask))
     assert [name[-2:] for name in scene(4, masks=masks).names] == ["#1", "#3"]
     drawn = scene_of("x", scene(8).labelled, None, SEED, 3)
-    assert (len(drawn.names), drawn.left_out) == (3, 5)
+    assert (len(drawn.names), len(drawn.left_out)) == (3, 5)
+    assert set(drawn.left_out) <= {"liver", "left kidney"}
     assert drawn.names == scene_of("x", scene(8).labelled, None, SEED, 3).names
 
 
@@ -397,8 +438,6 @@ def test_volumes_are_put_together_from_slices() -> None:
         of = scene_of(image.name, image, Stack("set/x", "z", index, 4.0), SEED, None)
         objects += object_rows(of, image.name, [])
         rows += scores(outside(Grower()), of, "sam-med2d", "imis")
-    import pyarrow as pa
-
     tables = pa.Table.from_pylist(objects, schema("objects")), pa.Table.from_pylist(rows, schema("scores")).to_batches()
     volumes = [row for row in volume_rows(*tables, 2.0) if row["strategy"] == "box" and row["round"] == 1]
     assert len(volumes) == 2
@@ -409,11 +448,18 @@ def test_volumes_are_put_together_from_slices() -> None:
     assert 0 < clicks["dice"] < 1
     assert clicks["hd"] >= 4
     words = [row for row in volume_rows(*tables, 2.0) if row["strategy"] == "text"]
-    assert not words
+    assert {(row["reason"], row["dataset"], row.get("dice")) for row in words} == {("it takes no words", "set", None)}
     # Between slices that are not neighbours, distances mean nothing.
-    thinned = [row for row in volume_rows(*tables, 2.0, {"imis"}) if row["strategy"] == "box" and row["round"] == 1]
+    parts = {"imis": {("set/x", "z")}, "sam-med2d": {("set/y", "z"), ("set/x", "x")}}
+    thinned = [row for row in volume_rows(*tables, 2.0, parts) if row["strategy"] == "box" and row["round"] == 1]
     assert [(row["protocol"], row["dice"]) for row in thinned] == [("imis", 1), ("sam-med2d", 1)]
     assert [math.isnan(row["hd"]) for row in thinned] == [True, False]
+    # Nor where an object of the same target was not drawn on one of the slices.
+    for target, lacks in (("spleen", False), ("liver", True)):
+        objects[1]["left_out"] = [target]
+        drawn = pa.Table.from_pylist(objects, schema("objects"))
+        found = [row for row in volume_rows(drawn, tables[1], 2.0) if row["strategy"] == "box" and row["round"] == 1]
+        assert [math.isnan(row["hd"]) for row in found] == [lacks, lacks]
     # Without an answer on one of its slices there is no volume, whichever mask is chosen on the others.
     for row in rows:
         if row["object"].endswith("z_0001#0") and (row["strategy"], row["round"]) == ("box", 1):
@@ -421,9 +467,8 @@ def test_volumes_are_put_together_from_slices() -> None:
     for choice in ("own", "matched"):
         given = [row | {"choice": row["choice"] if row.get("reason") else choice} for row in rows]
         lacking = pa.Table.from_pylist(given, schema("scores")).to_batches()
-        found = {(row["strategy"], row["round"]) for row in volume_rows(tables[0], lacking, 2.0)}
-        assert ("box", 1) not in found
-        assert {("box", 2), ("point", 1)} <= found
+        found = {(row["strategy"], row["round"]): row.get("reason") for row in volume_rows(tables[0], lacking, 2.0)}
+        assert [found[key] for key in (("box", 1), ("box", 2), ("point", 1))] == ["none", None, None]
 
 
 def plan(data: Path, **changes: Any) -> EvaluationPlan:
@@ -530,6 +575,9 @@ def test_stored_prompts_are_given_again(data: Path, tmp_path: Path) -> None:
     pq.write_table(table, old / "prompts.parquet")
     given = evaluate_corpus(plan(data, models=("ellipse",), prompts=old), tmp_path / "given")
     assert read_run(first)["prompts_digest"] == read_run(given)["prompts_digest"]
+    with pytest.raises(ConfigError, match=r"from seed 0, and corrections would be drawn from seed 4.*give the seed 0"):
+        evaluate_corpus(plan(data, seed=4, prompts=first), tmp_path / "another")
+    assert not (tmp_path / "another").exists()
     with pytest.raises(ReadError, match="stored prompts have none"):
         evaluate_corpus(plan(data, protocols=("medsam",), prompts=first), tmp_path / "lacking")
 
@@ -557,6 +605,11 @@ def test_objects_and_images_that_are_not_measured_are_counted(data: Path, tmp_pa
     assert run["rows"]["objects"] == 22
 
 
+def test_all_objects_are_measured_if_asked(data: Path, tmp_path: Path) -> None:
+    run = read_run(evaluate_corpus(plan(data, max_objects=0, models=("ellipse",)), tmp_path / "out"))
+    assert run["counts"]["objects_left_out"] == 0
+
+
 def test_a_corpus_is_measured_in_its_test_split(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", [[0, 1, 2, 3, 5, 6], [7, 10, 11]])
     places = list_places(tmp_path / "corpus", "test")
@@ -569,9 +622,44 @@ def test_a_corpus_is_measured_in_its_test_split(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no data set 'sets'.*such as set$"):
         evaluate_corpus(plan(tmp_path / "corpus", split="test", internal=("set", "sets")), tmp_path / "out")
     assert digest_of(tmp_path / "corpus", places) == digest_of(tmp_path / "corpus", list(places))
-    assert digest_of(tmp_path / "corpus", places) != digest_of(tmp_path / "corpus", places[:1])
+    before = digest_of(tmp_path / "corpus", places)
+    assert before != digest_of(tmp_path / "corpus", places[:1])
     out = evaluate_corpus(plan(tmp_path / "corpus", split="test", models=("ellipse",)), tmp_path / "out")
     assert {row["image"] for row in read_table(out, "objects").to_pylist()} == {"set/5/2d_none", "set/10/2d_none"}
+    # Masks that were changed in their place, as many as before.
+    for path in (tmp_path / "corpus" / "masks").glob("*.parquet"):
+        table = pq.read_table(path)
+        path.unlink()
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("target"), "target", [["spleen"] * len(table)]), path
+        )
+    assert digest_of(tmp_path / "corpus", places) != before
+
+
+def test_distances_of_volumes_need_all_slices(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", [[3, 6, 9, 15]])
+    (path,) = (tmp_path / "corpus" / "images").glob("*.parquet")
+    table = pq.read_table(path).to_pylist()
+    stack = [row | {"name": "scan", "axis": "z", "index": i, "slice_spacing": 2.0} for i, row in enumerate(table)]
+    pq.write_table(pa.Table.from_pylist(stack, image_schema()), path, row_group_size=4)
+    for split, changes, known in (
+        ("all", {}, True),
+        ("train", {}, False),
+        ("all", {"max_images": 3}, False),
+        ("all", {"limits": {"sam-med2d": 3}}, False),
+        ("all", {"units": "px"}, False),
+    ):
+        given = plan(tmp_path / "corpus", split=split, models=("ellipse",), **changes)
+        out = evaluate_corpus(given, tmp_path / f"{split}{len(list(tmp_path.iterdir()))}")
+        boxes = [row for row in read_table(out, "volumes").to_pylist() if row["strategy"] == "box"]
+        assert {row["volume"] for row in boxes} == {"set/scan"}
+        assert {math.isfinite(row["hd95"]) for row in boxes} == {known}
+        assert all(row["dice"] > 0 for row in boxes)
+    spacings = {row["row_spacing"] for row in read_table(out, "objects").to_pylist()}
+    assert spacings == {None}
+    # An ellipse errs by pixels, which are 0.5 x 0.25 mm here.
+    pixels, mm = (read_table(tmp_path / name, "scores").to_pylist() for name in (out.name, "all1"))
+    assert all(a["hd"] > b["hd"] for a, b in zip(pixels, mm, strict=True) if a["hd"])
 
 
 def run_command(*arguments: str | Path) -> int:

@@ -8,7 +8,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from vesalius.core.errors import GeometryError, PromptError
 from vesalius.core.types import Prompt
-from vesalius.prompts.sample import error_points, random_point, shift_box, tight_box
+from vesalius.prompts.sample import (
+    central_points,
+    error_points,
+    nearby_background,
+    random_point,
+    shift_box,
+    tight_box,
+)
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=9)).filter(lambda mask: mask.any())
 
@@ -110,6 +117,21 @@ def test_error_points_lie_on_errors_and_carry_the_truth(
     assert (prediction[y, x] != truth[y, x]).all()
     assert (labels == truth[y, x]).all()
     assert len(set(zip(x, y, strict=True))) == len(points)
+
+
+def test_clicks_of_one_object_are_all_different() -> None:
+    pixel = np.zeros((9, 9), np.bool_)
+    pixel[4, 6] = True
+    assert central_points(pixel, 5).tolist() == [[6, 4]]
+    around = nearby_background(pixel, 5)
+    assert len({tuple(point) for point in around}) == 5
+    assert (np.abs(around - (6, 4)).max(1) == 1).all()
+    square = np.zeros((9, 9), np.bool_)
+    square[3:6, 3:6] = True
+    for count in (1, 5, 9, 12):
+        clicks = central_points(square, count)
+        assert len({tuple(point) for point in clicks}) == len(clicks) == min(count, 9)
+        assert clicks[0].tolist() == [4, 4]
 
 
 def test_error_points_are_spread_over_all_errors() -> None:

@@ -38,13 +38,13 @@ class Scene:
         labelled: The image and the objects.
         names: Of the objects.
         stack: What it is a slice of, if of anything.
-        left_out: Objects that are not measured.
+        left_out: Targets of the objects that are not measured, one for each.
     """
 
     labelled: LabelledImage
     names: list[str]
     stack: Stack | None
-    left_out: int
+    left_out: list[str]
 
     @property
     def spacing(self) -> tuple[float, float]:
@@ -69,7 +69,8 @@ def scene_of(name: str, labelled: LabelledImage, stack: Stack | None, seed: int,
         chosen = [usable[i] for i in sorted(drawn)]
     masks = [labelled.masks[i] for i in chosen]
     names = [f"{name}#{i}" for i in chosen]
-    return Scene(dataclasses.replace(labelled, masks=masks), names, stack, len(usable) - len(chosen))
+    left_out = [labelled.masks[i].target for i in usable if i not in set(chosen)]
+    return Scene(dataclasses.replace(labelled, masks=masks), names, stack, left_out)
 
 
 def object_rows(scene: Scene, name: str, internal: Sequence[str]) -> list[Row]:
@@ -97,6 +98,7 @@ def object_rows(scene: Scene, name: str, internal: Sequence[str]) -> list[Row]:
         "axis": scene.stack.axis if scene.stack else None,
         "index": scene.stack.index if scene.stack else None,
         "slice_spacing": scene.stack.step if scene.stack else None,
+        "left_out": sorted(set(scene.left_out)),
     }
     both = zip(scene.names, scene.labelled.masks, strict=True)
     return [about | {"object": named} | _shape(entry, grey) for named, entry in both]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -85,6 +86,16 @@ def datasets_of(folder: Path) -> list[str]:
     return sorted(path.name for path in find_sets(folder))
 
 
+def stacks_of(folder: Path, places: Sequence[Place]) -> Counter[tuple[str, str]]:
+    """How many of some places are of each stack of slices, by the name of the volume and the axis."""
+    if not is_corpus(folder):
+        return Counter()
+    images = _open(folder).images.select(["dataset", "name", "axis"]).take([place.row for place in places])
+    return Counter(
+        (f"{row['dataset']}/{row['name']}", row["axis"]) for row in images.to_pylist() if row["axis"] != "2d"
+    )
+
+
 def blocks_of(places: Sequence[Place]) -> list[list[Place]]:
     """Places that are read together, in order: some rows of a corpus, or those of one set of pairs."""
     blocks: list[list[Place]] = []
@@ -120,7 +131,7 @@ def name_of(labelled: LabelledImage) -> str:
 
 
 def digest_of(folder: Path, places: Sequence[Place]) -> str:
-    """SHA-256 of what is measured on: a corpus's description and list of images, or the files of the sets of pairs."""
+    """SHA-256 of what is measured on: a corpus's description, images and masks, or the files of the sets of pairs."""
     digest = hashlib.sha256()
     if is_corpus(folder):
         digest.update((folder / DESCRIPTION).read_bytes())
@@ -128,11 +139,18 @@ def digest_of(folder: Path, places: Sequence[Place]) -> str:
         images = _open(folder).images.select(["id", "source_digest", "split", "masks"])
         for batch in images.take([place.row for place in places]).to_batches(1024):
             digest.update(json.dumps(batch.to_pydict()).encode())
+        for path in sorted((folder / "masks").glob("*.parquet")):
+            digest.update(_file_digest(path))
     for path in dict.fromkeys(place.folder for place in places) if not is_corpus(folder) else ():
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(_file_digest(file))
     return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 @cache

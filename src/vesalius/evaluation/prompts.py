@@ -62,7 +62,7 @@ def draw_prompts(
         if strategy.first is None:
             continue
         for name, entry in zip(names, labelled.masks, strict=True):
-            rng = generator_of(seed, "prompt", name, strategy.name, strategy.variant, strategy.repeat)
+            rng = generator_of(seed, "prompt", name, *strategy.draw)
             drawn[key_of(name, strategy)] = strategy.first(entry, rng)
     return drawn
 

@@ -32,6 +32,8 @@ CLICKS, CORRECTIONS = 20, 5
 MEDSAM_SHIFT, MEDSAM_SIDE = 20, 1024
 SHIFTS = ((0, 10), (10, 20), (20, 30))
 GRIDS = (8, 16, 32, 64, 128, 256)
+# Of everything mode where none is named.
+GRID = 32
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Strategy:
     grid: int | None = None
     adapters: bool = True
     effort: bool = False
+
+    @property
+    def draw(self) -> tuple[str, str, int]:
+        """What tells its random prompts from those of other strategies; with and without adapters they are the same."""
+        return self.name, "" if self.protocol == "adapter-off" else self.variant, self.repeat
 
 
 def _box(entry: ObjectMask, _: np.random.Generator) -> Prompt:
@@ -135,7 +142,7 @@ _COSMOS: dict[str, First] = {
 PROTOCOLS: dict[str, tuple[Strategy, ...]] = {
     # COSMOS 1050K, sections 3.2 to 3.5: everything mode, points, boxes; mask matching.
     "cosmos": (
-        Strategy("cosmos", "S1", matched=True, grid=32),
+        Strategy("cosmos", "S1", matched=True, grid=GRID),
         *(Strategy("cosmos", name, first=first, matched=True, effort=name == "S5") for name, first in _COSMOS.items()),
     ),
     # SAM-Med2D, section 4.2A: a box; clicks on random pixels, of the object and then of the error, each with the

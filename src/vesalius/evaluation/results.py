@@ -82,6 +82,8 @@ _TABLES = {
         ("volume", "string"),
         ("axis", "string"),
         ("index", "int32"),
+        # Targets of which an object of the image is not measured, where of many objects some are drawn.
+        ("left_out", "list<string>"),
         # Counts of the COCO RLE of the true mask.
         ("truth", "binary"),
     ],
@@ -128,6 +130,8 @@ _TABLES = {
         ("slices", "int32"),
         *_WHO,
         *_METRICS,
+        # Why there is no answer on one of its slices; null where there is one on each.
+        ("reason", "string"),
     ],
     "times": [
         ("model", "string"),
@@ -155,7 +159,8 @@ def schema(table: str) -> pa.Schema:
     """Columns of one of `TABLES`."""
     import pyarrow as pa
 
-    kinds = {"list<double>": pa.list_(pa.float64()), "list<int32>": pa.list_(pa.int32())}
+    lists = {"double": pa.float64(), "int32": pa.int32(), "string": pa.string()}
+    kinds = {f"list<{name}>": pa.list_(kind) for name, kind in lists.items()}
     return pa.schema([(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in _TABLES[table]])
 
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +26,16 @@ from vesalius.core.files import locked, remove_stand_ins, replacing
 from vesalius.corpus.engines import run_here, run_on_ray
 from vesalius.corpus.objects import MIN_AREA
 from vesalius.evaluation.engine import Scene, object_rows, scene_of, score_scene
-from vesalius.evaluation.images import Place, blocks_of, datasets_of, digest_of, list_places, name_of, read_places
+from vesalius.evaluation.images import (
+    Place,
+    blocks_of,
+    datasets_of,
+    digest_of,
+    list_places,
+    name_of,
+    read_places,
+    stacks_of,
+)
 from vesalius.evaluation.prompts import (
     Key,
     Turn,
@@ -50,7 +60,17 @@ _PARTS, _LOCK, _SECONDS = ".parts", ".lock", "seconds.json"
 # Images whose embeddings are shown, and images that times are taken on.
 SHOWN, TIMED = 6, 5
 # Versions that decide the numbers.
-_PACKAGES = ("numpy", "opencv-python-headless", "scipy", "torch", "onnxruntime", "openvino")
+_PACKAGES = [
+    "monai",
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "openvino",
+    "scikit-image",
+    "scipy",
+    "torch",
+    "transformers",
+]
 
 
 class EvaluationPlan(Config):
@@ -62,13 +82,16 @@ class EvaluationPlan(Config):
         protocols: Names of `PROTOCOLS`.
         split: Which cases.
         seed: Seed of all draws.
-        max_objects: Of an image with more objects, this many are drawn; a field of cells would outweigh all else.
+        max_objects: Of an image with more objects, this many are drawn; a field of cells would outweigh all else. 0
+            measures all.
         max_images: Of more images, about this many, evenly from all; for some protocols fewer (``limits``).
         limits: Protocol -> its own ``max_images``.
-        tolerance: Of NSD: mm where an image states its spacing, else pixels.
+        units: Of distances and of NSD's tolerance: ``"mm"`` where an image states its spacing and pixels elsewhere, or
+            ``"px"``: pixels everywhere, as in COSMOS's tables; volumes have no distances then.
+        tolerance: Of NSD.
         internal: Data sets that the models were trained on; all others are external.
-        prompts: An earlier evaluation whose stored prompts are given again. An annotator's are those of the corpus, if
-            this is left out.
+        prompts: An earlier evaluation whose stored prompts are given again; corrections, which depend on a model's
+            answers, are drawn from the same seed. An annotator's are those of the corpus, if this is left out.
         runtime: What runs models of the package; see `load_model`.
         device: Where they run.
         embeddings: Folder in which the models' embeddings are kept for other evaluations of the same images.
@@ -79,9 +102,10 @@ class EvaluationPlan(Config):
     protocols: tuple[str, ...] = ("sam-med2d",)
     split: Literal["train", "val", "test", "all"] = "test"
     seed: NonNegativeInt = 0
-    max_objects: PositiveInt | None = 10
+    max_objects: NonNegativeInt = 10
     max_images: PositiveInt | None = None
     limits: dict[str, PositiveInt] = Field(default_factory=dict)
+    units: Literal["mm", "px"] = "mm"
     tolerance: NonNegativeFloat = 2.0
     internal: tuple[str, ...] = ()
     prompts: Path | None = None
@@ -139,6 +163,7 @@ def evaluate_corpus(
     subjects = _subjects(plan)
     if plan.prompts is not None:
         _stored(plan.prompts)
+        _check_seed(plan.prompts, plan.seed)
     if ANNOTATOR in plan.protocols:
         _turns(plan.prompts or plan.corpus)
     run = {
@@ -233,8 +258,10 @@ def score_block(
     counts = Counter(images=len(block))
     for place, labelled, stack in read_places(block):
         name = name_of(labelled)
-        scene = scene_of(name, labelled, stack, plan.seed, plan.max_objects)
-        counts["objects_left_out"] += scene.left_out
+        if plan.units == "px":
+            labelled = replace(labelled, image=replace(labelled.image, spacing=None))
+        scene = scene_of(name, labelled, stack, plan.seed, plan.max_objects or None)
+        counts["objects_left_out"] += len(scene.left_out)
         if not scene.names:
             counts["images_without_objects"] += 1
             continue
@@ -307,6 +334,20 @@ def _check_internal(plan: EvaluationPlan) -> None:
             )
 
 
+def _check_seed(prompts: Path, seed: int) -> None:
+    """Raises ConfigError where stored first prompts would be followed by corrections drawn from another seed."""
+    folder = prompts if prompts.is_dir() else prompts.parent
+    if not (folder / RUN).is_file():
+        return
+    theirs = read_run(folder)["plan"]["seed"]
+    if theirs != seed:
+        raise ConfigError(
+            f"the stored prompts were drawn from seed {theirs}, and corrections would be drawn from seed {seed}",
+            path=prompts,
+            remedy=f"give the seed {theirs}",
+        )
+
+
 def _subjects(plan: EvaluationPlan) -> tuple[Subject, ...]:
     return _loaded(plan.models, plan.runtime, plan.device, plan.embeddings)
 
@@ -368,8 +409,11 @@ def _finish(
     if not len(objects):
         raise ReadError("no image of the split has an object", path=plan.corpus, remedy="use another split")
     scores = pq.ParquetFile(output / "scores.parquet").iter_batches(1024, columns=SCORE_COLUMNS)
-    total = len(list_places(plan.corpus, plan.split))
-    partial = {name for name in plan.protocols if min(len(places), plan.limits.get(name, total)) < total}
+    whole = stacks_of(plan.corpus, list_places(plan.corpus, "all"))
+    partial = {}
+    for name in plan.protocols:
+        measured = stacks_of(plan.corpus, _thinned(places, plan.limits.get(name)))
+        partial[name] = {stack for stack, count in measured.items() if count < whole[stack]}
     write_table(output, "volumes", volume_rows(objects, scores, plan.tolerance, partial))
     timed = time_rows(_subjects(plan), _scenes(plan, places), strategies_of(plan.protocols), plan.seed)
     write_table(output, "times", timed)

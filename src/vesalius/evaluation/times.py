@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vesalius.evaluation.engine import Scene
 from vesalius.evaluation.prompts import draw_prompts, key_of
-from vesalius.evaluation.protocols import ANNOTATOR, Strategy
+from vesalius.evaluation.protocols import ANNOTATOR, GRID, Strategy
 from vesalius.evaluation.subjects import Asked, Subject
 
 # Larger grids take minutes per image, and say nothing more.
@@ -20,8 +21,9 @@ def time_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table of times, measured one after the other; of each strategy the first answer alone.
 
-    Strategies of one name are timed once; an annotator's prompts, and those with and without adapters, which another
-    library may run than the rest, not at all. The first image warms up and is timed again as the last.
+    Strategies of one name are timed once, and everything mode once for each grid, whose side is the row's ``variant``;
+    an annotator's prompts, and those with and without adapters, which another library may run than the rest, not at
+    all. The first image warms up and is timed again as the last.
 
     Args:
         subjects: What is measured.
@@ -49,6 +51,7 @@ def _timed(subject: Subject, scene: Scene, strategies: Sequence[Strategy], seed:
     subject.forget()
     start = time.perf_counter()
     opened = subject.open(scene.labelled, scene.names)
+    _finish_on_gpu()
     row = {"model": subject.name, "image": image, "variant": "", "prompts": 1}
     yield row | {"stage": "encode", "seconds": time.perf_counter() - start}
     for strategy in strategies:
@@ -62,5 +65,16 @@ def _timed(subject: Subject, scene: Scene, strategies: Sequence[Strategy], seed:
             subject.everything(opened, strategy.grid or 0)
         elif not all(answer.masks for answer in subject.answer(opened, [Asked(strategy, 0, 1, prompt)])):
             continue
-        seconds = time.perf_counter() - start
-        yield row | {"stage": strategy.name, "variant": strategy.variant, "seconds": seconds}
+        _finish_on_gpu()
+        timed = row | {"stage": strategy.name, "seconds": time.perf_counter() - start}
+        if strategy.grid in (None, GRID):
+            yield timed
+        if strategy.grid is not None:
+            yield timed | {"variant": str(strategy.grid)}
+
+
+def _finish_on_gpu() -> None:
+    """Waits for what a GPU has yet to do: torch gives it work and goes on."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -85,7 +85,9 @@ def even_points(mask: Mask, count: int) -> NDArray[np.float64]:
 
 
 def central_points(mask: Mask, count: int) -> NDArray[np.float64]:
-    """(K, 2) clicks on the object: its centre of mass first if that lies inside, the rest by `even_points`.
+    """(K, 2) clicks on the object: its centre of mass first if that lies inside, the others by `even_points`.
+
+    An object of fewer pixels has fewer clicks; none comes twice.
 
     Source: COSMOS 1050K, section 3.3, steps a to d.
 
@@ -98,7 +100,9 @@ def central_points(mask: Mask, count: int) -> NDArray[np.float64]:
     centre = np.rint([x.mean(), y.mean()])
     if not mask[int(centre[1]), int(centre[0])]:
         return even_points(mask, count)
-    return np.concatenate([centre[None], even_points(mask, count - 1)])
+    others = mask.copy()
+    others[int(centre[1]), int(centre[0])] = False
+    return np.concatenate([centre[None], even_points(others, count - 1)])
 
 
 def nearby_background(mask: Mask, count: int) -> NDArray[np.float64]:
@@ -110,10 +114,10 @@ def nearby_background(mask: Mask, count: int) -> NDArray[np.float64]:
         PromptError: The mask is empty.
     """
     x0, y0, x1, y1 = tight_box(mask)
-    width, height = x1 - x0, y1 - y0
+    # A box of one pixel has neighbours too.
+    across, down = max(1, (x1 - x0) // 2), max(1, (y1 - y0) // 2)
     around = np.zeros_like(mask)
-    rows = slice(max(0, y0 - height // 2), y1 + height // 2)
-    around[rows, max(0, x0 - width // 2) : x1 + width // 2] = True
+    around[max(0, y0 - down) : y1 + down, max(0, x0 - across) : x1 + across] = True
     return even_points(around & ~mask, count)
 
 
