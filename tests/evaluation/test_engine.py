@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,7 @@ from vesalius.evaluation.subjects import (
     Subject,
     load_subject,
 )
+from vesalius.evaluation.tables import interactive
 from vesalius.evaluation.times import time_rows
 from vesalius.evaluation.volumes import volume_rows
 from vesalius.predict.load import BUNDLED
@@ -149,6 +151,25 @@ def test_clicks_go_on_until_nothing_is_wrong() -> None:
     rows = scores(outside(model), scene(1), "interactive")
     assert len(model.asked) == 1
     assert [row["dice"] for row in rows] == [1] * 20
+
+
+def test_clicks_needed_are_those_that_a_scripted_model_took() -> None:
+    class Steps(Grower):
+        """Of 20 rows so many after each click: an IoU of 0.5, 0.8, 0.85, 0.85, 0.95, and so on."""
+
+        rows = (10, 16, 17, 17, 19)
+
+        def mask(self, image: Slice, prompt: Prompt) -> NDArray[np.bool_]:
+            mask = np.zeros(image.size, np.bool_)
+            mask[10 : 10 + self.rows[min(len(np.asarray(prompt.points)), 5) - 1], 3:13] = True
+            return mask
+
+    rows = pd.DataFrame(scores(outside(Steps()), scene(1), "interactive")).assign(reason=None)
+    found = interactive(rows, "iou").loc["grower"]
+    assert [found[f"NoC@{target}"] for target in (80, 85, 90)] == [2, 3, 5]
+    assert [found[f"after {number}"] for number in (1, 3, 5, 20)] == pytest.approx([50, 85, 95, 95])
+    never = interactive(rows, "iou", [0.96]).loc["grower"]
+    assert (never["NoC@96"], never["failures@96"]) == (20, 1)
 
 
 def test_who_takes_no_clicks_has_no_corrected_answer_even_where_nothing_is_wrong() -> None:
