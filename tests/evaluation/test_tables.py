@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vesalius.evaluation import tables
-from vesalius.evaluation.rendering import Absent, Gain, Marked
+from vesalius.evaluation.rendering import Absent, Gain, Marked, Noted
 from vesalius.evaluation.statistics import Estimate, signed_rank
 
 DEFAULT: dict[str, Any] = {
@@ -102,7 +102,7 @@ def test_headlines_are_of_the_first_protocol_there_is() -> None:
 
 def test_increments() -> None:
     points = [
-        {"strategy": "points", "round": number, "dice": dice, "modality": modality}
+        {"strategy": "points", "round": number, "dice": dice, "modality": modality, "object": modality}
         for modality, dices in {"ct": (0.2, 0.6), "mr": (0.8, 0.75)}.items()
         for number, dice in zip((1, 5), dices, strict=True)
     ]
@@ -113,6 +113,24 @@ def test_increments() -> None:
     assert frame.loc["ct", "b"] == Absent("no clicks")
     assert frame.loc["mr", "b"] is None
     assert isinstance(frame.loc["mr", "a"], Gain)
+
+
+def test_more_points_that_a_model_was_not_given_have_no_gain() -> None:
+    def way(number: int, name: str, dice: float, **more: Any) -> dict[str, Any]:
+        return {"strategy": "points", "round": number, "object": name, "dice": dice, **more}
+
+    silent = {"model": "b", "reason": "no second answer"}
+    rows = made(
+        way(1, "x", 0.2), way(1, "y", 0.8), way(5, "x", 0.5), way(5, "y", 0.9),
+        way(1, "x", 0.7, model="b"), way(1, "y", 0.9, model="b"),
+        way(5, "x", np.nan, **silent), way(5, "y", np.nan, **silent),
+    )  # fmt: skip
+    found = tables.increments(rows)
+    assert (found.loc["ct", "a"].value, found.loc["ct", "a"].gain) == pytest.approx((50, 20))
+    alone = found.loc["ct", "b"]
+    assert isinstance(alone, Noted)
+    assert alone.note == "no gain: no second answer"
+    assert (alone.cell.value, alone.cell.gain) == pytest.approx((80, np.nan), nan_ok=True)
 
 
 def test_generalisation_weighs_by_objects_and_stars_what_has_no_adapters() -> None:

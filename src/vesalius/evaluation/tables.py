@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vesalius.evaluation.rendering import Absent, Gain, Marked
+from vesalius.evaluation.rendering import Absent, Gain, Marked, Noted
 from vesalius.evaluation.results import read_table
 from vesalius.evaluation.statistics import (
     SIZES,
@@ -268,14 +268,29 @@ def _wide(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def increments(rows: pd.DataFrame) -> pd.DataFrame:
-    """Dice with one point and what four more add, by modality (SAM-Med2D, table 3)."""
-    first, last = (pivot(_points(rows, number), ["modality"], ["model"], mean()) for number in (1, 5))
-    later = last.reindex_like(first)
+    """Dice with one point and what four more add, on the objects answered both times (SAM-Med2D, table 3)."""
+    first, last = (_points(rows, number) for number in (1, 5))
+    answered = first.loc[first["reason"].isna(), ["object", "model", "dice"]]
+    both = last.merge(answered, on=["object", "model"], suffixes=("", "_first"))
+    added = both.assign(gain=100 * (both["dice"] - both["dice_first"]))
+    values = pivot(first, ["modality"], ["model"], mean())
+    gains = pivot(added, ["modality"], ["model"], mean("gain")).reindex_like(values)
     cells = [
-        [one if not isinstance(one, float) else Gain(one, five - one) for one, five in zip(*pair, strict=True)]
-        for pair in zip(first.to_numpy(), later.to_numpy(), strict=True)
+        [_with_gain(*pair) for pair in zip(*line, strict=True)]
+        for line in zip(values.to_numpy(), gains.to_numpy(), strict=True)
     ]
-    return pd.DataFrame(cells, first.index, first.columns)
+    return pd.DataFrame(cells, values.index, values.columns)
+
+
+def _with_gain(value: Any, gain: Any) -> Any:
+    match value, gain:
+        case None | Absent(), _:
+            return value
+        case _, None:
+            return Gain(value, float("nan"))
+        case _, Absent(reason):
+            return Noted(Gain(value, float("nan")), f"no gain: {reason}")
+    return Gain(value, gain)
 
 
 def _points(rows: pd.DataFrame, number: int) -> pd.DataFrame:
