@@ -255,13 +255,49 @@ def test_clicks() -> None:
         {"model": "b", "protocol": "interactive", "strategy": "clicks", "reason": "no clicks", "iou": np.nan},
     )
     frame = tables.interactive(rows, "iou")
-    assert list(frame.index) == ["a"]
+    assert set(frame.loc["b"]) == {Absent("no clicks")}
     found = frame.loc["a"]
     # y stops after two clicks, and keeps 0.4.
     assert (found["NoC@80"], found["NoC@85"], found["NoC@90"]) == pytest.approx(((2 + 3) / 2, 3, 3))
     assert (found["failures@80"], found["failures@90"], found["objects"]) == (1, 1, 2)
     assert found["area under curve"] == pytest.approx(100 * ((0.25 + 0.81 + 0.46) / 2 + (0.15 + 0.4 + 0.2) / 2) / 2)
     assert (found["after 1"], found["after 3"]) == pytest.approx((40, 66))
+
+
+def test_clicks_without_an_answer_are_no_failures() -> None:
+    def way(name: str, number: int, iou: float | None, model: str = "a") -> dict[str, Any]:
+        shared = {"object": name, "protocol": "interactive", "strategy": "clicks", "round": number, "model": model}
+        return shared | ({"iou": np.nan, "reason": "no such file"} if iou is None else {"iou": iou})
+
+    rows = made(
+        way("x", 1, 0.7), way("x", 2, None), way("x", 3, None),
+        way("y", 1, 0.5), way("y", 2, 0.7), way("y", 3, 0.9),
+        way("x", 1, 0.6, "b"), way("x", 2, None, "b"), way("x", 3, None, "b"),
+    )  # fmt: skip
+    frame = tables.interactive(rows, "iou")
+    one, two = frame.loc["a"], frame.loc["b"]
+    assert one["objects"] == Noted(1, "1 of 2 objects; the others: no such file")
+    assert (one["NoC@80"], one["failures@80"], one["area under curve"]) == pytest.approx((3, 0, 70))
+    assert one["after 1"] == pytest.approx(60)
+    assert one["after 3"] == Noted(pytest.approx(90), "1 of 2 objects; the others: no such file")
+    assert two["after 1"] == pytest.approx(60)
+    assert {two[name] for name in ("objects", "NoC@80", "failures@90", "area under curve", "after 3")} == {
+        Absent("no such file")
+    }
+
+
+def test_an_annotators_prompt_without_an_answer_has_no_score() -> None:
+    def way(name: str, number: int, dice: float | None) -> dict[str, Any]:
+        shared = {"object": name, "protocol": "annotator", "strategy": "prompts", "round": number}
+        return shared | ({"dice": np.nan, "reason": "no words"} if dice is None else {"dice": dice})
+
+    rows = made(way("x", 1, None), way("x", 2, 0.5), way("y", 1, 0.9), way("z", 1, 0.6), way("z", 2, None))
+    assert tables.click_curves(rows, "dice")["a"] == pytest.approx(
+        np.array([[np.nan, 0.5], [0.9, 0.9], [0.6, np.nan]]), nan_ok=True
+    )
+    found = tables.annotator(rows).loc["a"]
+    assert (found["objects"], found["prompts"]) == (3, pytest.approx(5 / 3))
+    assert found["in the end"] == Noted(pytest.approx(70), "2 of 3 objects; the others: no words")
 
 
 def test_breakdown_counts_objects_and_cases() -> None:

@@ -304,7 +304,8 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
                     (
                         "NoC: mean number of clicks to reach the score; an object that never does counts as the last "
                         "click, and as a failure. Area under the curve of the mean score over the clicks, 100 if every "
-                        "score were perfect. Means over objects.",
+                        "score were perfect. All three are of the objects that have an answer to every click; an "
+                        "outline without an error gets no more clicks and keeps its score. Means over objects.",
                     ),
                 )
             )
@@ -342,18 +343,15 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
 def _curve(rows: pd.DataFrame, metric: str, title: str, what: str, notes: tuple[str, ...]) -> Drawing:
     """The mean of a metric after each round, a line for each model."""
     name = METRIC_NAMES[metric].removesuffix(" (%)")
-    found = {
-        model: (range(1, curve.shape[1] + 1), _means(curve))
-        for model, curve in tables.click_curves(rows, metric).items()
+    means = {
+        model: (100 * pd.DataFrame(curve).mean()).dropna() for model, curve in tables.click_curves(rows, metric).items()
     }
+    found = {model: ((line.index + 1).tolist(), line.tolist()) for model, line in means.items() if len(line)}
     alt = f"Lines of mean {name} over {what} for {', '.join(found)}; from " + ", ".join(
-        f"{model} {means[0]:.1f} to {means[-1]:.1f}" for model, (_, means) in found.items()
+        f"{model} {line[0]:.1f} to {line[-1]:.1f}" for model, (_, line) in found.items()
     )
-    return Drawing(title, figures.as_uri(figures.curves(found, what, f"mean {name} (%)")), alt, notes)
-
-
-def _means(curve: Any) -> list[float]:
-    return [100 * float(value) for value in pd.DataFrame(curve).mean()]
+    told = f"Each mean is of the objects that have an answer after so many {what}; where none has, there is no point."
+    return Drawing(title, figures.as_uri(figures.curves(found, what, f"mean {name} (%)")), alt, (*notes, told))
 
 
 def _factors(evaluation: Evaluation) -> Iterator[Section]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from vesalius.evaluation.rendering import Absent, Gain, Marked, Noted
 from vesalius.evaluation.results import read_table
@@ -476,52 +477,88 @@ def breakdown(rows: pd.DataFrame, by: str, ways: Mapping[str, Way]) -> pd.DataFr
 
 
 def interactive(rows: pd.DataFrame, metric: str = "iou", targets: Sequence[float] = (0.8, 0.85, 0.9)) -> pd.DataFrame:
-    """Clicks to reach a score, failures, the area under the curve and the score after some clicks."""
-    columns: dict[str, dict[str, float | int]] = {}
+    """Clicks to reach a score, failures, the area under the curve and the score after some clicks.
+
+    What takes all clicks to know is of the objects that have an answer to each.
+    """
+    reasons = _first_reasons(rows)
+    columns: dict[str, dict[str, Any]] = {}
     for model, curves in click_curves(rows, metric).items():
-        most = curves.shape[1]
-        found: dict[str, float | int] = {"objects": len(curves)}
-        for target in targets:
-            needed = clicks_needed(curves, target)
-            found[f"NoC@{target:.0%}"[:-1]] = float(np.where(np.isnan(needed), most, needed).mean())
-        for target in targets:
-            failed = np.isnan(clicks_needed(curves, target)).sum()
-            found[f"failures@{target:.0%}"[:-1]] = int(failed)
-        found["area under curve"] = float(100 * area_under_curve(curves).mean())
-        for clicks in (1, 3, 5, 10, 20):
-            if clicks <= most:
-                found[f"after {clicks}"] = float(100 * curves[:, clicks - 1].mean())
-        columns[model] = found
+        asked, most = curves.shape
+        whole = curves[~np.isnan(curves).any(1)]
+        reason = reasons.get(model, "")
+        needed = {f"{target:.0%}"[:-1]: pd.Series(clicks_needed(whole, target)) for target in targets}
+        found = {
+            "objects": _of(len(whole), len(whole), asked, reason),
+            **{f"NoC@{name}": float(clicks.fillna(most).mean()) for name, clicks in needed.items()},
+            **{f"failures@{name}": int(clicks.isna().sum()) for name, clicks in needed.items()},
+            "area under curve": 100 * float(pd.Series(area_under_curve(whole)).mean()),
+        }
+        found = found if len(whole) else dict.fromkeys(found, Absent(reason))
+        columns[model] = found | {f"after {n}": _after(curves, n, reason) for n in (1, 3, 5, 10, 20) if n <= most}
+    return _by_model(columns)
+
+
+def _first_reasons(rows: pd.DataFrame) -> dict[str, str]:
+    """Model -> why its first row without an answer has none."""
+    silent = rows[rows["reason"].notna()].drop_duplicates("model")
+    return {str(model): str(reason) for model, reason in zip(silent["model"], silent["reason"], strict=True)}
+
+
+def _after(curves: NDArray[np.float64], clicks: int, reason: str) -> Any:
+    """The mean in percent after some clicks, of the objects that have an answer to them."""
+    scores = pd.Series(curves[:, clicks - 1])
+    return _of(100 * float(scores.mean()), int(scores.notna().sum()), len(scores), reason)
+
+
+def _of(value: Any, answered: int, asked: int, reason: str) -> Any:
+    """A value of the objects that have an answer, with how many they are where some have none."""
+    if not answered:
+        return Absent(reason)
+    return value if answered == asked else Noted(value, f"{answered} of {asked} objects; the others: {reason}")
+
+
+def _by_model(columns: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(columns, orient="index", dtype=object)
     frame.index.name = "model"
     return frame
 
 
-def click_curves(rows: pd.DataFrame, metric: str) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """(objects, clicks) of each model; an outline that took no more clicks keeps its score."""
-    rows = rows[rows["reason"].isna()]
+def click_curves(rows: pd.DataFrame, metric: str) -> dict[str, NDArray[np.float64]]:
+    """(objects, clicks) of each model; NaN where there is no answer.
+
+    An object that was given no more clicks, as none was wrong or the annotator was content, keeps its last score, or
+    none where it had none.
+    """
     curves = {}
-    most = range(1, int(rows["round"].max()) + 1) if len(rows) else []
+    rounds = range(1, int(rows["round"].max()) + 1) if len(rows) else []
     for model, group in rows.groupby("model", observed=True):
-        wide = group.pivot_table(metric, "object", "round").reindex(columns=most).ffill(axis=1)
-        curves[str(model)] = wide.to_numpy(np.float64)
+        scores, silent = (
+            table.unstack().reindex(columns=rounds)
+            for table in (
+                group.set_index(["object", "round"])[metric],
+                group.set_index(["object", "round"])["reason"].notna().astype(float),
+            )
+        )
+        curves[str(model)] = scores.ffill(axis=1).mask(silent.ffill(axis=1) == 1).to_numpy(np.float64)
     return curves
 
 
 def annotator(rows: pd.DataFrame) -> pd.DataFrame:
     """Dice after some prompts of an annotator; an object that was given no more keeps its last score."""
-    columns: dict[str, dict[str, float | int]] = {}
+    reasons = _first_reasons(rows)
+    columns: dict[str, dict[str, Any]] = {}
     given = rows.groupby("object", observed=True)["round"].max()
     for model, curves in click_curves(rows, "dice").items():
-        # Until the first answer of an object there is none.
-        means = 100 * pd.DataFrame(curves).mean()
+        reason = reasons.get(model, "")
         answered = rows[(rows["model"] == model) & rows["reason"].isna()]["object"].unique()
-        columns[model] = {"objects": len(curves), "prompts": float(given[answered].mean())}
-        columns[model] |= {f"after {n}": float(means[n - 1]) for n in (1, 2, 3, 5, 10, 20) if n <= len(means)}
-        columns[model]["in the end"] = float(means.iloc[-1])
-    frame = pd.DataFrame.from_dict(columns, orient="index", dtype=object)
-    frame.index.name = "model"
-    return frame
+        columns[model] = {
+            "objects": _of(len(answered), len(answered), len(curves), reason),
+            "prompts": float(given[answered].mean()) if len(answered) else Absent(reason),
+            **{f"after {n}": _after(curves, n, reason) for n in (1, 2, 3, 5, 10, 20) if n <= curves.shape[1]},
+            "in the end": _after(curves, curves.shape[1], reason),
+        }
+    return _by_model(columns)
 
 
 def corrections(rows: pd.DataFrame) -> pd.DataFrame:
