@@ -74,8 +74,46 @@ def test_what_a_model_cannot_do_is_absent_and_no_zero() -> None:
     assert list(frame.index) == ["a", "b"]
     assert frame.loc["b", "box"] == Absent("takes words alone")
     assert frame.loc["b", "text"] is None
-    # A row without an answer among others is left out.
-    assert frame.loc["a", "text"] == pytest.approx(40)
+    # A row without an answer among others is left out, and told.
+    assert frame.loc["a", "text"] == Noted(pytest.approx(40), "1 of 2 objects; the others: refused")
+
+
+def test_what_some_objects_have_no_answer_to_is_noted_in_every_table() -> None:
+    def rows(**way: Any) -> pd.DataFrame:
+        """Five objects, of which model b knows the first two."""
+        return made(
+            *({**way, "object": str(n), "case": str(n), "dice": 0.2 * n, "nsd": 0.5} for n in range(5)),
+            *({**way, "object": str(n), "case": str(n), "dice": 0.9, "model": "b"} for n in range(2)),
+            *({**way, "object": str(n), "model": "b", "dice": np.nan, "reason": f"not {min(n, 3)}"} for n in (2, 3, 4)),
+        )
+
+    told = "2 of 5 objects; the others: not 2; not 3"
+    box, click = rows(), rows(strategy="points")
+    later = rows(strategy="points", round=5)
+    both = pd.concat([click, later])
+    cosmos = rows(protocol="cosmos", strategy="S5")
+    jittered = pd.concat([rows(protocol="jitter", strategy="S5", variant=name) for name in ("0", "0-10")])
+    headline = {"box": tables.SAM_MED2D["box"]}
+    cells = {
+        "overall": tables.overall(box, pd.DataFrame({"model": [], "stage": []})).loc["b", "box"],
+        "detail": tables.detail(box)["objects"].iloc[1],
+        "generalisation": tables.generalisation(box).loc["weighted average", ("box", "b")],
+        "adapters": tables.adapters_off(rows(protocol="adapter-off", variant="on")).loc["b"].iloc[0],
+        "strategies": tables.by_strategy(cosmos, "dice", "own").loc["liver, ct", ("b", "S5")],
+        "jitter": tables.jitter(jittered).loc[("mean", "0-10"), ("b", "S5")],
+        "robustness": tables.robustness(jittered).loc[("b", "S5"), "0-10"],
+        "grid": tables.grid(
+            rows(protocol="grid", strategy="S1", variant="8"), pd.DataFrame({"stage": [], "variant": []})
+        ).loc[("b", "liver, ct", "one"), "8²"],
+        "validation": tables.validation(box).loc[("liver", "ct"), ("Dice (%)", "b")],
+        "breakdown": tables.breakdown(box, "modality", headline).loc["ct", ("box", "b")],
+        "corrections": tables.corrections(rows(protocol="imis")).loc[("box", "b"), "first"],
+    }
+    assert {name: cell.note for name, cell in cells.items() if isinstance(cell, Noted)} == dict.fromkeys(cells, told)
+    assert tables.detail(box)["Dice (%)"].iloc[1].mean == pytest.approx(90)
+    gained = tables.increments(both).loc["ct", "b"]
+    assert isinstance(gained.cell, Gain)
+    assert gained.note == told
 
 
 def test_overall_and_frames_per_second() -> None:

@@ -37,6 +37,8 @@ Cell = Callable[[pd.DataFrame], Any]
 
 # Metrics that are shares, which are printed in percent.
 _SHARES = ("dice", "iou", "nsd", "boundary_iou")
+# Of the reasons why objects of a cell have no answer, so many are told.
+_REASONS = 3
 _DISTANCES = ("hd", "hd95", "assd")
 METRIC_NAMES = {
     "dice": "Dice (%)",
@@ -144,11 +146,17 @@ def with_prompt(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
 
 
 def pivot(rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell: Cell) -> pd.DataFrame:
-    """A cell for each group of rows: groups in the order of their categories, `Absent` where no row has an answer."""
+    """A cell for each group of rows: groups in the order of their categories, `Absent` where no row has an answer.
+
+    A cell of which some objects have no answer is `Noted`, with how many have one.
+    """
     cells = {}
     for key, group in rows.groupby([*index, *columns], observed=True):
-        reasons = group["reason"].notna()
-        cells[key] = Absent(str(group["reason"].iloc[0])) if reasons.all() else cell(group[~reasons])
+        answered = group[group["reason"].isna()]
+        found, asked = answered["object"].nunique(), group["object"].nunique()
+        reasons = list(dict.fromkeys(group["reason"].dropna().astype(str)))
+        told = "; ".join(reasons[:_REASONS]) + ("; and others" if len(reasons) > _REASONS else "")
+        cells[key] = _of(cell(answered), found, asked, told) if found else Absent(reasons[0])
     places = [_places(rows, names) for names in (index, columns)]
     values = np.full([len(place) for place in places], None, object)
     for key, value in cells.items():
@@ -158,6 +166,13 @@ def pivot(rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell
         )
         values[row, column] = value
     return pd.DataFrame(values, places[0], places[1])
+
+
+def _of(value: Any, answered: int, asked: int, reason: str) -> Any:
+    """A value of the objects that have an answer, with how many they are where some have none."""
+    if not answered:
+        return Absent(reason)
+    return value if answered == asked else Noted(value, f"{answered} of {asked} objects; the others: {reason}")
 
 
 def _places(rows: pd.DataFrame, names: Sequence[str]) -> pd.Index:
@@ -241,7 +256,13 @@ def detail(rows: pd.DataFrame) -> pd.DataFrame:
     cells["error of predicted IoU"] = lambda group: float((group["quality"] - group["iou"]).abs().mean() * 100)
     everything = rows.assign(all="")
     columns = {name: pivot(everything, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()}
+    # What is left out is the same for all cells of a row, and is noted once.
+    columns |= {name: column.map(_without_note) for name, column in columns.items() if name != "objects"}
     return pd.DataFrame(columns)
+
+
+def _without_note(cell: Any) -> Any:
+    return cell.cell if isinstance(cell, Noted) else cell
 
 
 def comparisons(rows: pd.DataFrame, ways: Mapping[str, Way], metric: str = "dice") -> pd.DataFrame:
@@ -284,14 +305,19 @@ def increments(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_gain(value: Any, gain: Any) -> Any:
-    match value, gain:
-        case None | Absent(), _:
-            return value
-        case _, None:
-            return Gain(value, float("nan"))
-        case _, Absent(reason):
-            return Noted(Gain(value, float("nan")), f"no gain: {reason}")
-    return Gain(value, gain)
+    """A mean and what was gained after it, with the notes of both."""
+    if value is None or isinstance(value, Absent):
+        return value
+    notes = []
+    if isinstance(value, Noted):
+        value, notes = value.cell, [value.note]
+    match gain:
+        case Noted(cell, note):
+            gain, notes = cell, [*notes, f"gain: {note}"]
+        case Absent(reason):
+            gain, notes = None, [*notes, f"no gain: {reason}"]
+    found = Gain(value, float("nan") if gain is None else gain)
+    return Noted(found, "; ".join(notes)) if notes else found
 
 
 def _points(rows: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -454,14 +480,21 @@ def validation(
     better = {name for (name, found), p in zip(tests.items(), corrected, strict=True) if p < 0.05 and found.effect > 0}
     cells = [
         [
-            Marked(cell, "".join(sign for sign in references if (key, *column, sign) in better))
-            if isinstance(cell, Quartiles)
-            else cell
+            _marked(cell, "".join(sign for sign in references if (key, *column, sign) in better))
             for column, cell in zip(frame.columns, row, strict=True)
         ]
         for key, row in zip(frame.index, frame.to_numpy(), strict=True)
     ]
     return pd.DataFrame(cells, frame.index, frame.columns)
+
+
+def _marked(cell: Any, marks: str) -> Any:
+    match cell:
+        case Quartiles():
+            return Marked(cell, marks)
+        case Noted(found, note):
+            return Noted(_marked(found, marks), note)
+    return cell
 
 
 def breakdown(rows: pd.DataFrame, by: str, ways: Mapping[str, Way]) -> pd.DataFrame:
@@ -509,13 +542,6 @@ def _after(curves: NDArray[np.float64], clicks: int, reason: str) -> Any:
     """The mean in percent after some clicks, of the objects that have an answer to them."""
     scores = pd.Series(curves[:, clicks - 1])
     return _of(100 * float(scores.mean()), int(scores.notna().sum()), len(scores), reason)
-
-
-def _of(value: Any, answered: int, asked: int, reason: str) -> Any:
-    """A value of the objects that have an answer, with how many they are where some have none."""
-    if not answered:
-        return Absent(reason)
-    return value if answered == asked else Noted(value, f"{answered} of {asked} objects; the others: {reason}")
 
 
 def _by_model(columns: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -589,7 +615,7 @@ def inference_times(times: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
 
 def volumes(rows: pd.DataFrame) -> pd.DataFrame:
     """Metrics of whole volumes, whose slices were outlined one by one."""
-    rows = rows.assign(reason=None, all="")
+    rows = rows.assign(reason=None, all="", object=rows["volume"])
     last = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
     rows = rows[(rows["round"] == 1) | (rows["round"] == last)]
     index = ["protocol", "strategy", "variant", "round", "choice", "model"]
