@@ -115,6 +115,14 @@ def test_what_a_model_cannot_do_has_its_reason(html: str) -> None:
     assert "Not listed, as there is no answer: text sam (takes no words)." in html
 
 
+def test_rows_without_an_answer_are_counted_where_they_are_shown(made: Path, html: str) -> None:
+    rows = columns(made, "protocol", "choice", "reason")
+    silent = rows[(rows["protocol"] == "cosmos") & rows["reason"].notna()]["choice"].value_counts()
+    assert set(silent.index) == {"matched", "own"}
+    counted = re.findall(r"protocol cosmos, choice (\w+)[^<]*Without an answer: (\d+)\.", html)
+    assert counted == [("matched", str(silent.sum()))] * 2 + [("own", str(silent["own"]))] * 2
+
+
 def test_tables_lie_beside_the_report(made: Path, html: str) -> None:
     names = {path.name for path in (made / "report_tables").iterdir()}
     stems = {name.rpartition(".")[0] for name in names}

@@ -245,7 +245,8 @@ def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
     items: list[Item] = []
     how = {"matched": "the mask nearest the truth (mask matching)", "own": "the mask that the model rates best"}
     for choice, words in how.items():
-        rows = select(evaluation.rows, protocol="cosmos", choice=choice)
+        rows = tables.with_choice(select(evaluation.rows, protocol="cosmos"), choice)
+        used = f"protocol cosmos, choice {choice}{', or own without an answer' if choice == 'matched' else ''}"
         if not rows["reason"].isna().any():
             continue
         for metric, number in (("dice", 2), ("hd", 3)):
@@ -254,7 +255,7 @@ def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
                     f"objects_{metric}_{choice}",
                     f"{METRIC_NAMES[metric]} by object and modality, {words}",
                     tables.by_strategy(evaluation.rows, metric, choice),
-                    source(rows, f"protocol cosmos, choice {choice}", (metric,)),
+                    source(rows, used, (metric,)),
                     (
                         _MEAN_ALONE,
                         *(["HD is in the unit that is named."] if metric == "hd" else []),

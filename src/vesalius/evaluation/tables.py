@@ -145,6 +145,13 @@ def with_prompt(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
     return found.assign(prompt=pd.Categorical(found["prompt"], list(ways)))
 
 
+def with_choice(rows: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """The rows of a choice, and those without an answer that it could have been made from."""
+    # Who gives no answer leaves no masks to choose from: such rows are the model's own choice alone.
+    silent = rows["reason"].notna() & (rows["choice"] == "own")
+    return rows[(rows["choice"] == choice) | silent]
+
+
 def pivot(rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell: Cell) -> pd.DataFrame:
     """A cell for each group of rows: groups in the order of their categories, `Absent` where no row has an answer.
 
@@ -358,9 +365,7 @@ def adapters_off(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_strategy(rows: pd.DataFrame, metric: str, choice: str) -> pd.DataFrame:
     """A mean by object and modality, model and strategy (COSMOS, tables 2 and 3)."""
-    rows = select(rows, protocol="cosmos")
-    # What has no answer has no choice either.
-    rows = _with_object(rows[(rows["choice"] == choice) | rows["reason"].notna()])
+    rows = _with_object(with_choice(select(rows, protocol="cosmos"), choice))
     # Distances of two units have no mean.
     index = ["object and modality"] if metric in _SHARES else ["object and modality", "unit"]
     return pivot(rows, index, ["model", "strategy"], mean(metric))
