@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from vesalius.cli import main
 from vesalius.core.errors import ReadError, WriteError
 from vesalius.evaluation.galleries import choose_cases, choose_complex, choose_crowded
 from vesalius.evaluation.report import write_report
-from vesalius.evaluation.results import schema
-from vesalius.evaluation.sections import read_evaluation, specialist_of
+from vesalius.evaluation.results import schema, write_table
+from vesalius.evaluation.sections import read_evaluation, references_of
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +212,30 @@ def test_which_cases_are_shown() -> None:
     assert choose_crowded(crowd, 2) == ["a", "d"]
 
 
-def test_the_specialist() -> None:
-    assert specialist_of(["sam", "ours", "specialist-unet"]) == "specialist-unet"
-    assert specialist_of(["sam", "ours"]) == "ours"
-    assert specialist_of(["sam"]) is None
+def test_who_models_are_compared_with() -> None:
+    assert references_of(["sam", "ours", "specialist-unet"]) == {"*": "sam", "†": "specialist-unet"}
+    assert references_of(["unet", "sam", "ours"]) == {"*": "unet", "†": "sam"}
+    assert references_of(["sam", "ours"]) == {"*": "sam", "†": "ours"}
+    assert references_of(["sam"]) == {"*": "sam"}
+    assert references_of([]) == {}
+
+
+def test_signs_are_explained_as_they_were_computed(made: Path, tmp_path: Path) -> None:
+    def noted(names: list[str], silent: str) -> list[str]:
+        """The notes of signs where one model has no answer to a box, the models being listed in an order."""
+        out = tmp_path / names[0]
+        shutil.copytree(made, out)
+        rows = pq.read_table(made / "scores.parquet", filters=[("protocol", "=", "medsam")]).to_pylist()
+        refused = {"dice": None, "nsd": None, "rle": None, "reason": "takes words alone"}
+        write_table(out, "scores", (row | (refused if row["model"] == silent else {}) for row in rows))
+        run = json.loads((made / "run.json").read_text())
+        (out / "run.json").write_text(json.dumps(run | {"models": [{"name": name} for name in names]}))
+        html = write_report(out).read_text(encoding="utf-8")
+        assert html.count("Form of MedSAM, supplement, tables 5 to 11") == 3
+        return sorted(set(re.findall(r"<p>([^<]*better than[^<]*) \(p &lt; 0\.05\)", html)))
+
+    assert noted(["sam", "unet", "ours"], "sam") == ["* better than unet; † better than ours"]
+    assert noted(["unet", "sam", "ours"], "") == ["* better than unet; † better than sam"]
 
 
 def test_rows_know_their_objects(made: Path) -> None:

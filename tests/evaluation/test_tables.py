@@ -105,7 +105,7 @@ def test_what_some_objects_have_no_answer_to_is_noted_in_every_table() -> None:
         "grid": tables.grid(
             rows(protocol="grid", strategy="S1", variant="8"), pd.DataFrame({"stage": [], "variant": []})
         ).loc[("b", "liver, ct", "one"), "8²"],
-        "validation": tables.validation(box).loc[("liver", "ct"), ("Dice (%)", "b")],
+        "validation": tables.validation(box, {})[0].loc[("liver", "ct"), ("Dice (%)", "b")],
         "breakdown": tables.breakdown(box, "modality", headline).loc["ct", ("box", "b")],
         "corrections": tables.corrections(rows(protocol="imis")).loc[("box", "b"), "first"],
     }
@@ -272,14 +272,28 @@ def test_validation_marks_what_is_better() -> None:
             for number, value in enumerate(values)
         )
     )
-    (cells,) = tables.validation(rows, "unet").to_numpy()
+    references = {"*": "first", "†": "unet"}
+    frame, compared = tables.validation(rows, references)
+    assert compared == references
+    (cells,) = frame.to_numpy()
     assert all(isinstance(cell, Marked) for cell in cells)
     assert [cell.marks for cell in cells] == ["", "*", "*†", "", "", "", "", ""]
     assert cells[2].quartiles.median == pytest.approx(60)
     # Twelve tests, of which those of equal NSD have p = 1: 0.05 is reached by 2 / 2**12 times twelve, not by 2 / 2**6.
     few = rows[rows["object"].isin([str(number) for number in range(6)])]
     assert signed_rank(dices["first"][:6], dices["best"][:6]).p < 0.05
-    assert {cell.marks for cell in tables.validation(few, "unet").to_numpy()[0]} == {""}
+    assert {cell.marks for cell in tables.validation(few, references)[0].to_numpy()[0]} == {""}
+
+
+def test_models_of_other_targets_are_not_compared() -> None:
+    silent = {"dice": np.nan, "nsd": np.nan, "reason": "not known"}
+    rows = made(
+        *({"model": "a", "object": str(n)} | (silent if n % 2 else {}) for n in range(12)),
+        *({"model": "b", "object": str(n)} | ({} if n % 2 else silent) for n in range(12)),
+    )
+    assert tables.validation(rows, {"*": "a"})[1] == {}
+    rows["target"] = ["liver", "spleen"] * 12
+    assert tables.validation(rows, {"*": "a"})[1] == {}
 
 
 def test_clicks() -> None:

@@ -452,7 +452,6 @@ def _validation(evaluation: Evaluation) -> Iterator[Section]:
     if way is None:
         return
     rows = select(evaluation.rows, **way)
-    specialist = specialist_of(evaluation.models)
     rows = rows.assign(kind=[tables.kind_of(str(name)) for name in rows["modality"]])
     origins = rows["origin"].astype(object).fillna("")
     items: list[Item] = []
@@ -461,18 +460,21 @@ def _validation(evaluation: Evaluation) -> Iterator[Section]:
             part = rows[(origins == origin) & (rows["kind"] == kind)]
             if not part["reason"].isna().any():
                 continue
-            marks = f"* better than {evaluation.models[0]}"
-            marks += f"; † better than {specialist}" if specialist else ""
+            answered = part[part["reason"].isna()]
+            frame, compared = tables.validation(
+                part, references_of([model for model in evaluation.models if (answered["model"] == model).any()])
+            )
+            marks = "; ".join(f"{sign} better than {model}" for sign, model in compared.items())
             title = f"{origin} validation, {kind}".strip()
             items.append(
                 _table(
                     "_".join(filter(None, ("validation", origin.replace(" ", "_"), kind.lower()))),
                     title[0].upper() + title[1:],
-                    tables.validation(part, specialist),
+                    frame,
                     source(part, told(way), ("dice", "nsd")),
                     (
                         "Medians (first, third quartile) over objects.",
-                        f"{marks} (p < 0.05). {_TEST}",
+                        *([f"{marks} (p < 0.05). {_TEST}"] if marks else []),
                         "Form of MedSAM, supplement, tables 5 to 11.",
                     ),
                 )
@@ -480,10 +482,14 @@ def _validation(evaluation: Evaluation) -> Iterator[Section]:
     yield Section("Internal and external validation", items)
 
 
-def specialist_of(models: Sequence[str]) -> str | None:
-    """The first model that is named as a specialist, which others are compared with too; else the second."""
-    named = [name for name in models if re.search(r"specialist|unet|u-net|deeplab", name.lower())]
-    return named[0] if named else (models[1] if len(models) > 1 else None)
+def references_of(models: Sequence[str]) -> dict[str, str]:
+    """Sign for being better -> the model than which: the first; and of the others the first specialist, or the first.
+
+    Args:
+        models: Those that have answers, in order.
+    """
+    named = [name for name in models[1:] if re.search(r"specialist|unet|u-net|deeplab", name.lower())]
+    return dict(zip("*†", [*models[:1], *(named or models[1:])], strict=False))
 
 
 def _breakdowns(evaluation: Evaluation) -> Iterator[Section]:

@@ -457,23 +457,23 @@ def kind_of(modality: str) -> str:
 
 
 def validation(
-    rows: pd.DataFrame, specialist: str | None = None, metrics: Sequence[str] = ("dice", "nsd")
-) -> pd.DataFrame:
+    rows: pd.DataFrame, references: Mapping[str, str], metrics: Sequence[str] = ("dice", "nsd")
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Median and quartiles by target and modality (MedSAM, supplement, tables 5 to 11).
 
-    Wilcoxon's test on the same objects, corrected over the table: a ``*`` for being better than the first model, a
-    ``†`` for being better than the specialist.
+    Wilcoxon's test on the same objects, corrected over the table.
 
     Args:
         rows: Of one prompt.
-        specialist: The model that others are compared with besides the first; none if None.
+        references: Sign for being better -> the model than which.
         metrics: Of which larger is better.
+
+    Returns:
+        The table, and the references that a model was compared with.
     """
     index = ["target", "modality"]
     parts = {METRIC_NAMES[name]: pivot(rows, index, ["model"], median(name)) for name in metrics}
     frame = pd.concat(parts, axis=1)
-    models = list(dict.fromkeys(frame.columns.get_level_values(1)))
-    references = {"*": models[0]} | ({"†": specialist} if specialist in models[1:] else {})
     tests = {}
     for key, group in rows.groupby(index, observed=True):
         for metric in metrics:
@@ -490,7 +490,9 @@ def validation(
         ]
         for key, row in zip(frame.index, frame.to_numpy(), strict=True)
     ]
-    return pd.DataFrame(cells, frame.index, frame.columns)
+    used = {name[-1] for name, found in tests.items() if found.objects}
+    compared = {sign: model for sign, model in references.items() if sign in used}
+    return pd.DataFrame(cells, frame.index, frame.columns), compared
 
 
 def _marked(cell: Any, marks: str) -> Any:
