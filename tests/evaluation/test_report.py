@@ -132,6 +132,18 @@ def test_tables_lie_beside_the_report(made: Path, html: str) -> None:
     assert {"overall", "jitter", "grid", "correlations", "validation_external_rgb", "volumes"} <= stems
 
 
+def test_every_table_says_what_becomes_of_values_that_are_not_there(made: Path, html: str) -> None:
+    told = {"manifest": "Nothing is left out", "times": "There are no undefined times."}
+    files = sorted((made / "report_tables").iterdir())
+    assert {path.suffix for path in files} == {".csv", ".md", ".tex"}
+    for path in files:
+        policy = told.get(path.stem, "What has no answer is left out, and is no zero.")
+        assert path.read_text(encoding="utf-8").count(policy) == 1, path
+    assert html.count("is no zero.") == html.count("<h3>Table") - 1
+    # Programs that read CSV need not be told.
+    assert pd.read_csv(made / "report_tables" / "overall.csv")["notes"].notna().tolist() == [True, False, False]
+
+
 def test_what_was_not_run_is_left_out(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

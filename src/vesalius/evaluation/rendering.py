@@ -172,7 +172,10 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The numbers, unrounded, a column for each: means with their intervals, medians with their quartiles."""
+    """The numbers, unrounded, a column for each: means with their intervals, medians with their quartiles.
+
+    The last column has in its first row what stands under the table.
+    """
     import pandas as pd
 
     labels = [labels for labels, _ in _rows(table.frame)]
@@ -185,6 +188,8 @@ def to_csv(table: Table) -> str:
         noted = [part for part in parts if part == "note"]
         for part in ([part for part in parts if part != "note"] or [""]) + noted:
             data[f"{name} {part}".strip()] = [found.get(part) for found in numbers]
+    # A line of comment would have to be told to every program that reads the file.
+    data["notes"] = [" ".join((table.source, *table.notes)) if place == 0 else None for place in range(len(labels))]
     text: str = pd.DataFrame(data).to_csv(index=False)
     return text
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 _MEANS = "Means over objects, then over data sets, with 95 % confidence intervals over cases."
 _MEAN_ALONE = "Means over objects, then over data sets."
+# What becomes of values that are not there, which every table says.
+_UNDEFINED = (
+    "Undefined values, where neither the outline nor the truth has a pixel, are left out; where one of them has none, "
+    "overlaps are 0 and distances the image's diagonal. What has no answer is left out, and is no zero."
+)
+_UNTIMED = "What has no answer was not timed and is left out, and is no zero. There are no undefined times."
+_WRITTEN = "Nothing is left out; what is not known is said to be none."
 _TEST = "Wilcoxon signed-rank test, two-sided, on the same objects; p-values corrected by Holm over the table."
 
 
@@ -128,11 +135,17 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def _table(
-    name: str, title: str, frame: pd.DataFrame, used: str, notes: tuple[str, ...] = (), digits: int = 1
+    name: str,
+    title: str,
+    frame: pd.DataFrame,
+    used: str,
+    notes: tuple[str, ...] = (),
+    digits: int = 1,
+    undefined: str = _UNDEFINED,
 ) -> Table:
     """A table; models that have no answer in a row or column of their own are named under it instead."""
     frame, left_out = without_empty(frame)
-    return Table(name, title, frame, used, (*notes, *left_out), digits)
+    return Table(name, title, frame, used, (*notes, undefined, *left_out), digits)
 
 
 def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) -> str:
@@ -532,6 +545,7 @@ def _times(evaluation: Evaluation) -> Iterator[Section]:
                 "table 4.",
             ),
             4,
+            _UNTIMED,
         )
         yield Section("Inference time", [table])
 
@@ -619,7 +633,7 @@ def _detail(evaluation: Evaluation) -> Iterator[Section]:
 def _manifest(evaluation: Evaluation) -> Iterator[Section]:
     entries = dict(_entries(evaluation.run))
     frame = pd.DataFrame({"value": list(entries.values())}, pd.Index(list(entries), name="entry"))
-    table = _table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.")
+    table = _table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.", undefined=_WRITTEN)
     yield Section("The run", [table])
 
 
