@@ -132,6 +132,22 @@ def test_overall_and_frames_per_second() -> None:
     assert frame.iloc[0, 4] == pytest.approx(1 / (0.2 + 0.05))
 
 
+def test_over_the_objects_of_all_data_sets() -> None:
+    rows = made(
+        *({"dice": dice} for dice in (0.1, 0.2, 0.6)),
+        {"dice": 0.9, "dataset": "two"},
+        {"model": "b", "reason": "takes words alone", "dice": np.nan},
+    )
+    frame = tables.over_objects(rows, {"box": tables.SAM_MED2D["box"]})
+    assert list(frame.columns) == [("box", "mean"), ("box", "median")]
+    mean, median = frame.loc["a"]
+    assert mean.mean == pytest.approx(45)
+    # The sets' cases are two, though both are named 1: three objects of 30 on average, or one of 90, or both.
+    assert (mean.low, mean.high) == pytest.approx((30, 90))
+    assert (median.first, median.median, median.third) == pytest.approx((17.5, 40, 67.5))
+    assert frame.loc["b"].tolist() == [Absent("takes words alone")] * 2
+
+
 def test_headlines_are_of_the_first_protocol_there_is() -> None:
     rows = made({"protocol": "imis"}, {"protocol": "cosmos", "strategy": "S5"}, {"protocol": "jitter"})
     assert {name: way["protocol"] for name, way in tables.headlines(rows).items()} == {"box": "cosmos"}
@@ -398,6 +414,7 @@ def test_detail_counts_what_was_missed_and_what_is_undefined() -> None:
     box = frame.iloc[0]
     assert (box["objects"], box["missed"], box["undefined"]) == (3, 1, 1)
     assert box["Dice (%)"].mean == pytest.approx(25)
+    assert (box["median Dice (%)"].first, box["median Dice (%)"].median) == pytest.approx((12.5, 25))
     assert box["error of predicted IoU"] == pytest.approx((90 + 10) / 2)
     assert "HCE" not in frame.columns
 

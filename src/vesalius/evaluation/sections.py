@@ -190,6 +190,18 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
                 ),
             )
         )
+        items.append(
+            _table(
+                "overall_objects",
+                "Dice (%) by model and prompt, over the objects of all data sets together",
+                tables.over_objects(rows, shown),
+                source(tables.with_prompt(rows, shown), _told(shown)),
+                (
+                    "Means over all objects, as the papers state them, with 95 % confidence intervals over cases; "
+                    "medians (first, third quartile) over all objects.",
+                ),
+            )
+        )
     if len(evaluation.models) > 1 and ways:
         items.append(
             _table(
@@ -564,6 +576,7 @@ def _volumes(evaluation: Evaluation) -> Iterator[Section]:
                 "Slices are outlined one by one and put together. Distances, in mm, and NSD are of volumes whose "
                 "spacing is known along all axes and of which no slice was left out.",
                 _MEANS,
+                "Medians (first, third quartile) over all volumes.",
             ),
         )
         yield Section("Volumes", [table])
@@ -622,6 +635,7 @@ def _detail(evaluation: Evaluation) -> Iterator[Section]:
             source(rows, f"all protocols but jitter, grid and {ANNOTATOR}", ("dice", "nsd", "hd")),
             (
                 _MEANS,
+                "Medians (first, third quartile) over all objects.",
                 "Distances in mm are of the images that state their spacing, in pixels of the others.",
                 "Of several rounds the first and the last. Missed and undefined: objects by Dice. Error of predicted "
                 "IoU: mean distance of the model's own estimate from the IoU, in points.",

@@ -232,6 +232,17 @@ def overall(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(FPS=[fps.get(name, float("nan")) for name in frame.index])
 
 
+def over_objects(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
+    """Dice by model and prompt over the objects of all data sets together: the papers' mean, and the quartiles."""
+    # Cases of two data sets may have one name.
+    cases = rows["dataset"].astype(str) + "/" + rows["case"].astype(str)
+    rows = with_prompt(rows.assign(dataset="", case=cases), ways)
+    cells = {"mean": estimate(), "median": median()}
+    parts = [pivot(rows.assign(of=name), ["model"], ["prompt", "of"], cell) for name, cell in cells.items()]
+    frame = pd.concat(parts, axis=1)
+    return frame[[name for name in itertools.product(ways, cells) if name in frame.columns]]
+
+
 def frames_per_second(times: pd.DataFrame) -> dict[str, float]:
     """Images that each model encodes and outlines one object of, by a box, in a second."""
     found = {}
@@ -257,6 +268,7 @@ def detail(rows: pd.DataFrame) -> pd.DataFrame:
             cells |= {f"{METRIC_NAMES[name]} ({unit})": _mean_of(name, unit) for unit in sorted(set(rows["unit"]))}
         else:
             cells[METRIC_NAMES[name]] = estimate(name) if name == "dice" else mean(name)
+            cells |= {"median Dice (%)": median()} if name == "dice" else {}
     cells["objects"] = len
     cells["missed"] = lambda group: int((group["dice"] == 0).sum())
     cells["undefined"] = lambda group: int(group["dice"].isna().sum())
@@ -627,5 +639,6 @@ def volumes(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["round"] == 1) | (rows["round"] == last)]
     index = ["protocol", "strategy", "variant", "round", "choice", "model"]
     cells: dict[str, Cell] = {METRIC_NAMES[name]: estimate(name) for name in ("dice", "nsd", "hd95", "assd")}
-    cells = {"volumes": lambda group: int(group["volume"].nunique()), **cells}
+    count: dict[str, Cell] = {"volumes": lambda group: int(group["volume"].nunique())}
+    cells = {**count, "median Dice (%)": median(), **cells}
     return pd.DataFrame({name: pivot(rows, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()})
