@@ -144,6 +144,27 @@ def test_every_table_says_what_becomes_of_values_that_are_not_there(made: Path, 
     assert pd.read_csv(made / "report_tables" / "overall.csv")["notes"].notna().tolist() == [True, False, False]
 
 
+def test_pictures_say_which_rows_they_show(made: Path, html: str) -> None:
+    scores = columns(made, "object", "model", "protocol", "strategy", "round", "reason")
+    answered = scores[scores["reason"].isna()]
+    notes = re.findall(r"<div class=\"gallery\">.*?<div class=\"notes\">(.*?)</div>\n\n", html, re.DOTALL)
+    assert len(notes) == 5
+    for note in notes[:2]:
+        told = re.search(
+            r"<p>From scores\.parquet, protocol sam-med2d, strategy (\w+), choice own, round 1: "
+            r"(\d+) rows of the objects ([^<]*)\.</p>",
+            note,
+        )
+        assert told is not None
+        way = (answered["protocol"] == "sam-med2d") & (answered["strategy"] == told[1]) & (answered["round"] == 1)
+        objects = told[3].split(", ")
+        assert int(told[2]) == len(answered[way & answered["object"].isin(objects)]) > 0
+    assert notes[2].count("From scores.parquet, protocol sam-med2d") == 2
+    assert " rows of the images " in notes[2]
+    assert "model sam: 6 rows of the objects " in notes[3]
+    assert re.search(r"From saliency\.parquet: \d+ rows of the images ", notes[4])
+
+
 def test_what_was_not_run_is_left_out(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -21,7 +21,7 @@ from vesalius.evaluation.galleries import Gallery
 from vesalius.evaluation.protocols import ANNOTATOR
 from vesalius.evaluation.rendering import Table, without_empty
 from vesalius.evaluation.results import RUN, read_table
-from vesalius.evaluation.tables import METRIC_NAMES, Way, select
+from vesalius.evaluation.tables import METRIC_NAMES, Way, select, told
 
 if TYPE_CHECKING:
     from vesalius.core.types import Slice
@@ -159,13 +159,6 @@ def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) ->
         f"Missed, without a pixel in common with the truth: {int((answered['dice'] == 0).sum())}. "
         f"Without an answer: {len(rows) - len(answered)}."
     )
-
-
-def told(way: Way) -> str:
-    """A prompt in words."""
-    parts = [f"protocol {way['protocol']}", f"strategy {way['strategy']}", f"choice {way['choice']}"]
-    parts += [f"variant {way['variant']}"] if way["variant"] else []
-    return ", ".join([*parts, f"round {way['round']}"])
 
 
 def _told(ways: Mapping[str, Way]) -> str:
@@ -376,8 +369,8 @@ def _curve(rows: pd.DataFrame, metric: str, title: str, what: str, notes: tuple[
     alt = f"Lines of mean {name} over {what} for {', '.join(found)}; from " + ", ".join(
         f"{model} {line[0]:.1f} to {line[-1]:.1f}" for model, (_, line) in found.items()
     )
-    told = f"Each mean is of the objects that have an answer after so many {what}; where none has, there is no point."
-    return Drawing(title, figures.as_uri(figures.curves(found, what, f"mean {name} (%)")), alt, (*notes, told))
+    each = f"Each mean is of the objects that have an answer after so many {what}; where none has, there is no point."
+    return Drawing(title, figures.as_uri(figures.curves(found, what, f"mean {name} (%)")), alt, (*notes, each))
 
 
 def _factors(evaluation: Evaluation) -> Iterator[Section]:

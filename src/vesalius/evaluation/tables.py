@@ -138,6 +138,13 @@ def headlines(rows: pd.DataFrame) -> dict[str, Way]:
     return found
 
 
+def told(way: Way) -> str:
+    """A prompt in words."""
+    parts = [f"protocol {way['protocol']}", f"strategy {way['strategy']}", f"choice {way['choice']}"]
+    parts += [f"variant {way['variant']}"] if way["variant"] else []
+    return ", ".join([*parts, f"round {way['round']}"])
+
+
 def with_prompt(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
     """The rows of some prompts, with a column ``prompt`` of their names."""
     parts = [select(rows, **way).assign(prompt=name) for name, way in ways.items()]
