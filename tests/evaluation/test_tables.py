@@ -436,6 +436,26 @@ def test_inference_times() -> None:
     assert frame.loc["a"].tolist() == pytest.approx([0.3, 3.0, 0.1])
 
 
+def test_volumes_say_why_they_have_no_distances() -> None:
+    way = {"protocol": "cosmos", "strategy": "S5", "target": "liver"}
+    lacking = dict.fromkeys(("hd", "hd95", "assd", "nsd"), np.nan)
+    rows = pd.concat(
+        [
+            made({**way, "volume": "one"}, {**way, "volume": "two", "iou": 0.6, "case": "2", **lacking}),
+            made({**way, "volume": "one", "protocol": "grid", **lacking}),
+        ]
+    ).drop(columns=["object", "reason"])
+    spacing = {"row_spacing": 1.0, "column_spacing": 1.0, "slice_spacing": 2.0}
+    objects = pd.DataFrame([{"volume": "one", **spacing}, {"volume": "two", **spacing, "slice_spacing": np.nan}])
+    whole, partial = (tables.volumes(rows, objects).loc[protocol].iloc[0] for protocol in ("cosmos", "grid"))
+    assert (whole["volumes"], whole["median Dice (%)"].median, whole["IoU (%)"].mean) == pytest.approx((2, 50, 50))
+    assert whole["HD"].cell.mean == 3
+    told = "distances and NSD are of volumes whose spacing is known along all axes"
+    assert {whole[name].note for name in ("HD", "HD95", "ASSD", "NSD (%)")} == {f"1 of 2 volumes; the others: {told}"}
+    told = "distances and NSD are of volumes of which all slices were measured"
+    assert {partial[name] for name in ("HD", "HD95", "ASSD", "NSD (%)")} == {Absent(told)}
+
+
 @pytest.mark.parametrize(
     ("modality", "kind"),
     [("ct", "CT"), ("cta", "CT"), ("mr_flair", "MR"), ("mammography", "grey"), ("colonoscopy", "RGB"), ("?", "other")],

@@ -20,7 +20,7 @@ from vesalius.evaluation import figures, galleries, tables
 from vesalius.evaluation.galleries import Gallery
 from vesalius.evaluation.protocols import ANNOTATOR
 from vesalius.evaluation.rendering import Table, without_empty
-from vesalius.evaluation.results import RUN, read_table
+from vesalius.evaluation.results import METRICS, RUN, read_table
 from vesalius.evaluation.tables import METRIC_NAMES, Way, select, told
 
 if TYPE_CHECKING:
@@ -558,11 +558,11 @@ def _times(evaluation: Evaluation) -> Iterator[Section]:
 def _volumes(evaluation: Evaluation) -> Iterator[Section]:
     rows = evaluation.volumes[~evaluation.volumes["protocol"].isin(["jitter", "grid"])]
     if len(rows):
-        undefined = ", ".join(f"{rows[name].isna().sum()} of {METRIC_NAMES[name]}" for name in ("dice", "nsd", "hd95"))
+        undefined = ", ".join(f"{rows[name].isna().sum()} of {METRIC_NAMES[name]}" for name in METRICS)
         table = _table(
             "volumes",
             "Metrics of whole volumes",
-            tables.volumes(rows),
+            tables.volumes(rows, evaluation.rows),
             f"From volumes.parquet, all protocols but jitter and grid: {len(rows)} rows of {rows['volume'].nunique()} "
             f"stacks of slices. Undefined and left out: {undefined}.",
             (

@@ -159,18 +159,21 @@ def with_choice(rows: pd.DataFrame, choice: str) -> pd.DataFrame:
     return rows[(rows["choice"] == choice) | silent]
 
 
-def pivot(rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell: Cell) -> pd.DataFrame:
+def pivot(
+    rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell: Cell, what: str = "object"
+) -> pd.DataFrame:
     """A cell for each group of rows: groups in the order of their categories, `Absent` where no row has an answer.
 
-    A cell of which some objects have no answer is `Noted`, with how many have one.
+    A cell of which some objects, or whatever the column ``what`` names, have no answer is `Noted`, with how many have
+    one.
     """
     cells = {}
     for key, group in rows.groupby([*index, *columns], observed=True):
         answered = group[group["reason"].isna()]
-        found, asked = answered["object"].nunique(), group["object"].nunique()
+        found, asked = answered[what].nunique(), group[what].nunique()
         reasons = list(dict.fromkeys(group["reason"].dropna().astype(str)))
         told = "; ".join(reasons[:_REASONS]) + ("; and others" if len(reasons) > _REASONS else "")
-        cells[key] = _of(cell(answered), found, asked, told) if found else Absent(reasons[0])
+        cells[key] = _of(cell(answered), found, asked, told, what) if found else Absent(reasons[0])
     places = [_places(rows, names) for names in (index, columns)]
     values = np.full([len(place) for place in places], None, object)
     for key, value in cells.items():
@@ -182,11 +185,11 @@ def pivot(rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell
     return pd.DataFrame(values, places[0], places[1])
 
 
-def _of(value: Any, answered: int, asked: int, reason: str) -> Any:
+def _of(value: Any, answered: int, asked: int, reason: str, what: str = "object") -> Any:
     """A value of the objects that have an answer, with how many they are where some have none."""
     if not answered:
         return Absent(reason)
-    return value if answered == asked else Noted(value, f"{answered} of {asked} objects; the others: {reason}")
+    return value if answered == asked else Noted(value, f"{answered} of {asked} {what}s; the others: {reason}")
 
 
 def _places(rows: pd.DataFrame, names: Sequence[str]) -> pd.Index:
@@ -639,13 +642,30 @@ def inference_times(times: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(data, pd.Index(models, name="model"))
 
 
-def volumes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metrics of whole volumes, whose slices were outlined one by one."""
-    rows = rows.assign(reason=None, all="", object=rows["volume"])
+def volumes(rows: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
+    """Metrics of whole volumes, whose slices were outlined one by one.
+
+    Args:
+        rows: Of volumes.
+        objects: Rows of what is on their slices, which tell their spacing.
+    """
     last = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
-    rows = rows[(rows["round"] == 1) | (rows["round"] == last)]
+    rows = rows[(rows["round"] == 1) | (rows["round"] == last)].assign(all="")
+    known = objects.dropna(subset=["volume", "row_spacing", "column_spacing", "slice_spacing"])["volume"]
+    rows["unmeasured"] = np.where(
+        rows["volume"].isin(known),
+        "distances and NSD are of volumes of which all slices were measured",
+        "distances and NSD are of volumes whose spacing is known along all axes",
+    )
+    cells: dict[str, tuple[str, Cell]] = {
+        "volumes": ("dice", lambda group: int(group["volume"].nunique())),
+        "median Dice (%)": ("dice", median()),
+        **{METRIC_NAMES[name]: (name, estimate(name)) for name in ("dice", "iou", "nsd", "hd", "hd95", "assd")},
+    }
     index = ["protocol", "strategy", "variant", "round", "choice", "model"]
-    cells: dict[str, Cell] = {METRIC_NAMES[name]: estimate(name) for name in ("dice", "nsd", "hd95", "assd")}
-    count: dict[str, Cell] = {"volumes": lambda group: int(group["volume"].nunique())}
-    cells = {**count, "median Dice (%)": median(), **cells}
-    return pd.DataFrame({name: pivot(rows, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()})
+    columns = {}
+    for name, (metric, cell) in cells.items():
+        silent = rows[metric].isna() & (metric in (*_DISTANCES, "nsd"))
+        given = rows.assign(reason=rows["unmeasured"].where(silent, None))
+        columns[name] = pivot(given, index, ["all"], cell, "volume").iloc[:, 0]
+    return pd.DataFrame(columns)
