@@ -271,7 +271,8 @@ def test_grid_with_its_times() -> None:
     frame = tables.grid(rows, times)
     assert list(frame.columns) == ["8²", "16²", "128²"]
     assert [cell.mean for cell in frame.loc[("a", "liver, ct", "one")]] == pytest.approx([0.8, 1.6, 12.8])
-    assert frame.loc[("a", "seconds per image", ""), "8²"] == 0.5
+    untimed = Absent("times were taken of up to 8² points alone")
+    assert frame.loc[("a", "seconds per image", "")].tolist() == [0.5, untimed, untimed]
 
 
 def test_validation_marks_what_is_better() -> None:
@@ -431,18 +432,26 @@ def test_inference_times() -> None:
         ],
         columns=["model", "stage", "variant", "prompts", "seconds"],
     )
-    frame = tables.inference_times(times, ["a"])
+    times = pd.concat([times, times[:1].assign(model="b")])
+    rows = made(
+        {"strategy": "S5"},
+        {"model": "b", "strategy": "S5", "protocol": "adapter-off", "reason": "has no adapters"},
+        {"model": "b", "strategy": "S5", "reason": "takes no box"},
+    )
+    frame = tables.inference_times(times, rows)
     assert list(frame.columns) == ["embedding", "S1", "S5"]
     assert frame.loc["a"].tolist() == pytest.approx([0.3, 3.0, 0.1])
+    assert frame.loc["b"].tolist() == [0.2, Absent("not timed"), Absent("takes no box")]
 
 
 def test_volumes_say_why_they_have_no_distances() -> None:
-    way = {"protocol": "cosmos", "strategy": "S5", "target": "liver"}
+    way = {"protocol": "cosmos", "strategy": "S5", "target": "liver", "axis": "z"}
     lacking = dict.fromkeys(("hd", "hd95", "assd", "nsd"), np.nan)
     rows = pd.concat(
         [
             made({**way, "volume": "one"}, {**way, "volume": "two", "iou": 0.6, "case": "2", **lacking}),
             made({**way, "volume": "one", "protocol": "grid", **lacking}),
+            made({**way, "volume": "one", "model": "b"}),
         ]
     ).drop(columns=["object", "reason"])
     spacing = {"row_spacing": 1.0, "column_spacing": 1.0, "slice_spacing": 2.0}
@@ -450,10 +459,13 @@ def test_volumes_say_why_they_have_no_distances() -> None:
     whole, partial = (tables.volumes(rows, objects).loc[protocol].iloc[0] for protocol in ("cosmos", "grid"))
     assert (whole["volumes"], whole["median Dice (%)"].median, whole["IoU (%)"].mean) == pytest.approx((2, 50, 50))
     assert whole["HD"].cell.mean == 3
-    told = "distances and NSD are of volumes whose spacing is known along all axes"
-    assert {whole[name].note for name in ("HD", "HD95", "ASSD", "NSD (%)")} == {f"1 of 2 volumes; the others: {told}"}
+    distances = ("HD", "HD95", "ASSD", "NSD (%)")
+    told = "1 of 2 structures; the others: distances and NSD are of volumes whose spacing is known along all axes"
+    assert {whole[name].note for name in distances} == {told}
+    other = tables.volumes(rows, objects).loc["cosmos"].iloc[1]
+    assert {cell.note for cell in other} == {"1 of 2 structures; the others: a slice has no answer"}
     told = "distances and NSD are of volumes of which all slices were measured"
-    assert {partial[name] for name in ("HD", "HD95", "ASSD", "NSD (%)")} == {Absent(told)}
+    assert {partial[name] for name in distances} == {Absent(told)}
 
 
 @pytest.mark.parametrize(

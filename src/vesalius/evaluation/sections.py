@@ -543,7 +543,7 @@ def _times(evaluation: Evaluation) -> Iterator[Section]:
         table = _table(
             "times",
             "Seconds to encode an image and to answer a prompt",
-            tables.inference_times(timed, [name for name in evaluation.models if (timed["model"] == name).any()]),
+            tables.inference_times(timed, evaluation.rows),
             f"From times.parquet: {len(timed)} rows of {timed['image'].nunique()} images.",
             (
                 "Means; everything mode (S1) is per image. The machine is named at the end. Form of COSMOS 1050K, "

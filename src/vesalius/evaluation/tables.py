@@ -462,8 +462,9 @@ def grid(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     timed = times[(times["stage"] == "S1") & times["variant"].isin(sides)]
     if len(timed):
         seconds = timed.groupby(["model", "variant"], observed=True)["seconds"].mean()
+        untimed = Absent(f"times were taken of up to {timed['variant'].astype(int).max()}² points alone")
         for model in [name for name in dict.fromkeys(frame.index.get_level_values(0)) if name in seconds.index]:
-            frame.loc[(model, "seconds per image", ""), :] = [seconds.get((model, side)) for side in sides]
+            frame.loc[(model, "seconds per image", ""), :] = [seconds.get((model, side), untimed) for side in sides]
     return frame
 
 
@@ -624,26 +625,39 @@ def corrections(rows: pd.DataFrame) -> pd.DataFrame:
     return pivot(rows, ["strategy", "model"], ["clicks"], estimate())
 
 
-def inference_times(times: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Seconds to encode an image and to answer a prompt (COSMOS, table 4)."""
+def inference_times(times: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds to encode an image and to answer a prompt (COSMOS, table 4).
+
+    Args:
+        times: The table of times.
+        rows: Scores, which tell why a model has no time, and the order of the models.
+    """
     times = times[times["variant"].isna() | ~times["variant"].astype(str).str.isdigit()]
     grouped = times.groupby(["model", "stage"], observed=True)
     seconds = grouped["seconds"].sum() / grouped["prompts"].sum().where(grouped["prompts"].sum() > 0)
     # Encoding and everything mode are counted by images.
     images = grouped["seconds"].mean()
+    # The protocol adapter-off, which is not timed, has reasons of its own under the same names.
+    silent = rows[rows["reason"].notna() & (rows["protocol"] != "adapter-off")].drop_duplicates(["model", "strategy"])
+    reasons = silent.set_index(["model", "strategy"])["reason"].to_dict()
+
+    def cell(model: str, stage: str) -> float | Absent:
+        found = (images if stage in ("encode", "S1") else seconds).get((model, stage))
+        return Absent(str(reasons.get((model, stage), "not timed"))) if found is None else float(found)
+
     stages = sorted(times["stage"].unique(), key=lambda stage: (stage != "encode", stage))
-    by_image = ("encode", "S1")
+    models = [model for model in rows["model"].cat.categories if (times["model"] == model).any()]
     data = {
-        "embedding" if stage == "encode" else stage: [
-            float((images if stage in by_image else seconds).get((model, stage), np.nan)) for model in models
-        ]
+        "embedding" if stage == "encode" else stage: pd.Series([cell(model, stage) for model in models], dtype=object)
         for stage in stages
     }
-    return pd.DataFrame(data, pd.Index(models, name="model"))
+    return pd.DataFrame(data).set_axis(pd.Index(models, name="model"))
 
 
 def volumes(rows: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
-    """Metrics of whole volumes, whose slices were outlined one by one.
+    """Metrics of the structures of whole volumes, whose slices were outlined one by one.
+
+    A structure that another model has under the same prompt is counted as one without an answer.
 
     Args:
         rows: Of volumes.
@@ -651,6 +665,10 @@ def volumes(rows: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
     """
     last = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
     rows = rows[(rows["round"] == 1) | (rows["round"] == last)].assign(all="")
+    prompt = ["protocol", "strategy", "variant", "repeat", "round", "choice", "all"]
+    rows["structure"] = rows["volume"] + "/" + rows["axis"] + "/" + rows["target"]
+    asked = rows[[*prompt, "volume", "structure"]].drop_duplicates()
+    rows = asked.merge(rows[[*prompt, "model"]].drop_duplicates(), on=prompt).merge(rows, how="left")
     known = objects.dropna(subset=["volume", "row_spacing", "column_spacing", "slice_spacing"])["volume"]
     rows["unmeasured"] = np.where(
         rows["volume"].isin(known),
@@ -665,7 +683,7 @@ def volumes(rows: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
     index = ["protocol", "strategy", "variant", "round", "choice", "model"]
     columns = {}
     for name, (metric, cell) in cells.items():
-        silent = rows[metric].isna() & (metric in (*_DISTANCES, "nsd"))
-        given = rows.assign(reason=rows["unmeasured"].where(silent, None))
-        columns[name] = pivot(given, index, ["all"], cell, "volume").iloc[:, 0]
+        unmeasured = rows["unmeasured"].where(rows[metric].isna(), None)
+        given = rows.assign(reason=unmeasured.mask(rows["dataset"].isna(), "a slice has no answer"))
+        columns[name] = pivot(given, index, ["all"], cell, "structure").iloc[:, 0]
     return pd.DataFrame(columns)
