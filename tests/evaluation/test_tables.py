@@ -130,6 +130,7 @@ def test_overall_and_frames_per_second() -> None:
     assert list(frame.columns) == ["box", "1 pt", "3 pts", "5 pts", "FPS"]
     assert [cell.mean for cell in frame.iloc[0, :4]] == pytest.approx([50, 10, 30, 50])
     assert frame.iloc[0, 4] == pytest.approx(1 / (0.2 + 0.05))
+    assert tables.overall(made({}), times[:0])["FPS"].tolist() == [Absent("no answer to a box was timed")]
 
 
 def test_over_the_objects_of_all_data_sets() -> None:
@@ -214,6 +215,9 @@ def test_comparisons() -> None:
     frame = tables.comparisons(rows, {"box": tables.SAM_MED2D["box"]})
     assert list(frame.index) == [("box", "a", "b")]
     assert frame.iloc[0].tolist() == [7, pytest.approx(5), 1, "0.016"]  # 2 / 2**7
+    apart = made({"object": "x"}, {"object": "y", "model": "b"})
+    none = Absent("there is no object that both have an answer to")
+    assert tables.comparisons(apart, {"box": tables.SAM_MED2D["box"]}).iloc[0].tolist() == [0, none, none, none]
 
 
 def test_jitter_is_what_an_object_loses_against_itself() -> None:

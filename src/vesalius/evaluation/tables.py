@@ -172,8 +172,8 @@ def pivot(
         answered = group[group["reason"].isna()]
         found, asked = answered[what].nunique(), group[what].nunique()
         reasons = list(dict.fromkeys(group["reason"].dropna().astype(str)))
-        told = "; ".join(reasons[:_REASONS]) + ("; and others" if len(reasons) > _REASONS else "")
-        cells[key] = _of(cell(answered), found, asked, told, what) if found else Absent(reasons[0])
+        why = "; ".join(reasons[:_REASONS]) + ("; and others" if len(reasons) > _REASONS else "")
+        cells[key] = _of(cell(answered), found, asked, why, what) if found else Absent(reasons[0])
     places = [_places(rows, names) for names in (index, columns)]
     values = np.full([len(place) for place in places], None, object)
     for key, value in cells.items():
@@ -239,7 +239,7 @@ def overall(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     ways = {name: way for name, way in SAM_MED2D.items() if len(select(rows, **way))} or headlines(rows)
     frame = pivot(with_prompt(rows, ways), ["model"], ["prompt"], estimate())
     fps = frames_per_second(times)
-    return frame.assign(FPS=[fps.get(name, float("nan")) for name in frame.index])
+    return frame.assign(FPS=[fps.get(name, Absent("no answer to a box was timed")) for name in frame.index])
 
 
 def over_objects(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
@@ -304,8 +304,11 @@ def comparisons(rows: pd.DataFrame, ways: Mapping[str, Way], metric: str = "dice
     names = ["prompt", "model", "and"]
     corrected = holm([one.p for one in found.values()])
     scale = 100.0 if metric in _SHARES else 1.0
+    none = Absent("there is no object that both have an answer to")
     data = [
         (one.objects, one.difference * scale, one.effect, "< 0.001" if p < 0.001 else f"{p:.3f}")
+        if one.objects
+        else (0, none, none, none)
         for one, p in zip(found.values(), corrected, strict=True)
     ]
     heads = ["objects", "median difference", "effect", "p (Holm)"]
