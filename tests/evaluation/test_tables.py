@@ -97,6 +97,7 @@ def test_what_some_objects_have_no_answer_to_is_noted_in_every_table() -> None:
     cells = {
         "overall": tables.overall(box, pd.DataFrame({"model": [], "stage": []})).loc["b", "box"],
         "detail": tables.detail(box)["objects"].iloc[1],
+        "medians": tables.detailed_quartiles(box)["objects"].iloc[1],
         "generalisation": tables.generalisation(box).loc["weighted average", ("box", "b")],
         "adapters": tables.adapters_off(rows(protocol="adapter-off", variant="on")).loc["b"].iloc[0],
         "strategies": tables.by_strategy(cosmos, "dice", "own").loc["liver, ct", ("b", "S5")],
@@ -419,7 +420,9 @@ def test_detail_counts_what_was_missed_and_what_is_undefined() -> None:
     box = frame.iloc[0]
     assert (box["objects"], box["missed"], box["undefined"]) == (3, 1, 1)
     assert box["Dice (%)"].mean == pytest.approx(25)
-    assert (box["median Dice (%)"].first, box["median Dice (%)"].median) == pytest.approx((12.5, 25))
+    medians = tables.detailed_quartiles(rows).iloc[0]
+    assert (medians["Dice (%)"].first, medians["Dice (%)"].median) == pytest.approx((12.5, 25))
+    assert (medians["HD (px)"].median, medians["objects"]) == (3, 3)
     assert box["error of predicted IoU"] == pytest.approx((90 + 10) / 2)
     assert "HCE" not in frame.columns
 

@@ -569,7 +569,7 @@ def _volumes(evaluation: Evaluation) -> Iterator[Section]:
                 "Slices are outlined one by one and put together. Distances, in mm, and NSD are of volumes whose "
                 "spacing is known along all axes and of which no slice was left out.",
                 _MEANS,
-                "Medians (first, third quartile) over all volumes.",
+                "Medians (first, third quartile) over the structures of all volumes.",
             ),
         )
         yield Section("Volumes", [table])
@@ -621,20 +621,22 @@ def _corpus(run: Mapping[str, Any]) -> Path | None:
 def _detail(evaluation: Evaluation) -> Iterator[Section]:
     rows = evaluation.rows[~evaluation.rows["protocol"].isin(["jitter", "grid", ANNOTATOR])]
     if rows["reason"].isna().any():
-        table = _table(
-            "detail",
-            "All metrics of every prompt",
-            tables.detail(rows),
-            source(rows, f"all protocols but jitter, grid and {ANNOTATOR}", ("dice", "nsd", "hd")),
-            (
-                _MEANS,
-                "Medians (first, third quartile) over all objects.",
-                "Distances in mm are of the images that state their spacing, in pixels of the others.",
-                "Of several rounds the first and the last. Missed and undefined: objects by Dice. Error of predicted "
-                "IoU: mean distance of the model's own estimate from the IoU, in points.",
-            ),
+        used = source(rows, f"all protocols but jitter, grid and {ANNOTATOR}", ("dice", "nsd", "hd"))
+        units = "Distances in mm are of the images that state their spacing, in pixels of the others."
+        ends = "Of several rounds the first and the last."
+        counted = (
+            f"{ends} Missed and undefined: objects by Dice. Error of predicted IoU: mean distance of the model's own "
+            "estimate from the IoU, in points."
         )
-        yield Section("Every prompt in detail", [table])
+        means, medians = tables.detail(rows), tables.detailed_quartiles(rows)
+        about = "Medians (first, third quartile) over objects."
+        yield Section(
+            "Every prompt in detail",
+            [
+                _table("detail", "All metrics of every prompt", means, used, (_MEANS, units, counted)),
+                _table("detail_medians", "Medians of every prompt", medians, used, (about, units, ends)),
+            ],
+        )
 
 
 def _manifest(evaluation: Evaluation) -> Iterator[Section]:

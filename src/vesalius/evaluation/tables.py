@@ -222,9 +222,8 @@ def mean(metric: str = "dice") -> Cell:
     return lambda group: float(scale * group.groupby("dataset", observed=True)[metric].mean().mean())
 
 
-def _mean_of(metric: str, unit: str) -> Cell:
-    """A cell with the mean of the distances that are in a unit."""
-    cell = mean(metric)
+def _in_unit(cell: Cell, unit: str) -> Cell:
+    """A cell of the distances that are in a unit."""
     return lambda group: cell(group[group["unit"] == unit])
 
 
@@ -267,24 +266,35 @@ def frames_per_second(times: pd.DataFrame) -> dict[str, float]:
 
 
 def detail(rows: pd.DataFrame) -> pd.DataFrame:
-    """All metrics of every prompt, with what was missed; of several rounds the first and the last."""
-    ends = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
-    rows = rows[(rows["round"] == 1) | (rows["round"] == ends)]
+    """Means of all metrics of every prompt, with what was missed."""
     shown = [*METRIC_NAMES] if rows["hce"].notna().any() else [name for name in METRIC_NAMES if name != "hce"]
-    index = ["protocol", "strategy", "variant", "round", "choice", "model"]
+    units = sorted(set(rows["unit"]))
     cells: dict[str, Cell] = {}
     for name in shown:
         if name in _DISTANCES:
-            cells |= {f"{METRIC_NAMES[name]} ({unit})": _mean_of(name, unit) for unit in sorted(set(rows["unit"]))}
+            cells |= {f"{METRIC_NAMES[name]} ({unit})": _in_unit(mean(name), unit) for unit in units}
         else:
             cells[METRIC_NAMES[name]] = estimate(name) if name == "dice" else mean(name)
-            cells |= {"median Dice (%)": median()} if name == "dice" else {}
     cells["objects"] = len
     cells["missed"] = lambda group: int((group["dice"] == 0).sum())
     cells["undefined"] = lambda group: int(group["dice"].isna().sum())
     cells["error of predicted IoU"] = lambda group: float((group["quality"] - group["iou"]).abs().mean() * 100)
-    everything = rows.assign(all="")
-    columns = {name: pivot(everything, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()}
+    return _by_prompt(rows, cells)
+
+
+def detailed_quartiles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians and quartiles of the main metrics of every prompt."""
+    cells: dict[str, Cell] = {METRIC_NAMES[name]: median(name) for name in ("dice", "iou", "nsd")}
+    cells |= {f"HD ({unit})": _in_unit(median("hd"), unit) for unit in sorted(set(rows["unit"]))}
+    return _by_prompt(rows, {**cells, "objects": len})
+
+
+def _by_prompt(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
+    """A row for every prompt and model, a column for each cell; of several rounds the first and the last."""
+    ends = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
+    rows = rows[(rows["round"] == 1) | (rows["round"] == ends)].assign(all="")
+    index = ["protocol", "strategy", "variant", "round", "choice", "model"]
+    columns = {name: pivot(rows, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()}
     # What is left out is the same for all cells of a row, and is noted once.
     columns |= {name: column.map(_without_note) for name, column in columns.items() if name != "objects"}
     return pd.DataFrame(columns)
