@@ -11,6 +11,7 @@ from vesalius.evaluation.rendering import (
     Absent,
     Gain,
     Marked,
+    Noted,
     Table,
     cell_text,
     to_csv,
@@ -96,9 +97,24 @@ def test_markdown_and_latex() -> None:
 
 def test_csv_has_numbers_unrounded() -> None:
     heads, *rows = csv.reader(io.StringIO(to_csv(table())))
-    assert heads == ["model", "target", "box", "box low", "box high", "text", "text gain", "n"]
-    assert rows[0] == ["a_1", "x", "81.26", "79.91", "82.449", "", "", "3"]
-    assert rows[2] == ["c", "z & w", "", "", "", "20.87", "-0.2", "2"]
+    assert heads == ["model", "target", "box", "box low", "box high", "text", "text gain", "text note", "n", "notes"]
+    assert rows[0] == ["a_1", "x", "81.26", "79.91", "82.449", "", "", "takes no words", "3", "From 3 rows. 50 % of *"]
+    assert rows[2] == ["c", "z & w", "", "", "", "20.87", "-0.2", "", "2", ""]
+
+
+def test_what_is_noted_of_a_cell_is_told_everywhere() -> None:
+    cells = [Noted(Quartiles(1.0, 0.0, 2.0), "2 of 3 objects"), Quartiles(3.0, 2.0, 4.0)]
+    noted = Table("n", "t", pd.DataFrame({"Dice": cells}, pd.Index(["x", "y"], name="model")), "")
+    html = to_html(noted)
+    assert "<td>1.0 (0.0, 2.0)<sup>a</sup></td>" in html
+    assert "<p><sup>a</sup> 2 of 3 objects</p>" in html
+    assert "| x | 1.0 (0.0, 2.0)<sup>a</sup> |" in to_markdown(noted)
+    assert "<sup>a</sup> 2 of 3 objects" in to_markdown(noted)
+    assert "x & 1.0 (0.0, 2.0)\\textsuperscript{a} \\\\" in to_latex(noted)
+    assert "% a: 2 of 3 objects\n" in to_latex(noted)
+    heads, *rows = csv.reader(io.StringIO(to_csv(noted)))
+    assert heads == ["model", "Dice median", "Dice first quartile", "Dice third quartile", "Dice note", "notes"]
+    assert [row[-2] for row in rows] == ["2 of 3 objects", ""]
 
 
 def test_columns_of_models_without_an_answer_are_named() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from vesalius.cli import main
 from vesalius.core.errors import ReadError, WriteError
 from vesalius.evaluation.galleries import choose_cases, choose_complex, choose_crowded
 from vesalius.evaluation.report import write_report
-from vesalius.evaluation.results import schema
-from vesalius.evaluation.sections import read_evaluation, specialist_of
+from vesalius.evaluation.results import schema, write_table
+from vesalius.evaluation.sections import read_evaluation, references_of
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +116,53 @@ def test_what_a_model_cannot_do_has_its_reason(html: str) -> None:
     assert "Not listed, as there is no answer: text sam (takes no words)." in html
 
 
+def test_rows_without_an_answer_are_counted_where_they_are_shown(made: Path, html: str) -> None:
+    rows = columns(made, "protocol", "choice", "reason")
+    silent = rows[(rows["protocol"] == "cosmos") & rows["reason"].notna()]["choice"].value_counts()
+    assert set(silent.index) == {"matched", "own"}
+    counted = re.findall(r"protocol cosmos, choice (\w+)[^<]*Without an answer: (\d+)\.", html)
+    assert counted == [("matched", str(silent.sum()))] * 2 + [("own", str(silent["own"]))] * 2
+
+
 def test_tables_lie_beside_the_report(made: Path, html: str) -> None:
     names = {path.name for path in (made / "report_tables").iterdir()}
     stems = {name.rpartition(".")[0] for name in names}
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("csv", "md", "tex")}
     assert len(stems) == html.count("<h3>Table")
     assert {"overall", "jitter", "grid", "correlations", "validation_external_rgb", "volumes"} <= stems
+
+
+def test_every_table_says_what_becomes_of_values_that_are_not_there(made: Path, html: str) -> None:
+    told = {"manifest": "Nothing is left out", "times": "There are no undefined times."}
+    files = sorted((made / "report_tables").iterdir())
+    assert {path.suffix for path in files} == {".csv", ".md", ".tex"}
+    for path in files:
+        policy = told.get(path.stem, "What has no answer is left out, and is no zero.")
+        assert path.read_text(encoding="utf-8").count(policy) == 1, path
+    assert html.count("is no zero.") == html.count("<h3>Table") - 1
+    # Programs that read CSV need not be told.
+    assert pd.read_csv(made / "report_tables" / "overall.csv")["notes"].notna().tolist() == [True, False, False]
+
+
+def test_pictures_say_which_rows_they_show(made: Path, html: str) -> None:
+    scores = columns(made, "object", "model", "protocol", "strategy", "round", "reason")
+    answered = scores[scores["reason"].isna()]
+    notes = re.findall(r"<div class=\"gallery\">.*?<div class=\"notes\">(.*?)</div>\n\n", html, re.DOTALL)
+    assert len(notes) == 5
+    for note in notes[:2]:
+        told = re.search(
+            r"<p>From scores\.parquet, protocol sam-med2d, strategy (\w+), choice own, round 1: "
+            r"(\d+) rows of the objects ([^<]*)\.</p>",
+            note,
+        )
+        assert told is not None
+        way = (answered["protocol"] == "sam-med2d") & (answered["strategy"] == told[1]) & (answered["round"] == 1)
+        objects = told[3].split(", ")
+        assert int(told[2]) == len(answered[way & answered["object"].isin(objects)]) > 0
+    assert notes[2].count("From scores.parquet, protocol sam-med2d") == 2
+    assert " rows of the images " in notes[2]
+    assert "model sam: 6 rows of the objects " in notes[3]
+    assert re.search(r"From saliency\.parquet: \d+ rows of the images ", notes[4])
 
 
 def test_what_was_not_run_is_left_out(made: Path, tmp_path: Path) -> None:
@@ -203,10 +245,30 @@ def test_which_cases_are_shown() -> None:
     assert choose_crowded(crowd, 2) == ["a", "d"]
 
 
-def test_the_specialist() -> None:
-    assert specialist_of(["sam", "ours", "specialist-unet"]) == "specialist-unet"
-    assert specialist_of(["sam", "ours"]) == "ours"
-    assert specialist_of(["sam"]) is None
+def test_who_models_are_compared_with() -> None:
+    assert references_of(["sam", "ours", "specialist-unet"]) == {"*": "sam", "†": "specialist-unet"}
+    assert references_of(["unet", "sam", "ours"]) == {"*": "unet", "†": "sam"}
+    assert references_of(["sam", "ours"]) == {"*": "sam", "†": "ours"}
+    assert references_of(["sam"]) == {"*": "sam"}
+    assert references_of([]) == {}
+
+
+def test_signs_are_explained_as_they_were_computed(made: Path, tmp_path: Path) -> None:
+    def noted(names: list[str], silent: str) -> list[str]:
+        """The notes of signs where one model has no answer to a box, the models being listed in an order."""
+        out = tmp_path / names[0]
+        shutil.copytree(made, out)
+        rows = pq.read_table(made / "scores.parquet", filters=[("protocol", "=", "medsam")]).to_pylist()
+        refused = {"dice": None, "nsd": None, "rle": None, "reason": "takes words alone"}
+        write_table(out, "scores", (row | (refused if row["model"] == silent else {}) for row in rows))
+        run = json.loads((made / "run.json").read_text())
+        (out / "run.json").write_text(json.dumps(run | {"models": [{"name": name} for name in names]}))
+        html = write_report(out).read_text(encoding="utf-8")
+        assert html.count("Form of MedSAM, supplement, tables 5 to 11") == 3
+        return sorted(set(re.findall(r"<p>([^<]*better than[^<]*) \(p &lt; 0\.05\)", html)))
+
+    assert noted(["sam", "unet", "ours"], "sam") == ["* better than unet; † better than ours"]
+    assert noted(["unet", "sam", "ours"], "") == ["* better than unet; † better than sam"]
 
 
 def test_rows_know_their_objects(made: Path) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vesalius.evaluation import tables
-from vesalius.evaluation.rendering import Absent, Gain, Marked
+from vesalius.evaluation.rendering import Absent, Gain, Marked, Noted
 from vesalius.evaluation.statistics import Estimate, signed_rank
 
 DEFAULT: dict[str, Any] = {
@@ -74,8 +74,47 @@ def test_what_a_model_cannot_do_is_absent_and_no_zero() -> None:
     assert list(frame.index) == ["a", "b"]
     assert frame.loc["b", "box"] == Absent("takes words alone")
     assert frame.loc["b", "text"] is None
-    # A row without an answer among others is left out.
-    assert frame.loc["a", "text"] == pytest.approx(40)
+    # A row without an answer among others is left out, and told.
+    assert frame.loc["a", "text"] == Noted(pytest.approx(40), "1 of 2 objects; the others: refused")
+
+
+def test_what_some_objects_have_no_answer_to_is_noted_in_every_table() -> None:
+    def rows(**way: Any) -> pd.DataFrame:
+        """Five objects, of which model b knows the first two."""
+        return made(
+            *({**way, "object": str(n), "case": str(n), "dice": 0.2 * n, "nsd": 0.5} for n in range(5)),
+            *({**way, "object": str(n), "case": str(n), "dice": 0.9, "model": "b"} for n in range(2)),
+            *({**way, "object": str(n), "model": "b", "dice": np.nan, "reason": f"not {min(n, 3)}"} for n in (2, 3, 4)),
+        )
+
+    told = "2 of 5 objects; the others: not 2; not 3"
+    box, click = rows(), rows(strategy="points")
+    later = rows(strategy="points", round=5)
+    both = pd.concat([click, later])
+    cosmos = rows(protocol="cosmos", strategy="S5")
+    jittered = pd.concat([rows(protocol="jitter", strategy="S5", variant=name) for name in ("0", "0-10")])
+    headline = {"box": tables.SAM_MED2D["box"]}
+    cells = {
+        "overall": tables.overall(box, pd.DataFrame({"model": [], "stage": []})).loc["b", "box"],
+        "detail": tables.detail(box)["objects"].iloc[1],
+        "medians": tables.detailed_quartiles(box)["objects"].iloc[1],
+        "generalisation": tables.generalisation(box).loc["weighted average", ("box", "b")],
+        "adapters": tables.adapters_off(rows(protocol="adapter-off", variant="on")).loc["b"].iloc[0],
+        "strategies": tables.by_strategy(cosmos, "dice", "own").loc["liver, ct", ("b", "S5")],
+        "jitter": tables.jitter(jittered).loc[("mean", "0-10"), ("b", "S5")],
+        "robustness": tables.robustness(jittered).loc[("b", "S5"), "0-10"],
+        "grid": tables.grid(
+            rows(protocol="grid", strategy="S1", variant="8"), pd.DataFrame({"stage": [], "variant": []})
+        ).loc[("b", "liver, ct", "one"), "8²"],
+        "validation": tables.validation(box, {})[0].loc[("liver", "ct"), ("Dice (%)", "b")],
+        "breakdown": tables.breakdown(box, "modality", headline).loc["ct", ("box", "b")],
+        "corrections": tables.corrections(rows(protocol="imis")).loc[("box", "b"), "first"],
+    }
+    assert {name: cell.note for name, cell in cells.items() if isinstance(cell, Noted)} == dict.fromkeys(cells, told)
+    assert tables.detail(box)["Dice (%)"].iloc[1].mean == pytest.approx(90)
+    gained = tables.increments(both).loc["ct", "b"]
+    assert isinstance(gained.cell, Gain)
+    assert gained.note == told
 
 
 def test_overall_and_frames_per_second() -> None:
@@ -92,6 +131,23 @@ def test_overall_and_frames_per_second() -> None:
     assert list(frame.columns) == ["box", "1 pt", "3 pts", "5 pts", "FPS"]
     assert [cell.mean for cell in frame.iloc[0, :4]] == pytest.approx([50, 10, 30, 50])
     assert frame.iloc[0, 4] == pytest.approx(1 / (0.2 + 0.05))
+    assert tables.overall(made({}), times[:0])["FPS"].tolist() == [Absent("no answer to a box was timed")]
+
+
+def test_over_the_objects_of_all_data_sets() -> None:
+    rows = made(
+        *({"dice": dice} for dice in (0.1, 0.2, 0.6)),
+        {"dice": 0.9, "dataset": "two"},
+        {"model": "b", "reason": "takes words alone", "dice": np.nan},
+    )
+    frame = tables.over_objects(rows, {"box": tables.SAM_MED2D["box"]})
+    assert list(frame.columns) == [("box", "mean"), ("box", "median")]
+    mean, median = frame.loc["a"]
+    assert mean.mean == pytest.approx(45)
+    # The sets' cases are two, though both are named 1: three objects of 30 on average, or one of 90, or both.
+    assert (mean.low, mean.high) == pytest.approx((30, 90))
+    assert (median.first, median.median, median.third) == pytest.approx((17.5, 40, 67.5))
+    assert frame.loc["b"].tolist() == [Absent("takes words alone")] * 2
 
 
 def test_headlines_are_of_the_first_protocol_there_is() -> None:
@@ -102,7 +158,7 @@ def test_headlines_are_of_the_first_protocol_there_is() -> None:
 
 def test_increments() -> None:
     points = [
-        {"strategy": "points", "round": number, "dice": dice, "modality": modality}
+        {"strategy": "points", "round": number, "dice": dice, "modality": modality, "object": modality}
         for modality, dices in {"ct": (0.2, 0.6), "mr": (0.8, 0.75)}.items()
         for number, dice in zip((1, 5), dices, strict=True)
     ]
@@ -113,6 +169,24 @@ def test_increments() -> None:
     assert frame.loc["ct", "b"] == Absent("no clicks")
     assert frame.loc["mr", "b"] is None
     assert isinstance(frame.loc["mr", "a"], Gain)
+
+
+def test_more_points_that_a_model_was_not_given_have_no_gain() -> None:
+    def way(number: int, name: str, dice: float, **more: Any) -> dict[str, Any]:
+        return {"strategy": "points", "round": number, "object": name, "dice": dice, **more}
+
+    silent = {"model": "b", "reason": "no second answer"}
+    rows = made(
+        way(1, "x", 0.2), way(1, "y", 0.8), way(5, "x", 0.5), way(5, "y", 0.9),
+        way(1, "x", 0.7, model="b"), way(1, "y", 0.9, model="b"),
+        way(5, "x", np.nan, **silent), way(5, "y", np.nan, **silent),
+    )  # fmt: skip
+    found = tables.increments(rows)
+    assert (found.loc["ct", "a"].value, found.loc["ct", "a"].gain) == pytest.approx((50, 20))
+    alone = found.loc["ct", "b"]
+    assert isinstance(alone, Noted)
+    assert alone.note == "no gain: no second answer"
+    assert (alone.cell.value, alone.cell.gain) == pytest.approx((80, np.nan), nan_ok=True)
 
 
 def test_generalisation_weighs_by_objects_and_stars_what_has_no_adapters() -> None:
@@ -142,6 +216,9 @@ def test_comparisons() -> None:
     frame = tables.comparisons(rows, {"box": tables.SAM_MED2D["box"]})
     assert list(frame.index) == [("box", "a", "b")]
     assert frame.iloc[0].tolist() == [7, pytest.approx(5), 1, "0.016"]  # 2 / 2**7
+    apart = made({"object": "x"}, {"object": "y", "model": "b"})
+    none = Absent("there is no object that both have an answer to")
+    assert tables.comparisons(apart, {"box": tables.SAM_MED2D["box"]}).iloc[0].tolist() == [0, none, none, none]
 
 
 def test_jitter_is_what_an_object_loses_against_itself() -> None:
@@ -199,7 +276,8 @@ def test_grid_with_its_times() -> None:
     frame = tables.grid(rows, times)
     assert list(frame.columns) == ["8²", "16²", "128²"]
     assert [cell.mean for cell in frame.loc[("a", "liver, ct", "one")]] == pytest.approx([0.8, 1.6, 12.8])
-    assert frame.loc[("a", "seconds per image", ""), "8²"] == 0.5
+    untimed = Absent("times were taken of up to 8² points alone")
+    assert frame.loc[("a", "seconds per image", "")].tolist() == [0.5, untimed, untimed]
 
 
 def test_validation_marks_what_is_better() -> None:
@@ -216,14 +294,28 @@ def test_validation_marks_what_is_better() -> None:
             for number, value in enumerate(values)
         )
     )
-    (cells,) = tables.validation(rows, "unet").to_numpy()
+    references = {"*": "first", "†": "unet"}
+    frame, compared = tables.validation(rows, references)
+    assert compared == references
+    (cells,) = frame.to_numpy()
     assert all(isinstance(cell, Marked) for cell in cells)
     assert [cell.marks for cell in cells] == ["", "*", "*†", "", "", "", "", ""]
     assert cells[2].quartiles.median == pytest.approx(60)
     # Twelve tests, of which those of equal NSD have p = 1: 0.05 is reached by 2 / 2**12 times twelve, not by 2 / 2**6.
     few = rows[rows["object"].isin([str(number) for number in range(6)])]
     assert signed_rank(dices["first"][:6], dices["best"][:6]).p < 0.05
-    assert {cell.marks for cell in tables.validation(few, "unet").to_numpy()[0]} == {""}
+    assert {cell.marks for cell in tables.validation(few, references)[0].to_numpy()[0]} == {""}
+
+
+def test_models_of_other_targets_are_not_compared() -> None:
+    silent = {"dice": np.nan, "nsd": np.nan, "reason": "not known"}
+    rows = made(
+        *({"model": "a", "object": str(n)} | (silent if n % 2 else {}) for n in range(12)),
+        *({"model": "b", "object": str(n)} | ({} if n % 2 else silent) for n in range(12)),
+    )
+    assert tables.validation(rows, {"*": "a"})[1] == {}
+    rows["target"] = ["liver", "spleen"] * 12
+    assert tables.validation(rows, {"*": "a"})[1] == {}
 
 
 def test_clicks() -> None:
@@ -237,13 +329,49 @@ def test_clicks() -> None:
         {"model": "b", "protocol": "interactive", "strategy": "clicks", "reason": "no clicks", "iou": np.nan},
     )
     frame = tables.interactive(rows, "iou")
-    assert list(frame.index) == ["a"]
+    assert set(frame.loc["b"]) == {Absent("no clicks")}
     found = frame.loc["a"]
     # y stops after two clicks, and keeps 0.4.
     assert (found["NoC@80"], found["NoC@85"], found["NoC@90"]) == pytest.approx(((2 + 3) / 2, 3, 3))
     assert (found["failures@80"], found["failures@90"], found["objects"]) == (1, 1, 2)
     assert found["area under curve"] == pytest.approx(100 * ((0.25 + 0.81 + 0.46) / 2 + (0.15 + 0.4 + 0.2) / 2) / 2)
     assert (found["after 1"], found["after 3"]) == pytest.approx((40, 66))
+
+
+def test_clicks_without_an_answer_are_no_failures() -> None:
+    def way(name: str, number: int, iou: float | None, model: str = "a") -> dict[str, Any]:
+        shared = {"object": name, "protocol": "interactive", "strategy": "clicks", "round": number, "model": model}
+        return shared | ({"iou": np.nan, "reason": "no such file"} if iou is None else {"iou": iou})
+
+    rows = made(
+        way("x", 1, 0.7), way("x", 2, None), way("x", 3, None),
+        way("y", 1, 0.5), way("y", 2, 0.7), way("y", 3, 0.9),
+        way("x", 1, 0.6, "b"), way("x", 2, None, "b"), way("x", 3, None, "b"),
+    )  # fmt: skip
+    frame = tables.interactive(rows, "iou")
+    one, two = frame.loc["a"], frame.loc["b"]
+    assert one["objects"] == Noted(1, "1 of 2 objects; the others: no such file")
+    assert (one["NoC@80"], one["failures@80"], one["area under curve"]) == pytest.approx((3, 0, 70))
+    assert one["after 1"] == pytest.approx(60)
+    assert one["after 3"] == Noted(pytest.approx(90), "1 of 2 objects; the others: no such file")
+    assert two["after 1"] == pytest.approx(60)
+    assert {two[name] for name in ("objects", "NoC@80", "failures@90", "area under curve", "after 3")} == {
+        Absent("no such file")
+    }
+
+
+def test_an_annotators_prompt_without_an_answer_has_no_score() -> None:
+    def way(name: str, number: int, dice: float | None) -> dict[str, Any]:
+        shared = {"object": name, "protocol": "annotator", "strategy": "prompts", "round": number}
+        return shared | ({"dice": np.nan, "reason": "no words"} if dice is None else {"dice": dice})
+
+    rows = made(way("x", 1, None), way("x", 2, 0.5), way("y", 1, 0.9), way("z", 1, 0.6), way("z", 2, None))
+    assert tables.click_curves(rows, "dice")["a"] == pytest.approx(
+        np.array([[np.nan, 0.5], [0.9, 0.9], [0.6, np.nan]]), nan_ok=True
+    )
+    found = tables.annotator(rows).loc["a"]
+    assert (found["objects"], found["prompts"]) == (3, pytest.approx(5 / 3))
+    assert found["in the end"] == Noted(pytest.approx(70), "2 of 3 objects; the others: no words")
 
 
 def test_breakdown_counts_objects_and_cases() -> None:
@@ -292,6 +420,9 @@ def test_detail_counts_what_was_missed_and_what_is_undefined() -> None:
     box = frame.iloc[0]
     assert (box["objects"], box["missed"], box["undefined"]) == (3, 1, 1)
     assert box["Dice (%)"].mean == pytest.approx(25)
+    medians = tables.detailed_quartiles(rows).iloc[0]
+    assert (medians["Dice (%)"].first, medians["Dice (%)"].median) == pytest.approx((12.5, 25))
+    assert (medians["HD (px)"].median, medians["objects"]) == (3, 3)
     assert box["error of predicted IoU"] == pytest.approx((90 + 10) / 2)
     assert "HCE" not in frame.columns
 
@@ -308,9 +439,40 @@ def test_inference_times() -> None:
         ],
         columns=["model", "stage", "variant", "prompts", "seconds"],
     )
-    frame = tables.inference_times(times, ["a"])
+    times = pd.concat([times, times[:1].assign(model="b")])
+    rows = made(
+        {"strategy": "S5"},
+        {"model": "b", "strategy": "S5", "protocol": "adapter-off", "reason": "has no adapters"},
+        {"model": "b", "strategy": "S5", "reason": "takes no box"},
+    )
+    frame = tables.inference_times(times, rows)
     assert list(frame.columns) == ["embedding", "S1", "S5"]
     assert frame.loc["a"].tolist() == pytest.approx([0.3, 3.0, 0.1])
+    assert frame.loc["b"].tolist() == [0.2, Absent("not timed"), Absent("takes no box")]
+
+
+def test_volumes_say_why_they_have_no_distances() -> None:
+    way = {"protocol": "cosmos", "strategy": "S5", "target": "liver", "axis": "z"}
+    lacking = dict.fromkeys(("hd", "hd95", "assd", "nsd"), np.nan)
+    rows = pd.concat(
+        [
+            made({**way, "volume": "one"}, {**way, "volume": "two", "iou": 0.6, "case": "2", **lacking}),
+            made({**way, "volume": "one", "protocol": "grid", **lacking}),
+            made({**way, "volume": "one", "model": "b"}),
+        ]
+    ).drop(columns=["object", "reason"])
+    spacing = {"row_spacing": 1.0, "column_spacing": 1.0, "slice_spacing": 2.0}
+    objects = pd.DataFrame([{"volume": "one", **spacing}, {"volume": "two", **spacing, "slice_spacing": np.nan}])
+    whole, partial = (tables.volumes(rows, objects).loc[protocol].iloc[0] for protocol in ("cosmos", "grid"))
+    assert (whole["volumes"], whole["median Dice (%)"].median, whole["IoU (%)"].mean) == pytest.approx((2, 50, 50))
+    assert whole["HD"].cell.mean == 3
+    distances = ("HD", "HD95", "ASSD", "NSD (%)")
+    told = "1 of 2 structures; the others: distances and NSD are of volumes whose spacing is known along all axes"
+    assert {whole[name].note for name in distances} == {told}
+    other = tables.volumes(rows, objects).loc["cosmos"].iloc[1]
+    assert {cell.note for cell in other} == {"1 of 2 structures; the others: a slice has no answer"}
+    told = "distances and NSD are of volumes of which all slices were measured"
+    assert {partial[name] for name in distances} == {Absent(told)}
 
 
 @pytest.mark.parametrize(

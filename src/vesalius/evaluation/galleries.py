@@ -19,7 +19,7 @@ from vesalius.core.types import Logits, Prediction, Prompt, Slice
 from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
 from vesalius.corpus.store import Corpus, decode_mask, is_corpus
 from vesalius.evaluation.images import name_of
-from vesalius.evaluation.tables import Way, select
+from vesalius.evaluation.tables import Way, select, told
 from vesalius.predict.overlay import View, draw_overlay
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Gallery:
         title: What is shown.
         heads: Of the columns of pictures.
         rows: Head of the row, and its pictures; None where there is none.
-        notes: How they were chosen.
+        notes: The rows that they show, and how they were chosen.
     """
 
     title: str
@@ -166,6 +166,7 @@ def cases(
         ["truth", *models],
         lines,
         (
+            _source(rows, told(way), [one for _, one in shown]),
             f"Chosen by the Dice of {models[0]}: of the best tenth, nearest the median, of the worst tenth, "
             "of different modalities where there are.",
             "Dashed: the box given; plus and minus: the clicks given; line: the outline.",
@@ -209,12 +210,18 @@ def fused(
             lines.append((f"{name}, {prompt_name}", row))
     if not models:
         return None
+    shown = [name for name in chosen if name in images]
+    rows = rows[rows["reason"].isna()]
+    sources = [_source(select(rows, **way), told(way), shown, "image") for way in ways.values()]
     heads = ["truth", *models]
     return Gallery(
         "Several objects of one image",
         heads,
         [(name, [row.get(head) for head in heads]) for name, row in lines],
-        ("Images with the most objects that were measured, of different modalities; each object has its colour.",),
+        (
+            *sources,
+            "Images with the most objects that were measured, of different modalities; each object has its colour.",
+        ),
     )
 
 
@@ -230,7 +237,8 @@ def complex_cases(
     about = rows[rows["model"] == models[0]].set_index("object")
     outlines = read_outlines(folder, way, chosen)
     pictures: dict[str, list[Picture | None]] = {"truth": [], models[0]: []}
-    heads = []
+    heads: list[str] = []
+    shown: list[str] = []
     for one in chosen:
         if one not in about.index or about.loc[one, "image"] not in images or (one, models[0]) not in outlines:
             continue
@@ -238,12 +246,16 @@ def complex_cases(
         view = _view(about.loc[one], image.size)
         mask = decode_mask(outlines[one, models[0]], *image.size)
         heads.append(f"order {about.loc[one, 'fourier_order']:.1f}")
+        shown.append(one)
         caption = f"Dice {100 * about.loc[one, 'dice']:.1f}"
         truth = decode_mask(about.loc[one, "truth"], *image.size)
         pictures["truth"].append(_picture(image, [], [truth], view, target, f"{target}, truth"))
         alt = f"{target} by {models[0]}, {caption}"
         pictures[models[0]].append(_picture(image, [], [mask], view, caption, alt))
-    return Gallery("Objects of rising Fourier order", heads, list(pictures.items())) if heads else None
+    if not heads:
+        return None
+    used = _source(rows[rows["model"] == models[0]], f"{told(way)}, model {models[0]}", shown)
+    return Gallery("Objects of rising Fourier order", heads, list(pictures.items()), (used,))
 
 
 def choose_complex(rows: pd.DataFrame, count: int = 6) -> list[str]:
@@ -289,8 +301,17 @@ def saliency(maps: pd.DataFrame, images: Mapping[str, Slice]) -> Gallery:
         "Saliency of the image embeddings",
         heads,
         [(name, [row.get(head) for head in heads]) for name, row in lines],
-        ("Mean size of the embedding's channels, from 0 (dark blue) to 1 (yellow) over each image.",),
+        (
+            f"From saliency.parquet: {len(maps)} rows of the images {', '.join(name for name, _ in lines)}.",
+            "Mean size of the embedding's channels, from 0 (dark blue) to 1 (yellow) over each image.",
+        ),
     )
+
+
+def _source(rows: pd.DataFrame, what: str, shown: Sequence[str], column: str = "object") -> str:
+    """The rows of some objects or images that are shown."""
+    count = len(select(rows, **{column: list(shown)}))
+    return f"From scores.parquet, {what}: {count} rows of the {column}s {', '.join(shown)}."
 
 
 def _view(about: pd.Series, size: tuple[int, int]) -> View:

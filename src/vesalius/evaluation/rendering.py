@@ -1,7 +1,7 @@
 """Tables for people and programs: cells, and their HTML, Markdown, LaTeX and CSV.
 
 A frame holds cells: numbers, words, or one of the kinds below; its index are the heads of rows. What is printed is
-rounded; CSV has the numbers as they are, a column for each.
+rounded; CSV has the numbers as they are, a column for each, and what is noted of them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,16 @@ class Absent:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """A cell with what is to be known of it, which is printed under the table."""
+
+    cell: Any
+    note: str
+
+
+@dataclass(frozen=True)
 class Gain:
-    """A value and what was gained after it."""
+    """A value and what was gained after it; NaN if that is not known."""
 
     value: float
     gain: float
@@ -77,6 +85,8 @@ def cell_text(cell: Any, digits: int = 1) -> str:
     match cell:
         case None | Absent():
             return NONE
+        case Noted(inner, _):
+            return cell_text(inner, digits)
         case Estimate(mean, low, high):
             return number(mean) if math.isnan(low) else f"{number(mean)} [{number(low)}, {number(high)}]"
         case Quartiles(median, first, third):
@@ -162,7 +172,10 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The numbers, unrounded, a column for each: means with their intervals, medians with their quartiles."""
+    """The numbers, unrounded, a column for each: means with their intervals, medians with their quartiles.
+
+    The last column has in its first row what stands under the table.
+    """
     import pandas as pd
 
     labels = [labels for labels, _ in _rows(table.frame)]
@@ -171,14 +184,22 @@ def to_csv(table: Table) -> str:
     }
     for place, name in enumerate(_flat(table.frame)):
         numbers = [_numbers(cell) for cell in table.frame.iloc[:, place]]
-        for part in dict.fromkeys(part for found in numbers for part in found) or {"": None}:
+        parts = dict.fromkeys(part for found in numbers for part in found)
+        noted = [part for part in parts if part == "note"]
+        for part in ([part for part in parts if part != "note"] or [""]) + noted:
             data[f"{name} {part}".strip()] = [found.get(part) for found in numbers]
+    # A line of comment would have to be told to every program that reads the file.
+    data["notes"] = [" ".join((table.source, *table.notes)) if place == 0 else None for place in range(len(labels))]
     text: str = pd.DataFrame(data).to_csv(index=False)
     return text
 
 
 def _numbers(cell: Any) -> dict[str, Any]:
     match cell:
+        case Noted(inner, note):
+            return {**_numbers(inner), "note": note}
+        case Absent(reason):
+            return {"note": reason}
         case Estimate(mean, low, high):
             return {"": mean, "low": low, "high": high}
         case Quartiles(median, first, third):
@@ -189,7 +210,7 @@ def _numbers(cell: Any) -> dict[str, Any]:
             return {"": value, "gain": gain}
         case Correlation(value, p, objects):
             return {"": value, "p": p, "objects": objects}
-        case None | Absent():
+        case None:
             return {}
         case float() if math.isnan(cell):
             return {}
@@ -204,9 +225,19 @@ def _rows(frame: pd.DataFrame) -> Iterator[tuple[list[str], list[Any]]]:
 
 def _texts(heads: list[str], cells: list[Any], digits: int, reasons: dict[str, str], sign: str) -> list[str]:
     return heads + [
-        cell_text(cell, digits) + (sign.format(_sign(reasons, cell.reason)) if isinstance(cell, Absent) else "")
+        cell_text(cell, digits) + "".join(sign.format(_sign(reasons, remark)) for remark in _remarks(cell))
         for cell in cells
     ]
+
+
+def _remarks(cell: Any) -> list[str]:
+    """What is printed of a cell under the table."""
+    match cell:
+        case Absent(reason):
+            return [reason]
+        case Noted(_, note):
+            return [note]
+    return []
 
 
 def _sign(reasons: dict[str, str], reason: str) -> str:
@@ -275,8 +306,7 @@ def _html_part(frame: pd.DataFrame, digits: int, reasons: dict[str, str]) -> str
         texts = [f"<th scope='row'>{html.escape(label)}</th>" for label in labels]
         for cell in cells:
             text = html.escape(cell_text(cell, digits))
-            if isinstance(cell, Absent):
-                text += f"<sup>{_sign(reasons, cell.reason)}</sup>"
+            text += "".join(f"<sup>{_sign(reasons, remark)}</sup>" for remark in _remarks(cell))
             if isinstance(cell, Correlation) and cell.p < _LEVEL:
                 text = f"<strong>{text}</strong>"
             kind = " class='words'" if isinstance(cell, str) else ""

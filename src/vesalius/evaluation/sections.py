@@ -20,14 +20,21 @@ from vesalius.evaluation import figures, galleries, tables
 from vesalius.evaluation.galleries import Gallery
 from vesalius.evaluation.protocols import ANNOTATOR
 from vesalius.evaluation.rendering import Table, without_empty
-from vesalius.evaluation.results import RUN, read_table
-from vesalius.evaluation.tables import METRIC_NAMES, Way, select
+from vesalius.evaluation.results import METRICS, RUN, read_table
+from vesalius.evaluation.tables import METRIC_NAMES, Way, select, told
 
 if TYPE_CHECKING:
     from vesalius.core.types import Slice
 
 _MEANS = "Means over objects, then over data sets, with 95 % confidence intervals over cases."
 _MEAN_ALONE = "Means over objects, then over data sets."
+# What becomes of values that are not there, which every table says.
+_UNDEFINED = (
+    "Undefined values, where neither the outline nor the truth has a pixel, are left out; where one of them has none, "
+    "overlaps are 0 and distances the image's diagonal. What has no answer is left out, and is no zero."
+)
+_UNTIMED = "What has no answer was not timed and is left out, and is no zero. There are no undefined times."
+_WRITTEN = "Nothing is left out; what is not known is said to be none."
 _TEST = "Wilcoxon signed-rank test, two-sided, on the same objects; p-values corrected by Holm over the table."
 
 
@@ -128,11 +135,17 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def _table(
-    name: str, title: str, frame: pd.DataFrame, used: str, notes: tuple[str, ...] = (), digits: int = 1
+    name: str,
+    title: str,
+    frame: pd.DataFrame,
+    used: str,
+    notes: tuple[str, ...] = (),
+    digits: int = 1,
+    undefined: str = _UNDEFINED,
 ) -> Table:
     """A table; models that have no answer in a row or column of their own are named under it instead."""
     frame, left_out = without_empty(frame)
-    return Table(name, title, frame, used, (*notes, *left_out), digits)
+    return Table(name, title, frame, used, (*notes, undefined, *left_out), digits)
 
 
 def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) -> str:
@@ -146,13 +159,6 @@ def source(rows: pd.DataFrame, what: str, metrics: Sequence[str] = ("dice",)) ->
         f"Missed, without a pixel in common with the truth: {int((answered['dice'] == 0).sum())}. "
         f"Without an answer: {len(rows) - len(answered)}."
     )
-
-
-def told(way: Way) -> str:
-    """A prompt in words."""
-    parts = [f"protocol {way['protocol']}", f"strategy {way['strategy']}", f"choice {way['choice']}"]
-    parts += [f"variant {way['variant']}"] if way["variant"] else []
-    return ", ".join([*parts, f"round {way['round']}"])
 
 
 def _told(ways: Mapping[str, Way]) -> str:
@@ -174,6 +180,18 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
                     _MEANS,
                     "FPS: images per second, each encoded and asked for one object by a box. Form of SAM-Med2D, "
                     "table 2.",
+                ),
+            )
+        )
+        items.append(
+            _table(
+                "overall_objects",
+                "Dice (%) by model and prompt, over the objects of all data sets together",
+                tables.over_objects(rows, shown),
+                source(tables.with_prompt(rows, shown), _told(shown)),
+                (
+                    "Means over all objects, as the papers state them, with 95 % confidence intervals over cases; "
+                    "medians (first, third quartile) over all objects.",
                 ),
             )
         )
@@ -245,7 +263,8 @@ def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
     items: list[Item] = []
     how = {"matched": "the mask nearest the truth (mask matching)", "own": "the mask that the model rates best"}
     for choice, words in how.items():
-        rows = select(evaluation.rows, protocol="cosmos", choice=choice)
+        rows = tables.with_choice(select(evaluation.rows, protocol="cosmos"), choice)
+        used = f"protocol cosmos, choice {choice}{', or own without an answer' if choice == 'matched' else ''}"
         if not rows["reason"].isna().any():
             continue
         for metric, number in (("dice", 2), ("hd", 3)):
@@ -254,7 +273,7 @@ def _cosmos(evaluation: Evaluation) -> Iterator[Section]:
                     f"objects_{metric}_{choice}",
                     f"{METRIC_NAMES[metric]} by object and modality, {words}",
                     tables.by_strategy(evaluation.rows, metric, choice),
-                    source(rows, f"protocol cosmos, choice {choice}", (metric,)),
+                    source(rows, used, (metric,)),
                     (
                         _MEAN_ALONE,
                         *(["HD is in the unit that is named."] if metric == "hd" else []),
@@ -304,7 +323,8 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
                     (
                         "NoC: mean number of clicks to reach the score; an object that never does counts as the last "
                         "click, and as a failure. Area under the curve of the mean score over the clicks, 100 if every "
-                        "score were perfect. Means over objects.",
+                        "score were perfect. All three are of the objects that have an answer to every click; an "
+                        "outline without an error gets no more clicks and keeps its score. Means over objects.",
                     ),
                 )
             )
@@ -342,18 +362,15 @@ def _interactive(evaluation: Evaluation) -> Iterator[Section]:
 def _curve(rows: pd.DataFrame, metric: str, title: str, what: str, notes: tuple[str, ...]) -> Drawing:
     """The mean of a metric after each round, a line for each model."""
     name = METRIC_NAMES[metric].removesuffix(" (%)")
-    found = {
-        model: (range(1, curve.shape[1] + 1), _means(curve))
-        for model, curve in tables.click_curves(rows, metric).items()
+    means = {
+        model: (100 * pd.DataFrame(curve).mean()).dropna() for model, curve in tables.click_curves(rows, metric).items()
     }
+    found = {model: ((line.index + 1).tolist(), line.tolist()) for model, line in means.items() if len(line)}
     alt = f"Lines of mean {name} over {what} for {', '.join(found)}; from " + ", ".join(
-        f"{model} {means[0]:.1f} to {means[-1]:.1f}" for model, (_, means) in found.items()
+        f"{model} {line[0]:.1f} to {line[-1]:.1f}" for model, (_, line) in found.items()
     )
-    return Drawing(title, figures.as_uri(figures.curves(found, what, f"mean {name} (%)")), alt, notes)
-
-
-def _means(curve: Any) -> list[float]:
-    return [100 * float(value) for value in pd.DataFrame(curve).mean()]
+    each = f"Each mean is of the objects that have an answer after so many {what}; where none has, there is no point."
+    return Drawing(title, figures.as_uri(figures.curves(found, what, f"mean {name} (%)")), alt, (*notes, each))
 
 
 def _factors(evaluation: Evaluation) -> Iterator[Section]:
@@ -453,7 +470,6 @@ def _validation(evaluation: Evaluation) -> Iterator[Section]:
     if way is None:
         return
     rows = select(evaluation.rows, **way)
-    specialist = specialist_of(evaluation.models)
     rows = rows.assign(kind=[tables.kind_of(str(name)) for name in rows["modality"]])
     origins = rows["origin"].astype(object).fillna("")
     items: list[Item] = []
@@ -462,18 +478,21 @@ def _validation(evaluation: Evaluation) -> Iterator[Section]:
             part = rows[(origins == origin) & (rows["kind"] == kind)]
             if not part["reason"].isna().any():
                 continue
-            marks = f"* better than {evaluation.models[0]}"
-            marks += f"; † better than {specialist}" if specialist else ""
+            answered = part[part["reason"].isna()]
+            frame, compared = tables.validation(
+                part, references_of([model for model in evaluation.models if (answered["model"] == model).any()])
+            )
+            marks = "; ".join(f"{sign} better than {model}" for sign, model in compared.items())
             title = f"{origin} validation, {kind}".strip()
             items.append(
                 _table(
                     "_".join(filter(None, ("validation", origin.replace(" ", "_"), kind.lower()))),
                     title[0].upper() + title[1:],
-                    tables.validation(part, specialist),
+                    frame,
                     source(part, told(way), ("dice", "nsd")),
                     (
                         "Medians (first, third quartile) over objects.",
-                        f"{marks} (p < 0.05). {_TEST}",
+                        *([f"{marks} (p < 0.05). {_TEST}"] if marks else []),
                         "Form of MedSAM, supplement, tables 5 to 11.",
                     ),
                 )
@@ -481,10 +500,14 @@ def _validation(evaluation: Evaluation) -> Iterator[Section]:
     yield Section("Internal and external validation", items)
 
 
-def specialist_of(models: Sequence[str]) -> str | None:
-    """The first model that is named as a specialist, which others are compared with too; else the second."""
-    named = [name for name in models if re.search(r"specialist|unet|u-net|deeplab", name.lower())]
-    return named[0] if named else (models[1] if len(models) > 1 else None)
+def references_of(models: Sequence[str]) -> dict[str, str]:
+    """Sign for being better -> the model than which: the first; and of the others the first specialist, or the first.
+
+    Args:
+        models: Those that have answers, in order.
+    """
+    named = [name for name in models[1:] if re.search(r"specialist|unet|u-net|deeplab", name.lower())]
+    return dict(zip("*†", [*models[:1], *(named or models[1:])], strict=False))
 
 
 def _breakdowns(evaluation: Evaluation) -> Iterator[Section]:
@@ -520,13 +543,14 @@ def _times(evaluation: Evaluation) -> Iterator[Section]:
         table = _table(
             "times",
             "Seconds to encode an image and to answer a prompt",
-            tables.inference_times(timed, [name for name in evaluation.models if (timed["model"] == name).any()]),
+            tables.inference_times(timed, evaluation.rows),
             f"From times.parquet: {len(timed)} rows of {timed['image'].nunique()} images.",
             (
                 "Means; everything mode (S1) is per image. The machine is named at the end. Form of COSMOS 1050K, "
                 "table 4.",
             ),
             4,
+            _UNTIMED,
         )
         yield Section("Inference time", [table])
 
@@ -534,17 +558,18 @@ def _times(evaluation: Evaluation) -> Iterator[Section]:
 def _volumes(evaluation: Evaluation) -> Iterator[Section]:
     rows = evaluation.volumes[~evaluation.volumes["protocol"].isin(["jitter", "grid"])]
     if len(rows):
-        undefined = ", ".join(f"{rows[name].isna().sum()} of {METRIC_NAMES[name]}" for name in ("dice", "nsd", "hd95"))
+        undefined = ", ".join(f"{rows[name].isna().sum()} of {METRIC_NAMES[name]}" for name in METRICS)
         table = _table(
             "volumes",
             "Metrics of whole volumes",
-            tables.volumes(rows),
+            tables.volumes(rows, evaluation.rows),
             f"From volumes.parquet, all protocols but jitter and grid: {len(rows)} rows of {rows['volume'].nunique()} "
             f"stacks of slices. Undefined and left out: {undefined}.",
             (
                 "Slices are outlined one by one and put together. Distances, in mm, and NSD are of volumes whose "
                 "spacing is known along all axes and of which no slice was left out.",
                 _MEANS,
+                "Medians (first, third quartile) over the structures of all volumes.",
             ),
         )
         yield Section("Volumes", [table])
@@ -596,25 +621,28 @@ def _corpus(run: Mapping[str, Any]) -> Path | None:
 def _detail(evaluation: Evaluation) -> Iterator[Section]:
     rows = evaluation.rows[~evaluation.rows["protocol"].isin(["jitter", "grid", ANNOTATOR])]
     if rows["reason"].isna().any():
-        table = _table(
-            "detail",
-            "All metrics of every prompt",
-            tables.detail(rows),
-            source(rows, f"all protocols but jitter, grid and {ANNOTATOR}", ("dice", "nsd", "hd")),
-            (
-                _MEANS,
-                "Distances in mm are of the images that state their spacing, in pixels of the others.",
-                "Of several rounds the first and the last. Missed and undefined: objects by Dice. Error of predicted "
-                "IoU: mean distance of the model's own estimate from the IoU, in points.",
-            ),
+        used = source(rows, f"all protocols but jitter, grid and {ANNOTATOR}", ("dice", "nsd", "hd"))
+        units = "Distances in mm are of the images that state their spacing, in pixels of the others."
+        ends = "Of several rounds the first and the last."
+        counted = (
+            f"{ends} Missed and undefined: objects by Dice. Error of predicted IoU: mean distance of the model's own "
+            "estimate from the IoU, in points."
         )
-        yield Section("Every prompt in detail", [table])
+        means, medians = tables.detail(rows), tables.detailed_quartiles(rows)
+        about = "Medians (first, third quartile) over objects."
+        yield Section(
+            "Every prompt in detail",
+            [
+                _table("detail", "All metrics of every prompt", means, used, (_MEANS, units, counted)),
+                _table("detail_medians", "Medians of every prompt", medians, used, (about, units, ends)),
+            ],
+        )
 
 
 def _manifest(evaluation: Evaluation) -> Iterator[Section]:
     entries = dict(_entries(evaluation.run))
     frame = pd.DataFrame({"value": list(entries.values())}, pd.Index(list(entries), name="entry"))
-    table = _table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.")
+    table = _table("manifest", "What was measured, with what, on what", frame, f"From {RUN}.", undefined=_WRITTEN)
     yield Section("The run", [table])
 
 

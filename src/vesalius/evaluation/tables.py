@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from vesalius.evaluation.rendering import Absent, Gain, Marked
+from vesalius.evaluation.rendering import Absent, Gain, Marked, Noted
 from vesalius.evaluation.results import read_table
 from vesalius.evaluation.statistics import (
     SIZES,
@@ -36,6 +37,8 @@ Cell = Callable[[pd.DataFrame], Any]
 
 # Metrics that are shares, which are printed in percent.
 _SHARES = ("dice", "iou", "nsd", "boundary_iou")
+# Of the reasons why objects of a cell have no answer, so many are told.
+_REASONS = 3
 _DISTANCES = ("hd", "hd95", "assd")
 METRIC_NAMES = {
     "dice": "Dice (%)",
@@ -135,6 +138,13 @@ def headlines(rows: pd.DataFrame) -> dict[str, Way]:
     return found
 
 
+def told(way: Way) -> str:
+    """A prompt in words."""
+    parts = [f"protocol {way['protocol']}", f"strategy {way['strategy']}", f"choice {way['choice']}"]
+    parts += [f"variant {way['variant']}"] if way["variant"] else []
+    return ", ".join([*parts, f"round {way['round']}"])
+
+
 def with_prompt(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
     """The rows of some prompts, with a column ``prompt`` of their names."""
     parts = [select(rows, **way).assign(prompt=name) for name, way in ways.items()]
@@ -142,12 +152,28 @@ def with_prompt(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
     return found.assign(prompt=pd.Categorical(found["prompt"], list(ways)))
 
 
-def pivot(rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell: Cell) -> pd.DataFrame:
-    """A cell for each group of rows: groups in the order of their categories, `Absent` where no row has an answer."""
+def with_choice(rows: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """The rows of a choice, and those without an answer that it could have been made from."""
+    # Who gives no answer leaves no masks to choose from: such rows are the model's own choice alone.
+    silent = rows["reason"].notna() & (rows["choice"] == "own")
+    return rows[(rows["choice"] == choice) | silent]
+
+
+def pivot(
+    rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell: Cell, what: str = "object"
+) -> pd.DataFrame:
+    """A cell for each group of rows: groups in the order of their categories, `Absent` where no row has an answer.
+
+    A cell of which some objects, or whatever the column ``what`` names, have no answer is `Noted`, with how many have
+    one.
+    """
     cells = {}
     for key, group in rows.groupby([*index, *columns], observed=True):
-        reasons = group["reason"].notna()
-        cells[key] = Absent(str(group["reason"].iloc[0])) if reasons.all() else cell(group[~reasons])
+        answered = group[group["reason"].isna()]
+        found, asked = answered[what].nunique(), group[what].nunique()
+        reasons = list(dict.fromkeys(group["reason"].dropna().astype(str)))
+        why = "; ".join(reasons[:_REASONS]) + ("; and others" if len(reasons) > _REASONS else "")
+        cells[key] = _of(cell(answered), found, asked, why, what) if found else Absent(reasons[0])
     places = [_places(rows, names) for names in (index, columns)]
     values = np.full([len(place) for place in places], None, object)
     for key, value in cells.items():
@@ -157,6 +183,13 @@ def pivot(rows: pd.DataFrame, index: Sequence[str], columns: Sequence[str], cell
         )
         values[row, column] = value
     return pd.DataFrame(values, places[0], places[1])
+
+
+def _of(value: Any, answered: int, asked: int, reason: str, what: str = "object") -> Any:
+    """A value of the objects that have an answer, with how many they are where some have none."""
+    if not answered:
+        return Absent(reason)
+    return value if answered == asked else Noted(value, f"{answered} of {asked} {what}s; the others: {reason}")
 
 
 def _places(rows: pd.DataFrame, names: Sequence[str]) -> pd.Index:
@@ -189,9 +222,8 @@ def mean(metric: str = "dice") -> Cell:
     return lambda group: float(scale * group.groupby("dataset", observed=True)[metric].mean().mean())
 
 
-def _mean_of(metric: str, unit: str) -> Cell:
-    """A cell with the mean of the distances that are in a unit."""
-    cell = mean(metric)
+def _in_unit(cell: Cell, unit: str) -> Cell:
+    """A cell of the distances that are in a unit."""
     return lambda group: cell(group[group["unit"] == unit])
 
 
@@ -206,7 +238,18 @@ def overall(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     ways = {name: way for name, way in SAM_MED2D.items() if len(select(rows, **way))} or headlines(rows)
     frame = pivot(with_prompt(rows, ways), ["model"], ["prompt"], estimate())
     fps = frames_per_second(times)
-    return frame.assign(FPS=[fps.get(name, float("nan")) for name in frame.index])
+    return frame.assign(FPS=[fps.get(name, Absent("no answer to a box was timed")) for name in frame.index])
+
+
+def over_objects(rows: pd.DataFrame, ways: Mapping[str, Way]) -> pd.DataFrame:
+    """Dice by model and prompt over the objects of all data sets together: the papers' mean, and the quartiles."""
+    # Cases of two data sets may have one name.
+    cases = rows["dataset"].astype(str) + "/" + rows["case"].astype(str)
+    rows = with_prompt(rows.assign(dataset="", case=cases), ways)
+    cells = {"mean": estimate(), "median": median()}
+    parts = [pivot(rows.assign(of=name), ["model"], ["prompt", "of"], cell) for name, cell in cells.items()]
+    frame = pd.concat(parts, axis=1)
+    return frame[[name for name in itertools.product(ways, cells) if name in frame.columns]]
 
 
 def frames_per_second(times: pd.DataFrame) -> dict[str, float]:
@@ -223,24 +266,42 @@ def frames_per_second(times: pd.DataFrame) -> dict[str, float]:
 
 
 def detail(rows: pd.DataFrame) -> pd.DataFrame:
-    """All metrics of every prompt, with what was missed; of several rounds the first and the last."""
-    ends = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
-    rows = rows[(rows["round"] == 1) | (rows["round"] == ends)]
+    """Means of all metrics of every prompt, with what was missed."""
     shown = [*METRIC_NAMES] if rows["hce"].notna().any() else [name for name in METRIC_NAMES if name != "hce"]
-    index = ["protocol", "strategy", "variant", "round", "choice", "model"]
+    units = sorted(set(rows["unit"]))
     cells: dict[str, Cell] = {}
     for name in shown:
         if name in _DISTANCES:
-            cells |= {f"{METRIC_NAMES[name]} ({unit})": _mean_of(name, unit) for unit in sorted(set(rows["unit"]))}
+            cells |= {f"{METRIC_NAMES[name]} ({unit})": _in_unit(mean(name), unit) for unit in units}
         else:
             cells[METRIC_NAMES[name]] = estimate(name) if name == "dice" else mean(name)
     cells["objects"] = len
     cells["missed"] = lambda group: int((group["dice"] == 0).sum())
     cells["undefined"] = lambda group: int(group["dice"].isna().sum())
     cells["error of predicted IoU"] = lambda group: float((group["quality"] - group["iou"]).abs().mean() * 100)
-    everything = rows.assign(all="")
-    columns = {name: pivot(everything, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()}
+    return _by_prompt(rows, cells)
+
+
+def detailed_quartiles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians and quartiles of the main metrics of every prompt."""
+    cells: dict[str, Cell] = {METRIC_NAMES[name]: median(name) for name in ("dice", "iou", "nsd")}
+    cells |= {f"HD ({unit})": _in_unit(median("hd"), unit) for unit in sorted(set(rows["unit"]))}
+    return _by_prompt(rows, {**cells, "objects": len})
+
+
+def _by_prompt(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
+    """A row for every prompt and model, a column for each cell; of several rounds the first and the last."""
+    ends = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
+    rows = rows[(rows["round"] == 1) | (rows["round"] == ends)].assign(all="")
+    index = ["protocol", "strategy", "variant", "round", "choice", "model"]
+    columns = {name: pivot(rows, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()}
+    # What is left out is the same for all cells of a row, and is noted once.
+    columns |= {name: column.map(_without_note) for name, column in columns.items() if name != "objects"}
     return pd.DataFrame(columns)
+
+
+def _without_note(cell: Any) -> Any:
+    return cell.cell if isinstance(cell, Noted) else cell
 
 
 def comparisons(rows: pd.DataFrame, ways: Mapping[str, Way], metric: str = "dice") -> pd.DataFrame:
@@ -253,8 +314,11 @@ def comparisons(rows: pd.DataFrame, ways: Mapping[str, Way], metric: str = "dice
     names = ["prompt", "model", "and"]
     corrected = holm([one.p for one in found.values()])
     scale = 100.0 if metric in _SHARES else 1.0
+    none = Absent("there is no object that both have an answer to")
     data = [
         (one.objects, one.difference * scale, one.effect, "< 0.001" if p < 0.001 else f"{p:.3f}")
+        if one.objects
+        else (0, none, none, none)
         for one, p in zip(found.values(), corrected, strict=True)
     ]
     heads = ["objects", "median difference", "effect", "p (Holm)"]
@@ -268,14 +332,34 @@ def _wide(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def increments(rows: pd.DataFrame) -> pd.DataFrame:
-    """Dice with one point and what four more add, by modality (SAM-Med2D, table 3)."""
-    first, last = (pivot(_points(rows, number), ["modality"], ["model"], mean()) for number in (1, 5))
-    later = last.reindex_like(first)
+    """Dice with one point and what four more add, on the objects answered both times (SAM-Med2D, table 3)."""
+    first, last = (_points(rows, number) for number in (1, 5))
+    answered = first.loc[first["reason"].isna(), ["object", "model", "dice"]]
+    both = last.merge(answered, on=["object", "model"], suffixes=("", "_first"))
+    added = both.assign(gain=100 * (both["dice"] - both["dice_first"]))
+    values = pivot(first, ["modality"], ["model"], mean())
+    gains = pivot(added, ["modality"], ["model"], mean("gain")).reindex_like(values)
     cells = [
-        [one if not isinstance(one, float) else Gain(one, five - one) for one, five in zip(*pair, strict=True)]
-        for pair in zip(first.to_numpy(), later.to_numpy(), strict=True)
+        [_with_gain(*pair) for pair in zip(*line, strict=True)]
+        for line in zip(values.to_numpy(), gains.to_numpy(), strict=True)
     ]
-    return pd.DataFrame(cells, first.index, first.columns)
+    return pd.DataFrame(cells, values.index, values.columns)
+
+
+def _with_gain(value: Any, gain: Any) -> Any:
+    """A mean and what was gained after it, with the notes of both."""
+    if value is None or isinstance(value, Absent):
+        return value
+    notes = []
+    if isinstance(value, Noted):
+        value, notes = value.cell, [value.note]
+    match gain:
+        case Noted(cell, note):
+            gain, notes = cell, [*notes, f"gain: {note}"]
+        case Absent(reason):
+            gain, notes = None, [*notes, f"no gain: {reason}"]
+    found = Gain(value, float("nan") if gain is None else gain)
+    return Noted(found, "; ".join(notes)) if notes else found
 
 
 def _points(rows: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -316,9 +400,7 @@ def adapters_off(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_strategy(rows: pd.DataFrame, metric: str, choice: str) -> pd.DataFrame:
     """A mean by object and modality, model and strategy (COSMOS, tables 2 and 3)."""
-    rows = select(rows, protocol="cosmos")
-    # What has no answer has no choice either.
-    rows = _with_object(rows[(rows["choice"] == choice) | rows["reason"].notna()])
+    rows = _with_object(with_choice(select(rows, protocol="cosmos"), choice))
     # Distances of two units have no mean.
     index = ["object and modality"] if metric in _SHARES else ["object and modality", "unit"]
     return pivot(rows, index, ["model", "strategy"], mean(metric))
@@ -393,8 +475,9 @@ def grid(rows: pd.DataFrame, times: pd.DataFrame) -> pd.DataFrame:
     timed = times[(times["stage"] == "S1") & times["variant"].isin(sides)]
     if len(timed):
         seconds = timed.groupby(["model", "variant"], observed=True)["seconds"].mean()
+        untimed = Absent(f"times were taken of up to {timed['variant'].astype(int).max()}² points alone")
         for model in [name for name in dict.fromkeys(frame.index.get_level_values(0)) if name in seconds.index]:
-            frame.loc[(model, "seconds per image", ""), :] = [seconds.get((model, side)) for side in sides]
+            frame.loc[(model, "seconds per image", ""), :] = [seconds.get((model, side), untimed) for side in sides]
     return frame
 
 
@@ -410,23 +493,23 @@ def kind_of(modality: str) -> str:
 
 
 def validation(
-    rows: pd.DataFrame, specialist: str | None = None, metrics: Sequence[str] = ("dice", "nsd")
-) -> pd.DataFrame:
+    rows: pd.DataFrame, references: Mapping[str, str], metrics: Sequence[str] = ("dice", "nsd")
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Median and quartiles by target and modality (MedSAM, supplement, tables 5 to 11).
 
-    Wilcoxon's test on the same objects, corrected over the table: a ``*`` for being better than the first model, a
-    ``†`` for being better than the specialist.
+    Wilcoxon's test on the same objects, corrected over the table.
 
     Args:
         rows: Of one prompt.
-        specialist: The model that others are compared with besides the first; none if None.
+        references: Sign for being better -> the model than which.
         metrics: Of which larger is better.
+
+    Returns:
+        The table, and the references that a model was compared with.
     """
     index = ["target", "modality"]
     parts = {METRIC_NAMES[name]: pivot(rows, index, ["model"], median(name)) for name in metrics}
     frame = pd.concat(parts, axis=1)
-    models = list(dict.fromkeys(frame.columns.get_level_values(1)))
-    references = {"*": models[0]} | ({"†": specialist} if specialist in models[1:] else {})
     tests = {}
     for key, group in rows.groupby(index, observed=True):
         for metric in metrics:
@@ -438,14 +521,23 @@ def validation(
     better = {name for (name, found), p in zip(tests.items(), corrected, strict=True) if p < 0.05 and found.effect > 0}
     cells = [
         [
-            Marked(cell, "".join(sign for sign in references if (key, *column, sign) in better))
-            if isinstance(cell, Quartiles)
-            else cell
+            _marked(cell, "".join(sign for sign in references if (key, *column, sign) in better))
             for column, cell in zip(frame.columns, row, strict=True)
         ]
         for key, row in zip(frame.index, frame.to_numpy(), strict=True)
     ]
-    return pd.DataFrame(cells, frame.index, frame.columns)
+    used = {name[-1] for name, found in tests.items() if found.objects}
+    compared = {sign: model for sign, model in references.items() if sign in used}
+    return pd.DataFrame(cells, frame.index, frame.columns), compared
+
+
+def _marked(cell: Any, marks: str) -> Any:
+    match cell:
+        case Quartiles():
+            return Marked(cell, marks)
+        case Noted(found, note):
+            return Noted(_marked(found, marks), note)
+    return cell
 
 
 def breakdown(rows: pd.DataFrame, by: str, ways: Mapping[str, Way]) -> pd.DataFrame:
@@ -461,52 +553,81 @@ def breakdown(rows: pd.DataFrame, by: str, ways: Mapping[str, Way]) -> pd.DataFr
 
 
 def interactive(rows: pd.DataFrame, metric: str = "iou", targets: Sequence[float] = (0.8, 0.85, 0.9)) -> pd.DataFrame:
-    """Clicks to reach a score, failures, the area under the curve and the score after some clicks."""
-    columns: dict[str, dict[str, float | int]] = {}
+    """Clicks to reach a score, failures, the area under the curve and the score after some clicks.
+
+    What takes all clicks to know is of the objects that have an answer to each.
+    """
+    reasons = _first_reasons(rows)
+    columns: dict[str, dict[str, Any]] = {}
     for model, curves in click_curves(rows, metric).items():
-        most = curves.shape[1]
-        found: dict[str, float | int] = {"objects": len(curves)}
-        for target in targets:
-            needed = clicks_needed(curves, target)
-            found[f"NoC@{target:.0%}"[:-1]] = float(np.where(np.isnan(needed), most, needed).mean())
-        for target in targets:
-            failed = np.isnan(clicks_needed(curves, target)).sum()
-            found[f"failures@{target:.0%}"[:-1]] = int(failed)
-        found["area under curve"] = float(100 * area_under_curve(curves).mean())
-        for clicks in (1, 3, 5, 10, 20):
-            if clicks <= most:
-                found[f"after {clicks}"] = float(100 * curves[:, clicks - 1].mean())
-        columns[model] = found
+        asked, most = curves.shape
+        whole = curves[~np.isnan(curves).any(1)]
+        reason = reasons.get(model, "")
+        needed = {f"{target:.0%}"[:-1]: pd.Series(clicks_needed(whole, target)) for target in targets}
+        found = {
+            "objects": _of(len(whole), len(whole), asked, reason),
+            **{f"NoC@{name}": float(clicks.fillna(most).mean()) for name, clicks in needed.items()},
+            **{f"failures@{name}": int(clicks.isna().sum()) for name, clicks in needed.items()},
+            "area under curve": 100 * float(pd.Series(area_under_curve(whole)).mean()),
+        }
+        found = found if len(whole) else dict.fromkeys(found, Absent(reason))
+        columns[model] = found | {f"after {n}": _after(curves, n, reason) for n in (1, 3, 5, 10, 20) if n <= most}
+    return _by_model(columns)
+
+
+def _first_reasons(rows: pd.DataFrame) -> dict[str, str]:
+    """Model -> why its first row without an answer has none."""
+    silent = rows[rows["reason"].notna()].drop_duplicates("model")
+    return {str(model): str(reason) for model, reason in zip(silent["model"], silent["reason"], strict=True)}
+
+
+def _after(curves: NDArray[np.float64], clicks: int, reason: str) -> Any:
+    """The mean in percent after some clicks, of the objects that have an answer to them."""
+    scores = pd.Series(curves[:, clicks - 1])
+    return _of(100 * float(scores.mean()), int(scores.notna().sum()), len(scores), reason)
+
+
+def _by_model(columns: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(columns, orient="index", dtype=object)
     frame.index.name = "model"
     return frame
 
 
-def click_curves(rows: pd.DataFrame, metric: str) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """(objects, clicks) of each model; an outline that took no more clicks keeps its score."""
-    rows = rows[rows["reason"].isna()]
+def click_curves(rows: pd.DataFrame, metric: str) -> dict[str, NDArray[np.float64]]:
+    """(objects, clicks) of each model; NaN where there is no answer.
+
+    An object that was given no more clicks, as none was wrong or the annotator was content, keeps its last score, or
+    none where it had none.
+    """
     curves = {}
-    most = range(1, int(rows["round"].max()) + 1) if len(rows) else []
+    rounds = range(1, int(rows["round"].max()) + 1) if len(rows) else []
     for model, group in rows.groupby("model", observed=True):
-        wide = group.pivot_table(metric, "object", "round").reindex(columns=most).ffill(axis=1)
-        curves[str(model)] = wide.to_numpy(np.float64)
+        scores, silent = (
+            table.unstack().reindex(columns=rounds)
+            for table in (
+                group.set_index(["object", "round"])[metric],
+                group.set_index(["object", "round"])["reason"].notna().astype(float),
+            )
+        )
+        curves[str(model)] = scores.ffill(axis=1).mask(silent.ffill(axis=1) == 1).to_numpy(np.float64)
     return curves
 
 
 def annotator(rows: pd.DataFrame) -> pd.DataFrame:
     """Dice after some prompts of an annotator; an object that was given no more keeps its last score."""
-    columns: dict[str, dict[str, float | int]] = {}
+    reasons = _first_reasons(rows)
+    columns: dict[str, dict[str, Any]] = {}
     given = rows.groupby("object", observed=True)["round"].max()
     for model, curves in click_curves(rows, "dice").items():
-        # Until the first answer of an object there is none.
-        means = 100 * pd.DataFrame(curves).mean()
+        reason = reasons.get(model, "")
         answered = rows[(rows["model"] == model) & rows["reason"].isna()]["object"].unique()
-        columns[model] = {"objects": len(curves), "prompts": float(given[answered].mean())}
-        columns[model] |= {f"after {n}": float(means[n - 1]) for n in (1, 2, 3, 5, 10, 20) if n <= len(means)}
-        columns[model]["in the end"] = float(means.iloc[-1])
-    frame = pd.DataFrame.from_dict(columns, orient="index", dtype=object)
-    frame.index.name = "model"
-    return frame
+        columns[model] = {
+            "objects": _of(len(answered), len(answered), len(curves), reason),
+            "prompts": float(given[answered].mean()) if len(answered) else Absent(reason),
+            **{f"after {n}": _after(curves, n, reason) for n in (1, 2, 3, 5, 10, 20) if n <= curves.shape[1]},
+            "in the end": _after(curves, curves.shape[1], reason),
+        }
+    return _by_model(columns)
 
 
 def corrections(rows: pd.DataFrame) -> pd.DataFrame:
@@ -517,30 +638,65 @@ def corrections(rows: pd.DataFrame) -> pd.DataFrame:
     return pivot(rows, ["strategy", "model"], ["clicks"], estimate())
 
 
-def inference_times(times: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Seconds to encode an image and to answer a prompt (COSMOS, table 4)."""
+def inference_times(times: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds to encode an image and to answer a prompt (COSMOS, table 4).
+
+    Args:
+        times: The table of times.
+        rows: Scores, which tell why a model has no time, and the order of the models.
+    """
     times = times[times["variant"].isna() | ~times["variant"].astype(str).str.isdigit()]
     grouped = times.groupby(["model", "stage"], observed=True)
     seconds = grouped["seconds"].sum() / grouped["prompts"].sum().where(grouped["prompts"].sum() > 0)
     # Encoding and everything mode are counted by images.
     images = grouped["seconds"].mean()
+    # The protocol adapter-off, which is not timed, has reasons of its own under the same names.
+    silent = rows[rows["reason"].notna() & (rows["protocol"] != "adapter-off")].drop_duplicates(["model", "strategy"])
+    reasons = silent.set_index(["model", "strategy"])["reason"].to_dict()
+
+    def cell(model: str, stage: str) -> float | Absent:
+        found = (images if stage in ("encode", "S1") else seconds).get((model, stage))
+        return Absent(str(reasons.get((model, stage), "not timed"))) if found is None else float(found)
+
     stages = sorted(times["stage"].unique(), key=lambda stage: (stage != "encode", stage))
-    by_image = ("encode", "S1")
+    models = [model for model in rows["model"].cat.categories if (times["model"] == model).any()]
     data = {
-        "embedding" if stage == "encode" else stage: [
-            float((images if stage in by_image else seconds).get((model, stage), np.nan)) for model in models
-        ]
+        "embedding" if stage == "encode" else stage: pd.Series([cell(model, stage) for model in models], dtype=object)
         for stage in stages
     }
-    return pd.DataFrame(data, pd.Index(models, name="model"))
+    return pd.DataFrame(data).set_axis(pd.Index(models, name="model"))
 
 
-def volumes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metrics of whole volumes, whose slices were outlined one by one."""
-    rows = rows.assign(reason=None, all="")
+def volumes(rows: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
+    """Metrics of the structures of whole volumes, whose slices were outlined one by one.
+
+    A structure that another model has under the same prompt is counted as one without an answer.
+
+    Args:
+        rows: Of volumes.
+        objects: Rows of what is on their slices, which tell their spacing.
+    """
     last = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
-    rows = rows[(rows["round"] == 1) | (rows["round"] == last)]
+    rows = rows[(rows["round"] == 1) | (rows["round"] == last)].assign(all="")
+    prompt = ["protocol", "strategy", "variant", "repeat", "round", "choice", "all"]
+    rows["structure"] = rows["volume"] + "/" + rows["axis"] + "/" + rows["target"]
+    asked = rows[[*prompt, "volume", "structure"]].drop_duplicates()
+    rows = asked.merge(rows[[*prompt, "model"]].drop_duplicates(), on=prompt).merge(rows, how="left")
+    known = objects.dropna(subset=["volume", "row_spacing", "column_spacing", "slice_spacing"])["volume"]
+    rows["unmeasured"] = np.where(
+        rows["volume"].isin(known),
+        "distances and NSD are of volumes of which all slices were measured",
+        "distances and NSD are of volumes whose spacing is known along all axes",
+    )
+    cells: dict[str, tuple[str, Cell]] = {
+        "volumes": ("dice", lambda group: int(group["volume"].nunique())),
+        "median Dice (%)": ("dice", median()),
+        **{METRIC_NAMES[name]: (name, estimate(name)) for name in ("dice", "iou", "nsd", "hd", "hd95", "assd")},
+    }
     index = ["protocol", "strategy", "variant", "round", "choice", "model"]
-    cells: dict[str, Cell] = {METRIC_NAMES[name]: estimate(name) for name in ("dice", "nsd", "hd95", "assd")}
-    cells = {"volumes": lambda group: int(group["volume"].nunique()), **cells}
-    return pd.DataFrame({name: pivot(rows, index, ["all"], cell).iloc[:, 0] for name, cell in cells.items()})
+    columns = {}
+    for name, (metric, cell) in cells.items():
+        unmeasured = rows["unmeasured"].where(rows[metric].isna(), None)
+        given = rows.assign(reason=unmeasured.mask(rows["dataset"].isna(), "a slice has no answer"))
+        columns[name] = pivot(given, index, ["all"], cell, "structure").iloc[:, 0]
+    return pd.DataFrame(columns)
