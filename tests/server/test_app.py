@@ -327,6 +327,23 @@ def test_propagation_is_one_action(tab):
     assert tab.client.get("/api/jobs/none").json()["error"]["code"] == "no_job"
 
 
+def test_the_model_carries_in_the_window_that_is_shown(tab, monkeypatch):
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
+    seen = set()
+    predict = tab.annotator.engine.waiting.predict_slices
+    monkeypatch.setattr(
+        tab.annotator.engine.waiting,
+        "predict_slices",
+        lambda images, prompts: (seen.update(image.window for image in images), predict(images, prompts))[1],
+    )
+    # What was found in one window is no answer in another.
+    for window in ({"low": -160.0, "high": 240.0}, {"low": 0.0, "high": 80.0}):
+        seen.clear()
+        job = finished(tab, tab.post("scan", "/propagate", {"object": made, "window": window}))
+        assert job["state"] == "done", job
+        assert seen == {(window["low"], window["high"])}
+
+
 def test_what_was_corrected_meanwhile_is_not_carried(tab, monkeypatch):
     from vesalius.predict import propagate
 

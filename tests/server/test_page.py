@@ -611,10 +611,14 @@ def test_one_object_is_carried_at_a_time(user):
     user.click(9, 11)
     user.says("pixels")
     job = {"job": "j", "kind": "propagate", "state": "running", "done": 3, "total": 11, "error": None, "revision": None}
-    user.page.route("**/propagate", lambda route: route.fulfill(json=job))
+    asked = []
+    user.page.route("**/propagate", lambda route: (asked.append(route.request.post_data_json), route.fulfill(json=job)))
     user.page.route("**/api/jobs/j", lambda route: route.fulfill(json=job))
+    user.page.locator("#preset").select_option("full")
     user.press("v", "Enter")
     expect(user.page.locator("#prop-text")).to_have_text("3 of 11 slices")
+    windows = user.client.request("GET", f"/api/images/{user.image}")["windows"]
+    assert asked[0]["window"] == windows["full"]  # the model sees what is shown
     expect(user.page.locator("#through")).to_be_disabled()
     user.press("v")
     user.says("being carried already")

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ class Annotator:
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
         self._jobs = threading.Lock()
-        self._carried: Bounded[tuple[Path, str, str], Any] = Bounded(2**28)
+        self._carried: Bounded[tuple[Any, ...], Any] = Bounded(2**28)
         self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: Bounded[tuple[str, str], tuple[Annotation, Block | None]] = Bounded(2**28)
 
@@ -547,7 +547,9 @@ class Annotator:
             self.jobs[job.id] = job
             while len(self.jobs) > 100:
                 self.jobs.pop(next(number for number, old in self.jobs.items() if old.state != "running"))
-        work = partial(self._carry, job, document, volume, wish, (first, last), thing, keys, session)
+        # The model sees what the annotator sees.
+        seen = volume if wish.window is None else replace(volume, window=(wish.window.low, wish.window.high))
+        work = partial(self._carry, job, document, seen, wish, (first, last), thing, keys, session)
         self.engine.jobs.add(job.id, work)
         return job
 
@@ -569,7 +571,7 @@ class Annotator:
             rules = PropagationRules()
             rows: dict[int, dict[str, Any]] = {}
             outlines = []
-            name = (document.path, wish.object, wish.axis)
+            name = (document.path, wish.object, wish.axis, volume.window)
             before = self._carried.get(name)
             slices = propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis, rules=rules, before=before)
             with closing(slices) as found:  # type: ignore[type-var]

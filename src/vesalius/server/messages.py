@@ -222,6 +222,7 @@ class Propagate(Message):
     axis: Axis = "z"
     first: Index | None = None
     last: Index | None = None
+    window: Window | None = None
 
 
 Collection = Literal["corpus", "coco", "labels", "prompts"]

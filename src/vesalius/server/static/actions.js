@@ -393,7 +393,7 @@ export function endProposals() {
 export async function propagate(first, last) {
   const number = state.selected;
   const image = state.image.id;
-  const wish = { object: number, axis: state.axis, first, last };
+  const wish = { object: number, axis: state.axis, first, last, window: grey() };
   const job = await attempt(() => inOrder(null, () => api.propagate(image, wish)));
   if (!job) return;
   complain(null);
