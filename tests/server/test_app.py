@@ -327,6 +327,24 @@ def test_propagation_is_one_action(tab):
     assert tab.client.get("/api/jobs/none").json()["error"]["code"] == "no_job"
 
 
+def test_a_slice_whose_prompts_were_taken_back_ends_nothing_and_an_emptied_one_does(tab):
+    from vesalius.server.annotator import key_slices
+
+    def keys():
+        thing = tab.annotator.workspace.document(tab.id("scan")).state.objects[made]
+        return {index: bool(mask.any()) for index, mask in key_slices(thing, "z", (12, 24, 20)).items()}
+
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
+    click = {"kind": "point", "x": 1, "y": 1, "positive": True}
+    answer = tab.act("scan", "prompt", object=made, axis="z", index=6, add=[click])
+    (said,) = answer["view"]["planes"][0]["prompts"]
+    assert set(keys()) == {4, 6}
+    tab.act("scan", "prompt", object=made, axis="z", index=6, remove=[said["id"]])
+    assert keys() == {4: True}
+    tab.act("scan", "clear", object=made, axis="z", index=7)
+    assert keys() == {4: True, 7: False}
+
+
 def test_the_model_carries_in_the_window_that_is_shown(tab, monkeypatch):
     made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
     seen = set()

@@ -677,14 +677,20 @@ def said_so_far(
 
 
 def key_slices(thing: Annotation, axis: str, shape: Sequence[int]) -> dict[int, NDArray[np.bool_]]:
-    """Slices of an object that a person has answered for, with their masks: all that were not carried there."""
+    """Slices of an object that a person has answered for, with their masks: all that were not carried there.
+
+    A slice that was emptied, or erased to nothing, says that the object is not there; one whose prompts were all taken
+    back says nothing.
+    """
     size = slice_shape(shape, axis)
     return {index: mask_of_runs(mask, size) for index, mask in _key_planes(thing, axis).items()}
 
 
 def _key_planes(thing: Annotation, axis: str) -> dict[int, dict[str, Any]]:
     return {
-        index: plane.mask for (own, index), plane in thing.planes.items() if own == axis and plane.by != "propagated"
+        index: plane.mask
+        for (own, index), plane in thing.planes.items()
+        if own == axis and plane.by != "propagated" and (plane.area or plane.prompts or plane.by == "drawn")
     }
 
 
