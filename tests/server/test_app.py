@@ -327,6 +327,19 @@ def test_propagation_is_one_action(tab):
     assert tab.client.get("/api/jobs/none").json()["error"]["code"] == "no_job"
 
 
+def test_a_mask_that_was_drawn_on_an_older_one_is_refused(tab):
+    mask = box(6, 5, 18, 15, (24, 20))
+    made = tab.draw("scan", mask, "block", index=4)
+    known = tab.get("scan", "/planes", index=4).json()["revision"]
+    tab.draw("scan", ~mask, index=4, object=made)  # another tab
+    body = {"kind": "mask", "object": made, "axis": "z", "index": 4, "mask": runs_of_mask(mask)}
+    answer = tab.post("scan", "/actions", {**body, "revision": known})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    np.testing.assert_array_equal(tab.masks("scan", index=4)[made], ~mask)
+    assert tab.post("scan", "/actions", {**body, "revision": known + 1}).status_code == 200
+    assert "revision" not in tab.annotator.workspace.document(tab.id("scan")).path.read_text()
+
+
 def test_a_slice_whose_prompts_were_taken_back_ends_nothing_and_an_emptied_one_does(tab):
     from vesalius.server.annotator import key_slices
 

@@ -158,6 +158,10 @@ class User:
         for key in keys:
             self.page.keyboard.press(key)
 
+    def answered(self):
+        """Waits for the next action that the server does."""
+        return self.page.expect_response(lambda one: one.url.endswith("/actions") and one.ok)
+
     def says(self, text):
         expect(self.page.locator("#status")).to_contain_text(text)
         expect(self.page.locator("#saved-text")).to_have_text("Saved")
@@ -318,6 +322,73 @@ def test_a_volume_is_scrolled_turned_and_drawn_on(user):
     user.page.reload()
     expect(number).to_have_value("5")
     expect(user.page.locator("#facts")).to_contain_text("drawn")
+
+
+def test_strokes_are_drawn_on_what_the_server_has(user):
+    user.open("scan").forget()
+    outlined = np.zeros((24, 20), np.bool_)
+    outlined[14:18, 4:16] = True
+    corner = np.roll(outlined, 5, axis=0)
+    made = user.client.act(user.image, "create", name="block")["object"]
+    user.client.draw(user.image, made, outlined, index=7)
+    expect(user.page.locator("#objects .pick")).to_contain_text("block")
+    user.press("1")
+    # The outline of a slice has not come when the hand already draws on it.
+    held, holds = [], [True]
+    user.page.route("**/planes?*", lambda route: held.append(route) if holds else route.continue_())
+    user.page.mouse.move(*user.place(9, 8))
+    user.press("b", ".")
+    expect(user.page.locator("#readout-place")).to_contain_text("z 7")
+    user.page.locator("#brush-size").fill("4")
+    user.page.wait_for_timeout(200)  # for the picture
+    user.drag((6, 6), (13, 6))
+    holds.clear()
+    with user.answered():
+        for route in held:
+            route.continue_()
+    user.says("pixels")
+    (drawn,) = user.masks(index=7).values()
+    assert held
+    assert drawn[6, 6:14].all()
+    assert drawn[outlined].all()
+
+    # Another tab draws while the stroke is on its way.
+    def quicker(route):
+        user.page.unroute("**/actions")
+        user.client.draw(user.image, made, drawn | corner, index=7)
+        route.continue_()
+
+    user.page.route("**/actions", quicker)
+    with user.answered():
+        user.drag((6, 2), (13, 2))
+    user.says("pixels")
+    expect(user.page.locator("#error")).to_be_hidden()
+    (both,) = user.masks(index=7).values()
+    assert both[2, 6:14].all()
+    assert both[drawn | corner].all()
+
+    # A click without an answer is answered first.
+    def slow(route):
+        user.page.unroute("**/actions")
+        time.sleep(0.3)
+        route.continue_()
+
+    user.press("p", ",", ",", "n")
+    expect(user.page.locator("#readout-place")).to_contain_text("z 5")
+    user.page.wait_for_timeout(200)
+    user.click(9, 12)
+    user.says("quality")
+    user.press("Backspace")
+    user.says("Prompt deleted")
+    user.page.route("**/actions", slow)
+    user.click(9, 12)
+    user.press("b")
+    with user.page.expect_response(lambda one: '"kind":"mask"' in (one.request.post_data or "")):
+        user.drag((2, 21), (5, 21))
+    user.says("pixels")
+    last = list(user.masks(index=5).values())[-1]
+    assert last[21, 2:6].all()
+    assert last[12, 9]
 
 
 def test_slices_are_seen_as_on_a_light_box(user):

@@ -396,7 +396,7 @@ class Annotator:
     def _logged(self, volume: Volume, state: State, action: messages.Action, number: int) -> dict[str, Any]:
         """An action as the log has it."""
         shape = volume.voxels.shape[:3]
-        said = action.model_dump(exclude={"view"}, exclude_none=True)
+        said = action.model_dump(exclude={"view", "revision"}, exclude_none=True)
         if isinstance(action, messages.Create):
             return {**said, "object": f"o{number}", "colour": action.colour or next_colour(state)}
         if isinstance(action, messages.Update):
@@ -410,6 +410,8 @@ class Annotator:
             thing = unlocked(state, action.object)
             size = slice_shape(shape, action.axis)
             if isinstance(action, messages.Draw):
+                if action.revision is not None and action.revision != number - 1:
+                    raise Refusal(409, "conflict", "the image was changed meanwhile", remedy="fetch the slice again")
                 return {**said, **_checked_mask(action.mask, size)}
             if isinstance(action, messages.Clear):
                 return {**said, **runs(np.zeros(size, np.bool_))}

@@ -140,11 +140,12 @@ class Choose(OnSlice):
 
 
 class Draw(OnSlice):
-    """Replaces the mask of a slice by one that was drawn."""
+    """Replaces the mask of a slice by one that was drawn; on what was there at a revision, if that is given."""
 
     kind: Literal["mask"]
     object: Number
     mask: Mask
+    revision: Annotated[int, Field(ge=0)] | None = None
     tool: Annotated[str, Field(max_length=40)] = "brush"
 
 

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { announce, complain, percent } from "./dom.js";
-import { area, emptyMask, encode } from "./rle.js";
+import { area, decode, emptyMask, encode, stroke } from "./rle.js";
 import { axisNow, changed, keyOf, objectOf, objects, place, planeNow, planesNow } from "./state.js";
 import { selected, state, titleOf } from "./state.js";
 
@@ -50,13 +50,12 @@ function adoptAnswer(answer) {
   state.slices.set(key, { revision: whole ? answer.revision : -1, planes });
 }
 
-/** Sends an action and takes the answer; null where it was found done after the line was cut. */
-async function perform(action, topic = null) {
-  const image = state.image.id;
+/** Sends something in its turn and takes the answer; null where it was found done after the line was cut. */
+async function perform(send, topic = null) {
   state.unsaved += 1;
   changed();
   try {
-    const answer = await inOrder(topic, () => sendOnce(image, action));
+    const answer = await inOrder(topic, send);
     if (answer) {
       adoptAnswer(answer);
       complain(null);
@@ -103,7 +102,10 @@ export async function reload() {
   adopt(await api.document(state.image.id));
 }
 
-const act = (action, topic) => attempt(() => perform({ view: place(), ...action }, topic));
+function act(action, image = state.image.id) {
+  const whole = { view: place(), ...action };
+  return attempt(() => perform(() => sendOnce(image, whole)));
+}
 
 /** Whether the selected object may not be changed; says so. */
 export function refusesChanges() {
@@ -126,7 +128,7 @@ export async function addPrompt(prompt) {
   changed();
   const action = { kind: "prompt", axis: item.axis, index: item.index, add: [prompt], window: grey() };
   if (item.object === null && making === null) {
-    const first = attempt(() => perform({ ...action, object: null }));
+    const first = attempt(() => perform(() => sendOnce(item.image, { ...action, object: null })));
     making = first;
     const answer = await first;
     const isWanted = making === first; // and not yet another new object
@@ -150,7 +152,7 @@ export async function addPrompt(prompt) {
   const topic = `${item.image} ${item.object} ${keyOf(item.axis, item.index)}`;
   item.topic = topic;
   try {
-    await perform({ ...action, object: item.object }, topic);
+    await perform(() => sendOnce(item.image, { ...action, object: item.object }), topic);
     settle((one) => one.topic === topic && one.number <= item.number);
     tellOutline(item.object);
   } catch (error) {
@@ -207,26 +209,53 @@ export async function choose(which, isNumber = false) {
 /** Whether the server is making the object that was begun. */
 export const isMaking = () => state.selected === null && making !== null;
 
-/** Replaces the mask of the selected object on the slice on screen, or makes a new object of it. */
-export async function draw(mask, tool) {
-  const where = place();
-  const rle = encode(mask);
-  let number = state.selected;
+/**
+ * Draws a stroke on what is outlined of its object, or makes a new object of it. What the stroke was begun on may be
+ * older than what the server has once all before it is done, so it is drawn on that.
+ */
+export async function draw(drawn) {
+  const { image, axis, index } = drawn;
+  const isShown = () => state.image.id === image;
+  let number = drawn.object;
   if (number === null) {
-    const first = act({ kind: "create", name: "" });
+    const first = act({ kind: "create", name: "" }, image);
     making = first;
     number = (await first)?.object ?? null;
-    if (making === first) making = null;
+    const isWanted = making === first;
+    if (isWanted) making = null;
     if (number === null) return;
-    state.selected = number;
+    if (isWanted && isShown() && state.selected === null) state.selected = number;
   }
-  const before = state.slices.get(keyOf(where.axis, where.index));
-  const shown = { object: number, mask: rle, area: area(mask), by: "drawn", quality: null };
-  before?.planes.set(number, { ...shown, prompts: [], candidates: [], chosen: null });
-  changed();
-  const done = await act({ kind: "mask", object: number, ...where, mask: rle, tool });
-  if (done) announce(`${titleOf(objectOf(number))}: ${shown.area} pixels`);
+  const shown = { object: number, mask: encode(drawn.mask), area: area(drawn.mask), by: "drawn", quality: null };
+  if (isShown()) {
+    const key = keyOf(axis, index);
+    if (!state.slices.has(key)) state.slices.set(key, { revision: -1, planes: new Map() });
+    state.slices.get(key).planes.set(number, { ...shown, prompts: [], candidates: [], chosen: null });
+    changed();
+  }
+  const done = await attempt(() => perform(() => sendStroke(drawn, number)));
+  if (!isShown()) return;
+  if (done) tellOutline(number);
   else stale();
+}
+
+async function sendStroke({ image, axis, index, tool, erases, mask, path }, number) {
+  let conflict = null; // revision
+  for (;;) {
+    const found = await api.planes(image, axis, index);
+    const before = found.planes.find((one) => one.object === number)?.mask;
+    if (erases && !before) return null;
+    const drawn = before ? decode(before) : emptyMask(mask.height, mask.width);
+    for (const step of path) stroke(drawn, ...step, erases ? 0 : 1);
+    const action = { kind: "mask", object: number, axis, index, mask: encode(drawn), tool, revision: found.revision };
+    try {
+      return await sendOnce(image, { view: { axis, index }, ...action });
+    } catch (error) {
+      // Another tab was quicker. Where nothing has changed, it is refused for another reason.
+      if (error.code !== "conflict" || conflict === found.revision) throw error;
+      conflict = found.revision;
+    }
+  }
 }
 
 /** Empties the slice on screen of the selected object. */

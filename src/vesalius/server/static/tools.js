@@ -3,7 +3,7 @@
 import * as actions from "./actions.js";
 import { $, announce } from "./dom.js";
 import { stroke } from "./rle.js";
-import { axisNow, changed, planeNow, state } from "./state.js";
+import { axisNow, changed, keyOf, place, planeNow, state } from "./state.js";
 import * as viewer from "./viewer.js";
 import { dragged, number } from "./window.js";
 
@@ -190,21 +190,24 @@ function beginStroke(erases) {
     return false;
   }
   const plane = planeNow();
-  if (erases && !plane?.mask) {
+  const isKnown = state.slices.has(keyOf(state.axis, state.index)) && !state.unsaved;
+  if (erases && isKnown && !plane?.mask) {
     announce("There is nothing to erase on this slice");
     return false;
   }
   const mask = actions.maskNow();
   if (plane?.mask) mask.data.set(viewer.maskOf(plane.mask).data);
-  state.stroke = { mask, object: state.selected, erases, last: null };
+  const tool = erases ? "eraser" : "brush";
+  state.stroke = { mask, image: state.image.id, object: state.selected, ...place(), tool, erases, last: null, path: [] };
   return true;
 }
 
 function paintTo(x, y) {
   const { stroke: begun } = state;
   if (!begun) return;
-  const [radiusX, radiusY] = viewer.brushRadius();
-  stroke(begun.mask, begun.last ?? [x, y], [x, y], radiusX, radiusY, begun.erases ? 0 : 1);
+  const step = [begun.last ?? [x, y], [x, y], ...viewer.brushRadius()];
+  stroke(begun.mask, ...step, begun.erases ? 0 : 1);
+  begun.path.push(step);
   begun.last = [x, y];
   viewer.reshape(begun.mask);
   changed("view");
@@ -215,7 +218,7 @@ function endStroke() {
   state.stroke = null;
   if (!ended) return;
   if (ended.object === null && !ended.mask.data.includes(1)) changed("view");
-  else actions.draw(ended.mask, ended.erases ? "eraser" : "brush");
+  else actions.draw(ended);
 }
 
 export function resizeBrush(direction) {
