@@ -391,6 +391,56 @@ def test_strokes_are_drawn_on_what_the_server_has(user):
     assert last[12, 9]
 
 
+def test_what_was_begun_on_one_image_ends_there(user):
+    """The next image is opened while the server has not answered yet."""
+    held = []
+
+    @contextmanager
+    def leaving(kind, key, name):
+        user.page.route(
+            "**/actions",
+            lambda route: held.append(route) if route.request.post_data_json["kind"] == kind else route.continue_(),
+        )
+        with user.page.expect_request("**/actions"):
+            yield
+        user.press(key)
+        expect(user.page.locator("#image-name")).to_contain_text(name)
+        held.pop().continue_()
+        expect(user.page.locator("#saved-text")).to_have_text("Saved")
+        user.page.unroute("**/actions")
+        user.page.wait_for_timeout(300)
+
+    flat, scan = user.open("disc2").forget().image, user.open("scan").forget().image
+    user.open("disc10").forget()
+    other = user.client.act(user.image, "create", name="other")["object"]
+    user.client.draw(user.image, other, disc())
+
+    # A stroke of a new object: both images have an object of this id.
+    user.open("disc2")
+    user.press("n", "b")
+    with leaving("create", "Control+ArrowRight", "disc10"):
+        user.drag((40, 40), (50, 40))
+    (drawn,) = user.masks().values()
+    assert drawn[40, 40:51].all()
+    (kept,) = user.client.masks(user.ids["disc10.png"]).values()
+    np.testing.assert_array_equal(kept, disc())
+
+    # An undo on another axis.
+    user.image = scan
+    made = user.client.act(scan, "create", name="block")["object"]
+    user.client.draw(scan, made, np.ones((12, 20), np.bool_), axis="y", index=3)
+    user.open("scan")
+    user.press("y", "End")
+    expect(user.page.locator("#readout-place")).to_contain_text("y 23")
+    with leaving("undo", "Control+ArrowLeft", "disc10"):
+        user.press("Control+z")
+    assert user.client.masks(scan, "y", 3) == {}
+    expect(user.page.locator("#readout-place")).to_have_text("")
+    for image in (flat, scan, user.ids["disc10.png"]):
+        user.image = image
+        user.forget()
+
+
 def test_slices_are_seen_as_on_a_light_box(user):
     directions: dict[str, dict[str, str] | None] = {}
 

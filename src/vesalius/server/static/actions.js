@@ -275,10 +275,11 @@ export async function history(kind, show) {
     announce(kind === "undo" ? "There is nothing to undo" : "There is nothing to redo");
     return;
   }
+  const image = state.image.id;
   const before = places();
   const step = state.document[kind];
   const answer = await act({ kind });
-  if (!answer) return;
+  if (!answer || state.image.id !== image) return;
   if (state.selected === null && objectOf(state.lost)) state.selected = state.lost;
   announce(`${kind === "undo" ? "Undone" : "Done again"}${step ? `: ${STEPS[step] ?? step}` : ""}`);
   const after = places();
@@ -346,7 +347,9 @@ export function forget() {
 }
 
 export async function markDone(done) {
-  if (await act({ kind: "state", done })) announce(done ? "The image is done" : "The image is not done");
+  const image = state.image.id;
+  const answer = await act({ kind: "state", done });
+  if (answer && state.image.id === image) announce(done ? "The image is done" : "The image is not done");
 }
 
 // Everything mode
@@ -389,10 +392,11 @@ export function demand(quality) {
 
 export async function accept(chosen) {
   const { axis, index } = state.proposals;
+  const image = state.image.id;
   leave(chosen);
   const proposals = chosen.map(({ mask, quality }) => ({ mask, quality }));
   const answer = await act({ kind: "accept", axis, index, proposals });
-  if (!answer) return;
+  if (!answer || state.image.id !== image) return;
   state.selected = answer.objects.at(-1);
   announce(chosen.length === 1 ? "Accepted; R names it" : `${chosen.length} accepted`);
   changed();

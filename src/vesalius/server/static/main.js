@@ -51,7 +51,7 @@ async function openImage(image) {
   state.selected = objects.some((one) => one.id === before.selected) ? before.selected : (objects.at(-1)?.id ?? null);
   state.axis = about.axes[before.axis] ? before.axis : "z";
   state.index = Math.min(before.index ?? Math.floor(axisNow().count / 2), axisNow().count - 1);
-  viewer.view.flips = before.flips ?? usualFlips(about);
+  viewer.view.flips = { ...usualFlips(about), ...before.flips };
   memory.set("image", image);
   history.replaceState(null, "", `/#${image}`);
   document.title = `${about.name} – Vesalius`;
@@ -403,8 +403,9 @@ const page = {
   propagate: dialogs.propagateMenu,
   neighbour: (which) => (neighbour(which) ? openImage(neighbour(which)) : announce(`There is no ${which} image`)),
   doneAndNext: async () => {
+    const image = state.image.id;
     if (state.document.state !== "done") await actions.markDone(true);
-    page.neighbour("next");
+    if (asked === image) page.neighbour("next");
   },
   flip: (which) => {
     const flips = viewer.view.flips[state.axis];
