@@ -774,6 +774,28 @@ def test_a_token_opens_the_page_and_leaves_its_address(browser, model, tmp_path)
         context.close()
 
 
+def test_proposals_belong_to_the_slice_that_was_asked_about_and_clicks_to_the_one_that_is_shown(user):
+    user.open("scan").forget()
+    block = np.zeros((24, 20), np.bool_)
+    block[6:18, 5:15] = True
+    held = []
+    found = {"mask": runs_of_mask(block), "quality": 0.9, "area": 120, "box": [5, 6, 15, 18]}
+    user.page.route("**/everything", lambda route: held.append(route))
+    with user.page.expect_request("**/everything"):
+        user.press("a")
+    expect(user.page.locator("#everything")).to_be_disabled()
+    user.press(".")
+    expect(user.page.locator("#everything")).to_be_enabled()
+    held.pop().fulfill(json={"proposals": [found]})
+    user.page.wait_for_timeout(300)
+    expect(user.page.locator("#proposal-banner")).to_be_hidden()
+    with user.page.expect_request("**/everything"):
+        user.press("a")
+    held.pop().fulfill(json={"proposals": [found]})
+    user.says("1 proposals")
+    user.press("Escape")
+
+
 @pytest.mark.slow
 def test_proposals_and_propagation(user):
     user.open("disc2").forget()

@@ -343,6 +343,7 @@ export function select(number) {
 /** Forgets what concerned the last image. */
 export function forget() {
   making = null;
+  stopLooking();
   Object.assign(state, { pending: [], proposals: null, corner: null, pointed: null, preview: null, stroke: null });
 }
 
@@ -356,18 +357,21 @@ export async function markDone(done) {
 
 const LEAST = 0.3; // quality of proposals that are asked for
 
+let search = null; // AbortController of the proposals that are looked for
+
 export async function propose() {
   if (state.looking) return;
   const where = place();
-  const image = state.image.id;
+  const mine = new AbortController();
+  search = mine;
   state.looking = true;
   announce("Looking for everything on this slice…");
   changed();
   const wish = { ...where, window: grey(), quality: LEAST, stability: 0.8 };
-  const found = await attempt(() => api.everything(image, wish));
-  state.looking = false;
-  changed();
-  if (!found || state.image.id !== image) return;
+  const found = await attempt(() => api.everything(state.image.id, wish, mine.signal));
+  if (search !== mine) return; // the slice was left
+  stopLooking();
+  if (!found) return;
   if (!found.proposals.length) {
     announce("Nothing was found on this slice");
     return;
@@ -378,6 +382,14 @@ export async function propose() {
   const least = [0.8, 0.7, 0.6, 0.5].find(isEnough);
   state.proposals = { ...where, all: found.proposals, list: [], at: null };
   demand(least ?? LEAST);
+}
+
+/** Looks for proposals no longer. */
+export function stopLooking() {
+  search?.abort();
+  search = null;
+  state.looking = false;
+  changed();
 }
 
 /** Shows the proposals of at least a quality. */

@@ -114,7 +114,8 @@ export async function prepare(image, place) {
   await request(at(image, "/prepare"), { method: "POST", body: place });
 }
 
-export const everything = (image, wish) => json(at(image, "/everything"), { method: "POST", body: wish, own: true });
+export const everything = (image, wish, signal) =>
+  json(at(image, "/everything"), { method: "POST", body: wish, own: true, signal });
 export const propagate = (image, wish) => json(at(image, "/propagate"), { method: "POST", body: wish, own: true });
 
 /** The document once it is newer than a revision; null if it is not within a while. */

@@ -160,6 +160,7 @@ function show(axis, index) {
   state.axis = axis;
   state.index = Math.min(Math.max(index, 0), axisNow().count - 1);
   if (turned) state.cursor = null;
+  actions.stopLooking();
   showSlice(turned);
   changed();
 }
@@ -394,6 +395,7 @@ const page = {
   escape: () => {
     if (tools.giveUp()) return;
     if (state.proposals) actions.endProposals();
+    else if (state.looking) actions.stopLooking();
     else complain(null);
   },
   acceptAll: () => {
