@@ -795,6 +795,22 @@ def test_proposals_belong_to_the_slice_that_was_asked_about_and_clicks_to_the_on
     user.says("1 proposals")
     user.press("Escape")
 
+    # A click at a slice that is not there yet was aimed at the one before.
+    user.page.route("**/pixels?*", lambda route: held.append(route))
+    place = user.place(9, 12)
+    user.press("Home")
+    expect(user.page.locator("#slice-number")).to_have_value("0")
+    user.page.mouse.click(*place)
+    user.press("Enter")
+    expect(user.page.locator("#status")).to_contain_text("One moment")
+    user.page.unroute("**/pixels?*")
+    held.pop().continue_()
+    user.page.wait_for_timeout(300)
+    assert user.document()["objects"] == []
+    user.page.mouse.click(*place)
+    expect(user.page.locator("#prompts li:not(.waits)")).to_have_count(1)
+    user.forget()
+
 
 @pytest.mark.slow
 def test_proposals_and_propagation(user):

@@ -453,11 +453,11 @@ export async function propagate(first, last) {
     changed();
   }
   const end = state.job;
+  if (state.image.id === image) await attempt(reload);
   state.job = null;
   changed();
   if (end?.state === "failed") complain(end.error.message, end.error.remedy);
   else announce(end?.state === "done" ? `Carried through ${end.total} slices` : "Stopped; nothing was changed");
-  if (state.image.id === image) await attempt(reload);
 }
 
 export async function stopPropagation() {
