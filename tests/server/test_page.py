@@ -584,10 +584,53 @@ def test_what_the_server_is_too_busy_for_is_asked_again(user):
 def test_another_tab_is_followed(user):
     user.open("disc2").forget()
     expect(user.page.locator("#objects .pick")).to_have_count(0)
-    made = user.client.act(user.image, "create", name="from elsewhere")["object"]
+    other = User(user.page.context.new_page(), user.address).open("disc2")
+    other.click(30, 20)
+    other.says("quality")
+    other.press("r")
+    other.page.keyboard.type("from elsewhere")
+    other.press("Enter")
     expect(user.page.locator("#objects .pick")).to_contain_text("from elsewhere")
-    user.client.draw(user.image, made, disc())
     expect(user.page.locator("#objects .pick")).to_contain_text("here")
+    user.press("1", "Control+z")
+    expect(other.page.locator(".object.selected")).to_contain_text("Object 1")
+
+    # A hidden tab leaves the few lines that a browser has to a server to the others, and catches up.
+    asked = []
+    user.page.on("request", lambda one: asked.append(one.url) if "after=" in one.url else None)
+    tell = "(now) => { Object.defineProperty(document, 'visibilityState', { configurable: true, value: now }); \
+        document.dispatchEvent(new Event('visibilitychange')); }"
+    user.page.evaluate(tell, "hidden")
+    asked.clear()
+    other.press("Shift+Delete")
+    other.says("deleted")
+    user.page.wait_for_timeout(500)
+    expect(user.page.locator("#objects .pick")).to_have_count(1)
+    assert asked == []
+    user.page.evaluate(tell, "visible")
+    expect(user.page.locator("#objects .pick")).to_have_count(0)
+    other.client.close()
+    other.page.close()
+
+    # Whoever goes on quickly listens to the last image alone.
+    held, holds = [], [True]
+    user.page.route("**/pixels?*", lambda route: held.append(route) if holds else route.continue_())
+    for name in ("disc10", "scan"):
+        user.press("Control+ArrowRight")
+        expect(user.page.locator("#image-name")).to_contain_text(name)
+    holds.clear()
+    for route in held:
+        route.continue_()
+    user.says("scan")
+    asked.clear()
+    between, scan = user.ids["disc10.png"], user.ids["scan.nii.gz"]
+    for image in (scan, between):
+        user.client.act(image, "create", name="other")
+    user.page.wait_for_timeout(500)
+    assert asked
+    assert all(scan in url for url in asked)
+    for user.image in (scan, between):
+        user.forget()
 
 
 def test_an_image_is_exported_and_everything_is_named(user, tmp_path):

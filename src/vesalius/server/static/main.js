@@ -58,10 +58,11 @@ async function openImage(image) {
   complain(document_.warnings[0] ?? null);
   $("prop-progress").hidden = true;
   await showSlice(true);
-  if (mine === opened && !document_.warnings.length) {
+  if (mine !== opened) return;
+  if (!document_.warnings.length) {
     announce(`${about.name}: ${objects.length || "no"} object${objects.length === 1 ? "" : "s"}`);
   }
-  followOthers(image);
+  followOthers();
 }
 
 /** The image before or after the one that was asked for, so that one which cannot be read is no end. */
@@ -81,10 +82,13 @@ function usualFlips({ axes, directions, spacing_mm }) {
   );
 }
 
-/** Waits for what other tabs and programs do with the image. */
-async function followOthers(image) {
+/** Waits for what other tabs and programs do with the image; a hidden tab does not, as browsers keep few lines. */
+async function followOthers() {
+  listening?.abort();
+  if (!state.image || document.visibilityState !== "visible") return;
   listening = new AbortController();
   const { signal } = listening;
+  const image = state.image.id;
   while (!signal.aborted) {
     try {
       const document_ = await api.newer(image, state.document.revision, signal);
@@ -493,6 +497,7 @@ function listen() {
     size = now;
     viewer.render();
   }).observe($("canvas"));
+  document.addEventListener("visibilitychange", followOthers);
   window.addEventListener("beforeunload", (event) => state.unsaved && event.preventDefault());
   window.addEventListener("hashchange", () => {
     const image = location.hash.slice(1);
