@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -884,21 +887,75 @@ def test_proposals_and_propagation(user):
     assert len(user.document()["objects"][0]["planes"]) == 1
 
 
-@pytest.mark.slow
-def test_work_goes_on_when_the_server_comes_back(browser, model, tmp_path):
+@contextmanager
+def started(folder, port):
+    """A process of its own, which can be killed."""
+    command = [sys.executable, "-c", "from vesalius.cli import main; main()", "annotate", str(folder), "--no-browser"]
+    with subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process, re.search(r"http://\S+[0-9]", process.stdout.readline())[0]
+        finally:
+            process.kill()
+
+
+def test_a_volume_is_outlined_and_saved_though_the_server_is_killed_meanwhile(browser, tmp_path):
     folder = make_images(tmp_path / "images")
+    affine = np.array([[0, 0.8, 0, -7], [-0.7, 0, 0.3, 5], [0.1, 0, 2.5, 40], [0, 0, 0, 1]])
+    before = nibabel.load(folder / "scan.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(before.dataobj), affine), folder / "scan.nii.gz")
     context = browser.new_context(viewport=SIZE)
-    with serving(folder, model) as address:
-        port = int(address.rsplit(":", 1)[1])
-        user = User(context.new_page(), address).open("disc2")
-        user.click(30, 20)
-        user.says("quality")
-    user.click(10, 40, button="right")
-    expect(user.page.locator("#saved-text")).to_have_text("Server does not answer…")
-    with serving(folder, model, port):
-        expect(user.page.locator("#saved-text")).to_have_text("Saved", timeout=20_000)
-        expect(user.page.locator("#prompts li:not(.waits)")).to_have_count(2)
+    with started(folder, 0) as (process, address):
+        user = User(context.new_page(), address).open("scan")
+        prompts, number = user.page.locator("#prompts li:not(.waits)"), user.page.locator("#slice-number")
+        user.click(9, 12)
+        expect(prompts).to_have_count(1)
+        user.click(2, 22, button="right")
+        expect(prompts).to_have_count(2)
+        user.click(6, 8)
+        expect(prompts).to_have_count(3)
+        user.press("Control+z")
+        expect(prompts).to_have_count(2)
+        user.press("r")
+        user.page.keyboard.type("left kid")
+        user.page.get_by_role("option", name=re.compile("^left kidney")).first.wait_for()
+        user.press("ArrowDown", "Enter")
+        user.says("Named left kidney")
+        user.press("y")
+        expect(user.page.locator("#facts")).to_contain_text("crossing slices")
+        expect(user.page.locator("#readout-place")).to_contain_text("y ")
+        user.page.wait_for_timeout(300)  # for the picture
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        user.click(9, 5)
+        expect(user.page.locator("#saved-text")).to_have_text("Server does not answer…")
+    with started(folder, int(address.rsplit(":", 1)[1])):
+        expect(user.page.locator("#saved-text")).to_have_text("Saved")
+        expect(prompts).to_have_count(2)  # what crossed the slice is corrected
+        user.press("Control+e")
+        with user.page.expect_download() as download:
+            user.page.get_by_role("dialog").get_by_role("button", name=re.compile("^NIfTI")).click()
+        assert download.value.suggested_filename == "scan-labels.nii.gz"
+        download.value.save_as(tmp_path / "saved.nii.gz")
+        user.press("Escape")
+        at = int(number.input_value())
+        user.page.reload()
+        expect(user.page.locator(".object.selected")).to_contain_text("left kidney")
+        expect(prompts).to_have_count(2)
+        expect(number).to_have_value(str(at))
+        user.press("z")
+        expect(number).to_have_value("6")
+        expect(prompts).to_have_count(2)
+
+        saved = nibabel.load(tmp_path / "saved.nii.gz")
+        labels = np.asarray(saved.dataobj)
+        assert labels.shape == before.shape
+        np.testing.assert_allclose(saved.affine, affine, atol=1e-5)
         with Client(address) as client:
-            user.client = client
-            assert len(user.planes()[0]["prompts"]) == 2
+            masks = {index: client.masks(user.image, "z", index) for index in range(12)}
+            across = next(iter(client.masks(user.image, "y", at).values()))
+        assert masks[6]
+        for index, found in masks.items():
+            expected = next(iter(found.values()), np.zeros((24, 20), np.bool_))
+            np.testing.assert_array_equal(labels[:, :, index].T > 0, expected)
+        np.testing.assert_array_equal(labels[:, at].T > 0, across)
         context.close()
