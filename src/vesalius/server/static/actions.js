@@ -435,16 +435,23 @@ export function endProposals() {
 
 // Through the volume
 
+let begin = null; // AbortController of a job that the server has not taken yet
+
 export async function propagate(first, last) {
-  const number = state.selected;
   const image = state.image.id;
-  const wish = { object: number, axis: state.axis, first, last, window: grey() };
-  const job = await attempt(() => inOrder(null, () => api.propagate(image, wish)));
-  if (!job) return;
-  complain(null);
-  state.job = job;
+  const wish = { object: state.selected, axis: state.axis, first, last, window: grey() };
+  begin = new AbortController();
+  state.job = { job: null, state: "running", done: 0, total: 0 };
   announce("Carrying the object through the volume…");
   changed();
+  const before = sent;
+  // Not in its turn: a server with many jobs takes it later, and clicks do not wait for that.
+  const job = await attempt(() => before.then(() => api.propagate(image, wish, begin.signal)));
+  state.job = job;
+  if (job) complain(null);
+  else if (begin.signal.aborted) announce("Stopped; nothing was changed");
+  changed();
+  if (!job) return;
   while (state.job?.state === "running") {
     await new Promise((resolve) => setTimeout(resolve, 300));
     const found = await attempt(() => api.job(job.job));
@@ -461,7 +468,8 @@ export async function propagate(first, last) {
 }
 
 export async function stopPropagation() {
-  if (state.job) await attempt(() => api.cancelJob(state.job.job));
+  if (state.job?.job) await attempt(() => api.cancelJob(state.job.job));
+  else begin?.abort();
 }
 
 export function maskNow() {

@@ -328,7 +328,7 @@ function renderJob() {
   if (!job) return;
   $("prop-bar").max = Math.max(job.total, 1);
   $("prop-bar").value = job.done;
-  $("prop-text").textContent = `${job.done} of ${job.total} slices`;
+  $("prop-text").textContent = job.job ? `${job.done} of ${job.total} slices` : "Waiting…";
 }
 
 function renderReadouts() {
