@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from vesalius.core.types import Volume
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.server.documents import Document
 
@@ -373,6 +374,45 @@ def test_the_model_carries_in_the_window_that_is_shown(tab, monkeypatch):
         job = finished(tab, tab.post("scan", "/propagate", {"object": made, "window": window}))
         assert job["state"] == "done", job
         assert seen == {(window["low"], window["high"])}
+
+
+def test_rules_and_span_bound_what_is_carried(tab, monkeypatch):
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=5)
+    asked = []
+    predict = tab.annotator.engine.waiting.predict_slices
+    monkeypatch.setattr(
+        tab.annotator.engine.waiting,
+        "predict_slices",
+        lambda images, prompts: (asked.extend(image.index for image in images), predict(images, prompts))[1],
+    )
+    anything = {"least_quality": 0, "least_overlap": 0, "least_grey": -1e6, "least_contrast": -1e6}
+    anything |= {"most_change": 1e6, "least_area": 1}
+    for rules, reached in ((anything, {3, 4, 6, 7, 8}), ({"least_quality": 1.0}, {4, 6})):
+        asked.clear()
+        wish = {"object": made, "first": 3, "last": 8, "rules": rules}
+        job = finished(tab, tab.post("scan", "/propagate", wish))
+        assert job["state"] == "done", job
+        assert set(asked) == reached
+    for rules in ({"least_quality": 2}, {"most_change": 1}, {"least_area": 0}, {"margin": -1}, {"other": 1}):
+        assert tab.post("scan", "/propagate", {"object": made, "rules": rules}).status_code == 400
+
+
+def test_a_span_is_carried_as_it_is_in_the_whole_volume(predictor):
+    from vesalius.predict.propagate import propagate_slices
+    from vesalius.server.annotator import keys_within
+
+    voxels = np.random.default_rng(0).normal(0, 20, (30, 24, 20)).astype(np.float32)
+    voxels[:, 6:18, 5:15] += 300
+    volume = Volume(voxels, None, (-50, 350))
+    mask = box(6, 5, 18, 15, (24, 20))
+    keys = dict.fromkeys((4, 9, 15, 20, 24), mask)
+    everywhere = {one.index: one.mask for one in propagate_slices(predictor, volume, keys)}
+    for span in ((0, 2), (5, 8), (10, 17), (21, 22), (26, 29)):
+        within = keys_within(keys, span, 30)
+        found = {one.index: one.mask for one in propagate_slices(predictor, volume, within)}
+        assert len(found) < len(everywhere)
+        for index in range(span[0], span[1] + 1):
+            np.testing.assert_array_equal(found.get(index), everywhere.get(index))
 
 
 def test_what_was_corrected_meanwhile_is_not_carried(tab, monkeypatch):

@@ -570,12 +570,13 @@ class Annotator:
             from vesalius.predict.propagate import assemble, propagate_slices
             from vesalius.predict.propagation_rules import PropagationRules
 
-            rules = PropagationRules()
+            rules = PropagationRules(**wish.rules.model_dump(exclude_none=True))
+            within = keys_within(keys, span, volume.voxels.shape[2 - AXES.index(wish.axis)])
             rows: dict[int, dict[str, Any]] = {}
             outlines = []
-            name = (document.path, wish.object, wish.axis, volume.window)
+            name = (document.path, wish.object, wish.axis, span, volume.window, rules)
             before = self._carried.get(name)
-            slices = propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis, rules=rules, before=before)
+            slices = propagate_slices(self.engine.waiting, volume, within, axis=wish.axis, rules=rules, before=before)
             with closing(slices) as found:  # type: ignore[type-var]
                 for outline in found:
                     if job.cancelled.is_set():
@@ -590,7 +591,7 @@ class Annotator:
                 job.state = "cancelled"
                 return
             # So that after a correction only what lies between it and the next key slices is carried anew.
-            carried = assemble(volume, wish.axis, keys, outlines, rules)
+            carried = assemble(volume, wish.axis, within, outlines, rules)
             self._carried.put(name, carried, carried.mask.nbytes + sum(one.mask.nbytes for one in outlines))
             with document.lock:
                 thing = unlocked(document.state, wish.object)
@@ -686,6 +687,26 @@ def key_slices(thing: Annotation, axis: str, shape: Sequence[int]) -> dict[int, 
     """
     size = slice_shape(shape, axis)
     return {index: mask_of_runs(mask, size) for index, mask in _key_planes(thing, axis).items()}
+
+
+def keys_within(
+    keys: Mapping[int, NDArray[np.bool_]], span: tuple[int, int], count: int
+) -> dict[int, NDArray[np.bool_]]:
+    """Key slices that say what is on the slices of a span; empty ones around them, past which nothing is carried.
+
+    Args:
+        keys: All key slices with their masks, at least one.
+        span: First and last slice.
+        count: Slices of the volume.
+    """
+    first, last = span
+    order = sorted(keys)
+    # An outline is carried on from two key slices.
+    near = [key for key in order if key < first][-2:]
+    near += [key for key in order if first <= key <= last] + [key for key in order if key > last][:2]
+    nothing = np.zeros_like(keys[order[0]])
+    ends = (min(first, *near) - 1, max(last, *near) + 1)
+    return {**{key: keys[key] for key in near}, **{end: nothing for end in ends if 0 <= end < count}}
 
 
 def _key_planes(thing: Annotation, axis: str) -> dict[int, dict[str, Any]]:

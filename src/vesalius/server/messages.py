@@ -216,6 +216,20 @@ class Everything(Message):
     stability: Quality | None = None
 
 
+class PropagationLimits(Message):
+    """What may be said otherwise than `vesalius.predict.propagation_rules.PropagationRules` says."""
+
+    margin: Annotated[float, Field(ge=0, le=10)] | None = None
+    least_margin: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    trend: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    least_area: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    most_change: Annotated[float, Field(gt=1, le=1e6)] | None = None
+    least_overlap: Quality | None = None
+    least_quality: Quality | None = None
+    least_grey: Annotated[float, Field(ge=-1e6, le=1)] | None = None
+    least_contrast: Annotated[float, Field(ge=-1e6, le=1)] | None = None
+
+
 class Propagate(Message):
     """Carries an object through a volume."""
 
@@ -224,6 +238,7 @@ class Propagate(Message):
     first: Index | None = None
     last: Index | None = None
     window: Window | None = None
+    rules: PropagationLimits = PropagationLimits()
 
 
 Collection = Literal["corpus", "coco", "labels", "prompts"]
