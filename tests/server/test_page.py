@@ -22,6 +22,7 @@ from PIL import Image
 
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.predict.load import load_model
+from vesalius.predict.propagation_rules import PropagationRules
 from vesalius.server.annotator import Annotator
 from vesalius.server.app import create_app
 from vesalius.server.client import Client
@@ -802,8 +803,15 @@ def test_one_object_is_carried_at_a_time(user):
     user.page.route("**/propagate", lambda route: (asked.append(route.request.post_data_json), route.fulfill(json=job)))
     user.page.route("**/api/jobs/j", lambda route: route.fulfill(json=job))
     user.page.locator("#preset").select_option("full")
-    user.press("v", "Enter")
+    user.press("v")
+    user.page.locator("#propagate-dialog summary").click()
+    for name, unit in (("least_quality", 100), ("most_change", 1), ("least_grey", 100)):
+        shown = user.page.locator(f"#{name}").get_attribute("placeholder")
+        assert float(shown) == unit * getattr(PropagationRules(), name)
+    user.page.locator("#least_quality").fill("55")
+    user.press("Enter")
     expect(user.page.locator("#prop-text")).to_have_text("3 of 11 slices")
+    assert asked[0]["rules"] == {"least_quality": 0.55}
     windows = user.client.request("GET", f"/api/images/{user.image}")["windows"]
     assert asked[0]["window"] == windows["full"]  # the model sees what is shown
     expect(user.page.locator("#through")).to_be_disabled()

@@ -437,9 +437,10 @@ export function endProposals() {
 
 let begin = null; // AbortController of a job that the server has not taken yet
 
-export async function propagate(first, last) {
+/** Carries the selected object from one slice to another; what `rules` leaves out is as the server has it. */
+export async function propagate(first, last, rules) {
   const image = state.image.id;
-  const wish = { object: state.selected, axis: state.axis, first, last, window: grey() };
+  const wish = { object: state.selected, axis: state.axis, first, last, window: grey(), rules };
   begin = new AbortController();
   state.job = { job: null, state: "running", done: 0, total: 0 };
   announce("Carrying the object through the volume…");
