@@ -253,6 +253,21 @@ def test_an_outline_is_made_corrected_undone_and_named(user):
     user.press("ArrowDown", "Enter")
     user.says("Named left kidney")
     assert [one["name"] for one in user.document()["objects"]] == ["left kidney"]
+    user.press("r")
+    user.page.keyboard.type("left k")
+    user.page.get_by_role("option", name=re.compile("^left kidney")).first.wait_for()
+    user.press("ArrowDown")
+    user.page.route("**/vocabulary?*", lambda route: None)  # is not answered
+    user.page.keyboard.type("x")
+    user.press("Enter")
+    user.says("Named left kx")
+    # Control+Z as a Russian keyboard has it.
+    user.page.evaluate(
+        """() => document.getElementById("canvas").dispatchEvent(
+            new KeyboardEvent("keydown", { key: "я", code: "KeyZ", ctrlKey: true, bubbles: true }))"""
+    )
+    user.says("Undone: change of an object")
+    assert [one["name"] for one in user.document()["objects"]] == ["left kidney"]
 
     user.page.reload()
     expect(user.page.locator(".object.selected")).to_contain_text("left kidney")
