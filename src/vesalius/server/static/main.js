@@ -12,7 +12,7 @@ import * as viewer from "./viewer.js";
 import { levelOf, number, windowName, windowOf } from "./window.js";
 
 const MEMORY = 2 ** 27; // bytes of slices that are kept
-const pixels = new Map(); // "image z:17" -> promise of the slice
+const pixels = new Map(); // "image z:17" -> {promise of the slice, done, controller: AbortController}
 let wanted = null; // key of the slice that is to be shown
 let fetching = null; // AbortController of what is wanted no longer
 let listening = null; // AbortController of the wait for other tabs
@@ -45,6 +45,7 @@ async function openImage(image) {
   if (about.colour && state.tool === "window") state.tool = "prompt";
   Object.assign(state, { image: about, document: null, slice: null, window: about.window, preset: "default" });
   state.slices = new Map();
+  leavePixels();
   pixels.clear();
   actions.adopt(document_);
   const objects = state.document.objects;
@@ -113,19 +114,33 @@ function pixelsOf(axis, index) {
   const { id } = state.image;
   const key = `${id} ${keyOf(axis, index)}`;
   if (!pixels.has(key)) {
-    const promise = api.pixels(id, axis, index).then((slice) => ({ ...slice, key: keyOf(axis, index) }));
-    promise.catch(() => pixels.delete(key));
-    pixels.set(key, promise);
+    const one = { controller: new AbortController(), done: false };
+    one.promise = api.pixels(id, axis, index, one.controller.signal).then((slice) => {
+      one.done = true;
+      return { ...slice, key: keyOf(axis, index) };
+    });
+    one.promise.catch(() => pixels.get(key) === one && pixels.delete(key));
+    pixels.set(key, one);
     const kept = Math.max(6, MEMORY / (state.slice?.values.byteLength ?? 2 ** 20));
     if (pixels.size > kept) pixels.delete(pixels.keys().next().value);
   }
-  return pixels.get(key);
+  return pixels.get(key).promise;
+}
+
+/** Gives up the slices that are on their way, but for one. */
+function leavePixels(but = null) {
+  for (const [key, one] of pixels) {
+    if (key === but || one.done) continue;
+    one.controller.abort();
+    pixels.delete(key);
+  }
 }
 
 async function showSlice(refit = false) {
   const { axis, index } = state;
   const key = `${state.image.id} ${keyOf(axis, index)}`;
   wanted = key;
+  leavePixels(key);
   state.corner = null;
   state.preview = null;
   state.pointed = null;
