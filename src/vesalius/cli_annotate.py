@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-
 # The browser keeps the place, selection and flips of an image for one address.
 PORTS = range(1543, 1563)
 

@@ -7,7 +7,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from vesalius.core.types import Volume
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.server.documents import Document
 
@@ -398,6 +397,7 @@ def test_rules_and_span_bound_what_is_carried(tab, monkeypatch):
 
 
 def test_a_span_is_carried_as_it_is_in_the_whole_volume(predictor):
+    from vesalius.core.types import Volume
     from vesalius.predict.propagate import propagate_slices
     from vesalius.server.annotator import keys_within
 

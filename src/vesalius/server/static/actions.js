@@ -235,8 +235,8 @@ export async function draw(drawn) {
   }
   const done = await attempt(() => perform(() => sendStroke(drawn, number)));
   if (!isShown()) return;
-  if (done) tellOutline(number);
-  else stale();
+  if (!done) stale();
+  else if (keyOf(axis, index) === keyOf(state.axis, state.index)) tellOutline(number);
 }
 
 async function sendStroke({ image, axis, index, tool, erases, mask, path }, number) {
