@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# The browser keeps the place, selection and flips of an image for one address.
+PORTS = range(1543, 1563)
+
+
+def usual_port(host: str) -> int:
+    """The first of the usual ports that is free, or 0."""
+    for port in PORTS:
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            with socket.socket(family, socket.SOCK_STREAM) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind((host, port))
+                return port
+        except OSError:
+            continue
+    return 0
 
 
 def annotate(
@@ -35,8 +53,15 @@ def annotate(
     ] = "auto",
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="Port to listen on; 0 takes a free one.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="N",
+            help="Port to listen on; 0 takes a free one.",
+            show_default=f"{PORTS[0]}, or the next free one",
+        ),
+    ] = None,
     token: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +85,7 @@ def annotate(
         model=model,
         runtime=runtime,  # type: ignore[arg-type]
         host=host,
-        port=port,
+        port=usual_port(host) if port is None else port,
         token=token,
         open_browser=browser,
     )

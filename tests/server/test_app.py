@@ -327,6 +327,94 @@ def test_propagation_is_one_action(tab):
     assert tab.client.get("/api/jobs/none").json()["error"]["code"] == "no_job"
 
 
+def test_a_mask_that_was_drawn_on_an_older_one_is_refused(tab):
+    mask = box(6, 5, 18, 15, (24, 20))
+    made = tab.draw("scan", mask, "block", index=4)
+    known = tab.get("scan", "/planes", index=4).json()["revision"]
+    tab.draw("scan", ~mask, index=4, object=made)  # another tab
+    body = {"kind": "mask", "object": made, "axis": "z", "index": 4, "mask": runs_of_mask(mask)}
+    answer = tab.post("scan", "/actions", {**body, "revision": known})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    np.testing.assert_array_equal(tab.masks("scan", index=4)[made], ~mask)
+    assert tab.post("scan", "/actions", {**body, "revision": known + 1}).status_code == 200
+    assert "revision" not in tab.annotator.workspace.document(tab.id("scan")).path.read_text()
+
+
+def test_a_slice_whose_prompts_were_taken_back_ends_nothing_and_an_emptied_one_does(tab):
+    from vesalius.server.annotator import key_slices
+
+    def keys():
+        thing = tab.annotator.workspace.document(tab.id("scan")).state.objects[made]
+        return {index: bool(mask.any()) for index, mask in key_slices(thing, "z", (12, 24, 20)).items()}
+
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
+    click = {"kind": "point", "x": 1, "y": 1, "positive": True}
+    answer = tab.act("scan", "prompt", object=made, axis="z", index=6, add=[click])
+    (said,) = answer["view"]["planes"][0]["prompts"]
+    assert set(keys()) == {4, 6}
+    tab.act("scan", "prompt", object=made, axis="z", index=6, remove=[said["id"]])
+    assert keys() == {4: True}
+    tab.act("scan", "clear", object=made, axis="z", index=7)
+    assert keys() == {4: True, 7: False}
+
+
+def test_the_model_carries_in_the_window_that_is_shown(tab, monkeypatch):
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
+    seen = set()
+    predict = tab.annotator.engine.waiting.predict_slices
+    monkeypatch.setattr(
+        tab.annotator.engine.waiting,
+        "predict_slices",
+        lambda images, prompts: (seen.update(image.window for image in images), predict(images, prompts))[1],
+    )
+    # What was found in one window is no answer in another.
+    for window in ({"low": -160.0, "high": 240.0}, {"low": 0.0, "high": 80.0}):
+        seen.clear()
+        job = finished(tab, tab.post("scan", "/propagate", {"object": made, "window": window}))
+        assert job["state"] == "done", job
+        assert seen == {(window["low"], window["high"])}
+
+
+def test_rules_and_span_bound_what_is_carried(tab, monkeypatch):
+    made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=5)
+    asked = []
+    predict = tab.annotator.engine.waiting.predict_slices
+    monkeypatch.setattr(
+        tab.annotator.engine.waiting,
+        "predict_slices",
+        lambda images, prompts: (asked.extend(image.index for image in images), predict(images, prompts))[1],
+    )
+    anything = {"least_quality": 0, "least_overlap": 0, "least_grey": -1e6, "least_contrast": -1e6}
+    anything |= {"most_change": 1e6, "least_area": 1}
+    for rules, reached in ((anything, {3, 4, 6, 7, 8}), ({"least_quality": 1.0}, {4, 6})):
+        asked.clear()
+        wish = {"object": made, "first": 3, "last": 8, "rules": rules}
+        job = finished(tab, tab.post("scan", "/propagate", wish))
+        assert job["state"] == "done", job
+        assert set(asked) == reached
+    for rules in ({"least_quality": 2}, {"most_change": 1}, {"least_area": 0}, {"margin": -1}, {"other": 1}):
+        assert tab.post("scan", "/propagate", {"object": made, "rules": rules}).status_code == 400
+
+
+def test_a_span_is_carried_as_it_is_in_the_whole_volume(predictor):
+    from vesalius.core.types import Volume
+    from vesalius.predict.propagate import propagate_slices
+    from vesalius.server.annotator import keys_within
+
+    voxels = np.random.default_rng(0).normal(0, 20, (30, 24, 20)).astype(np.float32)
+    voxels[:, 6:18, 5:15] += 300
+    volume = Volume(voxels, None, (-50, 350))
+    mask = box(6, 5, 18, 15, (24, 20))
+    keys = dict.fromkeys((4, 9, 15, 20, 24), mask)
+    everywhere = {one.index: one.mask for one in propagate_slices(predictor, volume, keys)}
+    for span in ((0, 2), (5, 8), (10, 17), (21, 22), (26, 29)):
+        within = keys_within(keys, span, 30)
+        found = {one.index: one.mask for one in propagate_slices(predictor, volume, within)}
+        assert len(found) < len(everywhere)
+        for index in range(span[0], span[1] + 1):
+            np.testing.assert_array_equal(found.get(index), everywhere.get(index))
+
+
 def test_what_was_corrected_meanwhile_is_not_carried(tab, monkeypatch):
     from vesalius.predict import propagate
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from PIL import Image
 
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.predict.load import load_model
+from vesalius.predict.propagation_rules import PropagationRules
 from vesalius.server.annotator import Annotator
 from vesalius.server.app import create_app
 from vesalius.server.client import Client
@@ -158,6 +162,10 @@ class User:
         for key in keys:
             self.page.keyboard.press(key)
 
+    def answered(self):
+        """Waits for the next action that the server does."""
+        return self.page.expect_response(lambda one: one.url.endswith("/actions") and one.ok)
+
     def says(self, text):
         expect(self.page.locator("#status")).to_contain_text(text)
         expect(self.page.locator("#saved-text")).to_have_text("Saved")
@@ -245,6 +253,21 @@ def test_an_outline_is_made_corrected_undone_and_named(user):
     user.press("ArrowDown", "Enter")
     user.says("Named left kidney")
     assert [one["name"] for one in user.document()["objects"]] == ["left kidney"]
+    user.press("r")
+    user.page.keyboard.type("left k")
+    user.page.get_by_role("option", name=re.compile("^left kidney")).first.wait_for()
+    user.press("ArrowDown")
+    user.page.route("**/vocabulary?*", lambda route: None)  # is not answered
+    user.page.keyboard.type("x")
+    user.press("Enter")
+    user.says("Named left kx")
+    # Control+Z as a Russian keyboard has it.
+    user.page.evaluate(
+        """() => document.getElementById("canvas").dispatchEvent(
+            new KeyboardEvent("keydown", { key: "я", code: "KeyZ", ctrlKey: true, bubbles: true }))"""
+    )
+    user.says("Undone: change of an object")
+    assert [one["name"] for one in user.document()["objects"]] == ["left kidney"]
 
     user.page.reload()
     expect(user.page.locator(".object.selected")).to_contain_text("left kidney")
@@ -318,6 +341,123 @@ def test_a_volume_is_scrolled_turned_and_drawn_on(user):
     user.page.reload()
     expect(number).to_have_value("5")
     expect(user.page.locator("#facts")).to_contain_text("drawn")
+
+
+def test_strokes_are_drawn_on_what_the_server_has(user):
+    user.open("scan").forget()
+    outlined = np.zeros((24, 20), np.bool_)
+    outlined[14:18, 4:16] = True
+    corner = np.roll(outlined, 5, axis=0)
+    made = user.client.act(user.image, "create", name="block")["object"]
+    user.client.draw(user.image, made, outlined, index=7)
+    expect(user.page.locator("#objects .pick")).to_contain_text("block")
+    user.press("1")
+    # The outline of a slice has not come when the hand already draws on it.
+    held, holds = [], [True]
+    user.page.route("**/planes?*", lambda route: held.append(route) if holds else route.continue_())
+    user.page.mouse.move(*user.place(9, 8))
+    user.press("b", ".")
+    expect(user.page.locator("#readout-place")).to_contain_text("z 7")
+    user.page.locator("#brush-size").fill("4")
+    user.page.wait_for_timeout(200)  # for the picture
+    user.drag((6, 6), (13, 6))
+    holds.clear()
+    with user.answered():
+        for route in held:
+            route.continue_()
+    user.says("pixels")
+    (drawn,) = user.masks(index=7).values()
+    assert held
+    assert drawn[6, 6:14].all()
+    assert drawn[outlined].all()
+
+    # Another tab draws while the stroke is on its way.
+    def quicker(route):
+        user.page.unroute("**/actions")
+        user.client.draw(user.image, made, drawn | corner, index=7)
+        route.continue_()
+
+    user.page.route("**/actions", quicker)
+    with user.answered():
+        user.drag((6, 2), (13, 2))
+    user.says("pixels")
+    expect(user.page.locator("#error")).to_be_hidden()
+    (both,) = user.masks(index=7).values()
+    assert both[2, 6:14].all()
+    assert both[drawn | corner].all()
+
+    # A click without an answer is answered first.
+    def slow(route):
+        user.page.unroute("**/actions")
+        time.sleep(0.3)
+        route.continue_()
+
+    user.press("p", ",", ",", "n")
+    expect(user.page.locator("#readout-place")).to_contain_text("z 5")
+    user.page.wait_for_timeout(200)
+    user.click(9, 12)
+    user.says("quality")
+    user.press("Backspace")
+    user.says("Prompt deleted")
+    user.page.route("**/actions", slow)
+    user.click(9, 12)
+    user.press("b")
+    with user.page.expect_response(lambda one: '"kind":"mask"' in (one.request.post_data or "")):
+        user.drag((2, 21), (5, 21))
+    user.says("pixels")
+    last = list(user.masks(index=5).values())[-1]
+    assert last[21, 2:6].all()
+    assert last[12, 9]
+
+
+def test_what_was_begun_on_one_image_ends_there(user):
+    """The next image is opened while the server has not answered yet."""
+    held = []
+
+    @contextmanager
+    def leaving(kind, key, name):
+        user.page.route(
+            "**/actions",
+            lambda route: held.append(route) if route.request.post_data_json["kind"] == kind else route.continue_(),
+        )
+        with user.page.expect_request("**/actions"):
+            yield
+        user.press(key)
+        expect(user.page.locator("#image-name")).to_contain_text(name)
+        held.pop().continue_()
+        expect(user.page.locator("#saved-text")).to_have_text("Saved")
+        user.page.unroute("**/actions")
+        user.page.wait_for_timeout(300)
+
+    flat, scan = user.open("disc2").forget().image, user.open("scan").forget().image
+    user.open("disc10").forget()
+    other = user.client.act(user.image, "create", name="other")["object"]
+    user.client.draw(user.image, other, disc())
+
+    # A stroke of a new object: both images have an object of this id.
+    user.open("disc2")
+    user.press("n", "b")
+    with leaving("create", "Control+ArrowRight", "disc10"):
+        user.drag((40, 40), (50, 40))
+    (drawn,) = user.masks().values()
+    assert drawn[40, 40:51].all()
+    (kept,) = user.client.masks(user.ids["disc10.png"]).values()
+    np.testing.assert_array_equal(kept, disc())
+
+    # An undo on another axis.
+    user.image = scan
+    made = user.client.act(scan, "create", name="block")["object"]
+    user.client.draw(scan, made, np.ones((12, 20), np.bool_), axis="y", index=3)
+    user.open("scan")
+    user.press("y", "End")
+    expect(user.page.locator("#readout-place")).to_contain_text("y 23")
+    with leaving("undo", "Control+ArrowLeft", "disc10"):
+        user.press("Control+z")
+    assert user.client.masks(scan, "y", 3) == {}
+    expect(user.page.locator("#readout-place")).to_have_text("")
+    for image in (flat, scan, user.ids["disc10.png"]):
+        user.image = image
+        user.forget()
 
 
 def test_slices_are_seen_as_on_a_light_box(user):
@@ -441,32 +581,95 @@ def test_a_model_that_takes_no_words_is_not_asked_for_any(user):
 
 def test_what_the_server_is_too_busy_for_is_asked_again(user):
     user.open("disc2").forget()
-    asked = []
+    asked, is_busy = [], [True]
 
     def busy(route):
-        asked.append(route.request.post_data_json["kind"])
-        if len(asked) == 1:
+        asked.append(route.request.post_data_json.get("kind"))
+        if is_busy:
             body = {"error": {"code": "busy", "message": "the queue is full", "remedy": None}}
-            route.fulfill(status=503, json=body, headers={"Retry-After": "1"})
+            route.fulfill(status=503, json=body, headers={"Retry-After": "0.02"})
         else:
             route.continue_()
 
     user.page.route("**/actions", busy)
+    user.page.route("**/propagate", busy)
     user.press("n")
     user.click(30, 20)
     expect(user.page.locator("#saved-text")).to_have_text("Server is busy, trying again…")
+    while len(asked) < 20:
+        user.page.wait_for_timeout(20)
+    is_busy.clear()
     user.says("quality")
-    assert asked == ["prompt", "prompt"]
+    assert set(asked) == {"prompt"}
     assert len(user.planes()[0]["prompts"]) == 1
+
+    # A job that the server does not take yet can be given up, and clicks do not wait for it.
+    user.open("scan").forget()
+    user.press("n")
+    user.click(9, 12)
+    user.says("quality")
+    is_busy.append(True)
+    user.press("v", "Enter")
+    expect(user.page.locator("#prop-text")).to_have_text("Waiting…")
+    expect(user.page.locator("#saved-text")).to_have_text("Server is busy, trying again…")
+    user.page.unroute("**/actions")
+    user.click(8, 10)
+    expect(user.page.locator("#prompts li:not(.waits)")).to_have_count(2)
+    user.page.locator("#stop").click()
+    user.says("Stopped; nothing was changed")
+    user.forget()
 
 
 def test_another_tab_is_followed(user):
     user.open("disc2").forget()
     expect(user.page.locator("#objects .pick")).to_have_count(0)
-    made = user.client.act(user.image, "create", name="from elsewhere")["object"]
+    other = User(user.page.context.new_page(), user.address).open("disc2")
+    other.click(30, 20)
+    other.says("quality")
+    other.press("r")
+    other.page.keyboard.type("from elsewhere")
+    other.press("Enter")
     expect(user.page.locator("#objects .pick")).to_contain_text("from elsewhere")
-    user.client.draw(user.image, made, disc())
     expect(user.page.locator("#objects .pick")).to_contain_text("here")
+    user.press("1", "Control+z")
+    expect(other.page.locator(".object.selected")).to_contain_text("Object 1")
+
+    # A hidden tab leaves the few lines that a browser has to a server to the others, and catches up.
+    asked = []
+    user.page.on("request", lambda one: asked.append(one.url) if "after=" in one.url else None)
+    tell = "(now) => { Object.defineProperty(document, 'visibilityState', { configurable: true, value: now }); \
+        document.dispatchEvent(new Event('visibilitychange')); }"
+    user.page.evaluate(tell, "hidden")
+    asked.clear()
+    other.press("Shift+Delete")
+    other.says("deleted")
+    user.page.wait_for_timeout(500)
+    expect(user.page.locator("#objects .pick")).to_have_count(1)
+    assert asked == []
+    user.page.evaluate(tell, "visible")
+    expect(user.page.locator("#objects .pick")).to_have_count(0)
+    other.client.close()
+    other.page.close()
+
+    # Whoever goes on quickly listens to the last image alone.
+    held, holds = [], [True]
+    user.page.route("**/pixels?*", lambda route: held.append(route) if holds else route.continue_())
+    for name in ("disc10", "scan"):
+        user.press("Control+ArrowRight")
+        expect(user.page.locator("#image-name")).to_contain_text(name)
+    holds.clear()
+    for route in held:
+        route.continue_()
+    user.says("scan")
+    asked.clear()
+    between, scan = user.ids["disc10.png"], user.ids["scan.nii.gz"]
+    for image in (scan, between):
+        user.client.act(image, "create", name="other")
+    user.page.wait_for_timeout(500)
+    assert asked
+    assert all(scan in url for url in asked)
+    for user.image in (scan, between):
+        user.forget()
 
 
 def test_an_image_is_exported_and_everything_is_named(user, tmp_path):
@@ -611,10 +814,21 @@ def test_one_object_is_carried_at_a_time(user):
     user.click(9, 11)
     user.says("pixels")
     job = {"job": "j", "kind": "propagate", "state": "running", "done": 3, "total": 11, "error": None, "revision": None}
-    user.page.route("**/propagate", lambda route: route.fulfill(json=job))
+    asked = []
+    user.page.route("**/propagate", lambda route: (asked.append(route.request.post_data_json), route.fulfill(json=job)))
     user.page.route("**/api/jobs/j", lambda route: route.fulfill(json=job))
-    user.press("v", "Enter")
+    user.page.locator("#preset").select_option("full")
+    user.press("v")
+    user.page.locator("#propagate-dialog summary").click()
+    for name, unit in (("least_quality", 100), ("most_change", 1), ("least_grey", 100)):
+        shown = user.page.locator(f"#{name}").get_attribute("placeholder")
+        assert float(shown) == unit * getattr(PropagationRules(), name)
+    user.page.locator("#least_quality").fill("55")
+    user.press("Enter")
     expect(user.page.locator("#prop-text")).to_have_text("3 of 11 slices")
+    assert asked[0]["rules"] == {"least_quality": 0.55}
+    windows = user.client.request("GET", f"/api/images/{user.image}")["windows"]
+    assert asked[0]["window"] == windows["full"]  # the model sees what is shown
     expect(user.page.locator("#through")).to_be_disabled()
     user.press("v")
     user.says("being carried already")
@@ -649,6 +863,45 @@ def test_a_token_opens_the_page_and_leaves_its_address(browser, model, tmp_path)
         context.close()
 
 
+def test_proposals_belong_to_the_slice_that_was_asked_about_and_clicks_to_the_one_that_is_shown(user):
+    user.open("scan").forget()
+    block = np.zeros((24, 20), np.bool_)
+    block[6:18, 5:15] = True
+    held = []
+    found = {"mask": runs_of_mask(block), "quality": 0.9, "area": 120, "box": [5, 6, 15, 18]}
+    user.page.route("**/everything", lambda route: held.append(route))
+    with user.page.expect_request("**/everything"):
+        user.press("a")
+    expect(user.page.locator("#everything")).to_be_disabled()
+    user.press(".")
+    expect(user.page.locator("#everything")).to_be_enabled()
+    held.pop().fulfill(json={"proposals": [found]})
+    user.page.wait_for_timeout(300)
+    expect(user.page.locator("#proposal-banner")).to_be_hidden()
+    with user.page.expect_request("**/everything"):
+        user.press("a")
+    held.pop().fulfill(json={"proposals": [found]})
+    user.says("1 proposals")
+    user.press("Escape")
+
+    # A click at a slice that is not there yet was aimed at the one before; what is wanted no longer is given up.
+    user.page.route("**/pixels?*", lambda route: held.append(route))
+    place = user.place(9, 12)
+    with user.page.expect_event("requestfailed", lambda one: "index=11" in one.url):
+        user.press("End", "Home")
+    expect(user.page.locator("#slice-number")).to_have_value("0")
+    user.page.mouse.click(*place)
+    user.press("Enter")
+    expect(user.page.locator("#status")).to_contain_text("One moment")
+    user.page.unroute("**/pixels?*")
+    held.pop().continue_()
+    user.page.wait_for_timeout(300)
+    assert user.document()["objects"] == []
+    user.page.mouse.click(*place)
+    expect(user.page.locator("#prompts li:not(.waits)")).to_have_count(1)
+    user.forget()
+
+
 @pytest.mark.slow
 def test_proposals_and_propagation(user):
     user.open("disc2").forget()
@@ -678,21 +931,75 @@ def test_proposals_and_propagation(user):
     assert len(user.document()["objects"][0]["planes"]) == 1
 
 
-@pytest.mark.slow
-def test_work_goes_on_when_the_server_comes_back(browser, model, tmp_path):
+@contextmanager
+def started(folder, port):
+    """A process of its own, which can be killed."""
+    command = [sys.executable, "-c", "from vesalius.cli import main; main()", "annotate", str(folder), "--no-browser"]
+    with subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process, re.search(r"http://\S+[0-9]", process.stdout.readline())[0]
+        finally:
+            process.kill()
+
+
+def test_a_volume_is_outlined_and_saved_though_the_server_is_killed_meanwhile(browser, tmp_path):
     folder = make_images(tmp_path / "images")
+    affine = np.array([[0, 0.8, 0, -7], [-0.7, 0, 0.3, 5], [0.1, 0, 2.5, 40], [0, 0, 0, 1]])
+    before = nibabel.load(folder / "scan.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(before.dataobj), affine), folder / "scan.nii.gz")
     context = browser.new_context(viewport=SIZE)
-    with serving(folder, model) as address:
-        port = int(address.rsplit(":", 1)[1])
-        user = User(context.new_page(), address).open("disc2")
-        user.click(30, 20)
-        user.says("quality")
-    user.click(10, 40, button="right")
-    expect(user.page.locator("#saved-text")).to_have_text("Server does not answer…")
-    with serving(folder, model, port):
-        expect(user.page.locator("#saved-text")).to_have_text("Saved", timeout=20_000)
-        expect(user.page.locator("#prompts li:not(.waits)")).to_have_count(2)
+    with started(folder, 0) as (process, address):
+        user = User(context.new_page(), address).open("scan")
+        prompts, number = user.page.locator("#prompts li:not(.waits)"), user.page.locator("#slice-number")
+        user.click(9, 12)
+        expect(prompts).to_have_count(1)
+        user.click(2, 22, button="right")
+        expect(prompts).to_have_count(2)
+        user.click(6, 8)
+        expect(prompts).to_have_count(3)
+        user.press("Control+z")
+        expect(prompts).to_have_count(2)
+        user.press("r")
+        user.page.keyboard.type("left kid")
+        user.page.get_by_role("option", name=re.compile("^left kidney")).first.wait_for()
+        user.press("ArrowDown", "Enter")
+        user.says("Named left kidney")
+        user.press("y")
+        expect(user.page.locator("#facts")).to_contain_text("crossing slices")
+        expect(user.page.locator("#readout-place")).to_contain_text("y ")
+        user.page.wait_for_timeout(300)  # for the picture
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        user.click(9, 5)
+        expect(user.page.locator("#saved-text")).to_have_text("Server does not answer…")
+    with started(folder, int(address.rsplit(":", 1)[1])):
+        expect(user.page.locator("#saved-text")).to_have_text("Saved")
+        expect(prompts).to_have_count(2)  # what crossed the slice is corrected
+        user.press("Control+e")
+        with user.page.expect_download() as download:
+            user.page.get_by_role("dialog").get_by_role("button", name=re.compile("^NIfTI")).click()
+        assert download.value.suggested_filename == "scan-labels.nii.gz"
+        download.value.save_as(tmp_path / "saved.nii.gz")
+        user.press("Escape")
+        at = int(number.input_value())
+        user.page.reload()
+        expect(user.page.locator(".object.selected")).to_contain_text("left kidney")
+        expect(prompts).to_have_count(2)
+        expect(number).to_have_value(str(at))
+        user.press("z")
+        expect(number).to_have_value("6")
+        expect(prompts).to_have_count(2)
+
+        saved = nibabel.load(tmp_path / "saved.nii.gz")
+        labels = np.asarray(saved.dataobj)
+        assert labels.shape == before.shape
+        np.testing.assert_allclose(saved.affine, affine, atol=1e-5)
         with Client(address) as client:
-            user.client = client
-            assert len(user.planes()[0]["prompts"]) == 2
+            masks = {index: client.masks(user.image, "z", index) for index in range(12)}
+            across = next(iter(client.masks(user.image, "y", at).values()))
+        assert masks[6]
+        for index, found in masks.items():
+            expected = next(iter(found.values()), np.zeros((24, 20), np.bool_))
+            np.testing.assert_array_equal(labels[:, :, index].T > 0, expected)
+        np.testing.assert_array_equal(labels[:, at].T > 0, across)
         context.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ START = "from vesalius.cli import main; main()"
 
 @contextmanager
 def serving(images, *more):
-    command = [sys.executable, "-c", START, "annotate", str(images), "--no-browser", *more]
+    command = [sys.executable, "-c", START, "annotate", str(images), "--no-browser", "--port", "0", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
@@ -63,6 +64,16 @@ def test_another_address_needs_the_printed_token(images):
             Client(plain)
         with Client(plain, token) as client:
             assert len(client.images()) == 4
+
+
+def test_the_page_has_the_same_address_each_time_unless_another_server_has_it():
+    from vesalius.cli_annotate import PORTS, usual_port
+
+    first = usual_port("127.0.0.1")
+    assert first in PORTS
+    assert usual_port("127.0.0.1") == first
+    with socket.create_server(("127.0.0.1", first)):
+        assert usual_port("127.0.0.1") in {*PORTS} - {first}
 
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ class Annotator:
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
         self._jobs = threading.Lock()
-        self._carried: Bounded[tuple[Path, str, str], Any] = Bounded(2**28)
+        self._carried: Bounded[tuple[Any, ...], Any] = Bounded(2**28)
         self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: Bounded[tuple[str, str], tuple[Annotation, Block | None]] = Bounded(2**28)
 
@@ -396,7 +396,7 @@ class Annotator:
     def _logged(self, volume: Volume, state: State, action: messages.Action, number: int) -> dict[str, Any]:
         """An action as the log has it."""
         shape = volume.voxels.shape[:3]
-        said = action.model_dump(exclude={"view"}, exclude_none=True)
+        said = action.model_dump(exclude={"view", "revision"}, exclude_none=True)
         if isinstance(action, messages.Create):
             return {**said, "object": f"o{number}", "colour": action.colour or next_colour(state)}
         if isinstance(action, messages.Update):
@@ -410,6 +410,8 @@ class Annotator:
             thing = unlocked(state, action.object)
             size = slice_shape(shape, action.axis)
             if isinstance(action, messages.Draw):
+                if action.revision is not None and action.revision != number - 1:
+                    raise Refusal(409, "conflict", "the image was changed meanwhile", remedy="fetch the slice again")
                 return {**said, **_checked_mask(action.mask, size)}
             if isinstance(action, messages.Clear):
                 return {**said, **runs(np.zeros(size, np.bool_))}
@@ -547,7 +549,9 @@ class Annotator:
             self.jobs[job.id] = job
             while len(self.jobs) > 100:
                 self.jobs.pop(next(number for number, old in self.jobs.items() if old.state != "running"))
-        work = partial(self._carry, job, document, volume, wish, (first, last), thing, keys, session)
+        # The model sees what the annotator sees.
+        seen = volume if wish.window is None else replace(volume, window=(wish.window.low, wish.window.high))
+        work = partial(self._carry, job, document, seen, wish, (first, last), thing, keys, session)
         self.engine.jobs.add(job.id, work)
         return job
 
@@ -566,12 +570,13 @@ class Annotator:
             from vesalius.predict.propagate import assemble, propagate_slices
             from vesalius.predict.propagation_rules import PropagationRules
 
-            rules = PropagationRules()
+            rules = PropagationRules(**wish.rules.model_dump(exclude_none=True))
+            within = keys_within(keys, span, volume.voxels.shape[2 - AXES.index(wish.axis)])
             rows: dict[int, dict[str, Any]] = {}
             outlines = []
-            name = (document.path, wish.object, wish.axis)
+            name = (document.path, wish.object, wish.axis, span, volume.window, rules)
             before = self._carried.get(name)
-            slices = propagate_slices(self.engine.waiting, volume, keys, axis=wish.axis, rules=rules, before=before)
+            slices = propagate_slices(self.engine.waiting, volume, within, axis=wish.axis, rules=rules, before=before)
             with closing(slices) as found:  # type: ignore[type-var]
                 for outline in found:
                     if job.cancelled.is_set():
@@ -586,7 +591,7 @@ class Annotator:
                 job.state = "cancelled"
                 return
             # So that after a correction only what lies between it and the next key slices is carried anew.
-            carried = assemble(volume, wish.axis, keys, outlines, rules)
+            carried = assemble(volume, wish.axis, within, outlines, rules)
             self._carried.put(name, carried, carried.mask.nbytes + sum(one.mask.nbytes for one in outlines))
             with document.lock:
                 thing = unlocked(document.state, wish.object)
@@ -675,14 +680,40 @@ def said_so_far(
 
 
 def key_slices(thing: Annotation, axis: str, shape: Sequence[int]) -> dict[int, NDArray[np.bool_]]:
-    """Slices of an object that a person has answered for, with their masks: all that were not carried there."""
+    """Slices of an object that a person has answered for, with their masks: all that were not carried there.
+
+    A slice that was emptied, or erased to nothing, says that the object is not there; one whose prompts were all taken
+    back says nothing.
+    """
     size = slice_shape(shape, axis)
     return {index: mask_of_runs(mask, size) for index, mask in _key_planes(thing, axis).items()}
 
 
+def keys_within(
+    keys: Mapping[int, NDArray[np.bool_]], span: tuple[int, int], count: int
+) -> dict[int, NDArray[np.bool_]]:
+    """Key slices that say what is on the slices of a span; empty ones around them, past which nothing is carried.
+
+    Args:
+        keys: All key slices with their masks, at least one.
+        span: First and last slice.
+        count: Slices of the volume.
+    """
+    first, last = span
+    order = sorted(keys)
+    # An outline is carried on from two key slices.
+    near = [key for key in order if key < first][-2:]
+    near += [key for key in order if first <= key <= last] + [key for key in order if key > last][:2]
+    nothing = np.zeros_like(keys[order[0]])
+    ends = (min(first, *near) - 1, max(last, *near) + 1)
+    return {**{key: keys[key] for key in near}, **{end: nothing for end in ends if 0 <= end < count}}
+
+
 def _key_planes(thing: Annotation, axis: str) -> dict[int, dict[str, Any]]:
     return {
-        index: plane.mask for (own, index), plane in thing.planes.items() if own == axis and plane.by != "propagated"
+        index: plane.mask
+        for (own, index), plane in thing.planes.items()
+        if own == axis and plane.by != "propagated" and (plane.area or plane.prompts or plane.by == "drawn")
     }
 
 

@@ -140,11 +140,12 @@ class Choose(OnSlice):
 
 
 class Draw(OnSlice):
-    """Replaces the mask of a slice by one that was drawn."""
+    """Replaces the mask of a slice by one that was drawn; on what was there at a revision, if that is given."""
 
     kind: Literal["mask"]
     object: Number
     mask: Mask
+    revision: Annotated[int, Field(ge=0)] | None = None
     tool: Annotated[str, Field(max_length=40)] = "brush"
 
 
@@ -215,6 +216,20 @@ class Everything(Message):
     stability: Quality | None = None
 
 
+class PropagationLimits(Message):
+    """What may be said otherwise than `vesalius.predict.propagation_rules.PropagationRules` says."""
+
+    margin: Annotated[float, Field(ge=0, le=10)] | None = None
+    least_margin: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    trend: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    least_area: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    most_change: Annotated[float, Field(gt=1, le=1e6)] | None = None
+    least_overlap: Quality | None = None
+    least_quality: Quality | None = None
+    least_grey: Annotated[float, Field(ge=-1e6, le=1)] | None = None
+    least_contrast: Annotated[float, Field(ge=-1e6, le=1)] | None = None
+
+
 class Propagate(Message):
     """Carries an object through a volume."""
 
@@ -222,6 +237,8 @@ class Propagate(Message):
     axis: Axis = "z"
     first: Index | None = None
     last: Index | None = None
+    window: Window | None = None
+    rules: PropagationLimits = PropagationLimits()
 
 
 Collection = Literal["corpus", "coco", "labels", "prompts"]

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { announce, complain, percent } from "./dom.js";
-import { area, emptyMask, encode } from "./rle.js";
+import { area, decode, emptyMask, encode, stroke } from "./rle.js";
 import { axisNow, changed, keyOf, objectOf, objects, place, planeNow, planesNow } from "./state.js";
 import { selected, state, titleOf } from "./state.js";
 
@@ -50,13 +50,12 @@ function adoptAnswer(answer) {
   state.slices.set(key, { revision: whole ? answer.revision : -1, planes });
 }
 
-/** Sends an action and takes the answer; null where it was found done after the line was cut. */
-async function perform(action, topic = null) {
-  const image = state.image.id;
+/** Sends something in its turn and takes the answer; null where it was found done after the line was cut. */
+async function perform(send, topic = null) {
   state.unsaved += 1;
   changed();
   try {
-    const answer = await inOrder(topic, () => sendOnce(image, action));
+    const answer = await inOrder(topic, send);
     if (answer) {
       adoptAnswer(answer);
       complain(null);
@@ -103,7 +102,10 @@ export async function reload() {
   adopt(await api.document(state.image.id));
 }
 
-const act = (action, topic) => attempt(() => perform({ view: place(), ...action }, topic));
+function act(action, image = state.image.id) {
+  const whole = { view: place(), ...action };
+  return attempt(() => perform(() => sendOnce(image, whole)));
+}
 
 /** Whether the selected object may not be changed; says so. */
 export function refusesChanges() {
@@ -126,7 +128,7 @@ export async function addPrompt(prompt) {
   changed();
   const action = { kind: "prompt", axis: item.axis, index: item.index, add: [prompt], window: grey() };
   if (item.object === null && making === null) {
-    const first = attempt(() => perform({ ...action, object: null }));
+    const first = attempt(() => perform(() => sendOnce(item.image, { ...action, object: null })));
     making = first;
     const answer = await first;
     const isWanted = making === first; // and not yet another new object
@@ -150,7 +152,7 @@ export async function addPrompt(prompt) {
   const topic = `${item.image} ${item.object} ${keyOf(item.axis, item.index)}`;
   item.topic = topic;
   try {
-    await perform({ ...action, object: item.object }, topic);
+    await perform(() => sendOnce(item.image, { ...action, object: item.object }), topic);
     settle((one) => one.topic === topic && one.number <= item.number);
     tellOutline(item.object);
   } catch (error) {
@@ -207,26 +209,53 @@ export async function choose(which, isNumber = false) {
 /** Whether the server is making the object that was begun. */
 export const isMaking = () => state.selected === null && making !== null;
 
-/** Replaces the mask of the selected object on the slice on screen, or makes a new object of it. */
-export async function draw(mask, tool) {
-  const where = place();
-  const rle = encode(mask);
-  let number = state.selected;
+/**
+ * Draws a stroke on what is outlined of its object, or makes a new object of it. What the stroke was begun on may be
+ * older than what the server has once all before it is done, so it is drawn on that.
+ */
+export async function draw(drawn) {
+  const { image, axis, index } = drawn;
+  const isShown = () => state.image.id === image;
+  let number = drawn.object;
   if (number === null) {
-    const first = act({ kind: "create", name: "" });
+    const first = act({ kind: "create", name: "" }, image);
     making = first;
     number = (await first)?.object ?? null;
-    if (making === first) making = null;
+    const isWanted = making === first;
+    if (isWanted) making = null;
     if (number === null) return;
-    state.selected = number;
+    if (isWanted && isShown() && state.selected === null) state.selected = number;
   }
-  const before = state.slices.get(keyOf(where.axis, where.index));
-  const shown = { object: number, mask: rle, area: area(mask), by: "drawn", quality: null };
-  before?.planes.set(number, { ...shown, prompts: [], candidates: [], chosen: null });
-  changed();
-  const done = await act({ kind: "mask", object: number, ...where, mask: rle, tool });
-  if (done) announce(`${titleOf(objectOf(number))}: ${shown.area} pixels`);
-  else stale();
+  const shown = { object: number, mask: encode(drawn.mask), area: area(drawn.mask), by: "drawn", quality: null };
+  if (isShown()) {
+    const key = keyOf(axis, index);
+    if (!state.slices.has(key)) state.slices.set(key, { revision: -1, planes: new Map() });
+    state.slices.get(key).planes.set(number, { ...shown, prompts: [], candidates: [], chosen: null });
+    changed();
+  }
+  const done = await attempt(() => perform(() => sendStroke(drawn, number)));
+  if (!isShown()) return;
+  if (!done) stale();
+  else if (keyOf(axis, index) === keyOf(state.axis, state.index)) tellOutline(number);
+}
+
+async function sendStroke({ image, axis, index, tool, erases, mask, path }, number) {
+  let conflict = null; // revision
+  for (;;) {
+    const found = await api.planes(image, axis, index);
+    const before = found.planes.find((one) => one.object === number)?.mask;
+    if (erases && !before) return null;
+    const drawn = before ? decode(before) : emptyMask(mask.height, mask.width);
+    for (const step of path) stroke(drawn, ...step, erases ? 0 : 1);
+    const action = { kind: "mask", object: number, axis, index, mask: encode(drawn), tool, revision: found.revision };
+    try {
+      return await sendOnce(image, { view: { axis, index }, ...action });
+    } catch (error) {
+      // Another tab was quicker. Where nothing has changed, it is refused for another reason.
+      if (error.code !== "conflict" || conflict === found.revision) throw error;
+      conflict = found.revision;
+    }
+  }
 }
 
 /** Empties the slice on screen of the selected object. */
@@ -246,10 +275,11 @@ export async function history(kind, show) {
     announce(kind === "undo" ? "There is nothing to undo" : "There is nothing to redo");
     return;
   }
+  const image = state.image.id;
   const before = places();
   const step = state.document[kind];
   const answer = await act({ kind });
-  if (!answer) return;
+  if (!answer || state.image.id !== image) return;
   if (state.selected === null && objectOf(state.lost)) state.selected = state.lost;
   announce(`${kind === "undo" ? "Undone" : "Done again"}${step ? `: ${STEPS[step] ?? step}` : ""}`);
   const after = places();
@@ -313,29 +343,35 @@ export function select(number) {
 /** Forgets what concerned the last image. */
 export function forget() {
   making = null;
+  stopLooking();
   Object.assign(state, { pending: [], proposals: null, corner: null, pointed: null, preview: null, stroke: null });
 }
 
 export async function markDone(done) {
-  if (await act({ kind: "state", done })) announce(done ? "The image is done" : "The image is not done");
+  const image = state.image.id;
+  const answer = await act({ kind: "state", done });
+  if (answer && state.image.id === image) announce(done ? "The image is done" : "The image is not done");
 }
 
 // Everything mode
 
 const LEAST = 0.3; // quality of proposals that are asked for
 
+let search = null; // AbortController of the proposals that are looked for
+
 export async function propose() {
   if (state.looking) return;
   const where = place();
-  const image = state.image.id;
+  const mine = new AbortController();
+  search = mine;
   state.looking = true;
   announce("Looking for everything on this slice…");
   changed();
   const wish = { ...where, window: grey(), quality: LEAST, stability: 0.8 };
-  const found = await attempt(() => api.everything(image, wish));
-  state.looking = false;
-  changed();
-  if (!found || state.image.id !== image) return;
+  const found = await attempt(() => api.everything(state.image.id, wish, mine.signal));
+  if (search !== mine) return; // the slice was left
+  stopLooking();
+  if (!found) return;
   if (!found.proposals.length) {
     announce("Nothing was found on this slice");
     return;
@@ -346,6 +382,14 @@ export async function propose() {
   const least = [0.8, 0.7, 0.6, 0.5].find(isEnough);
   state.proposals = { ...where, all: found.proposals, list: [], at: null };
   demand(least ?? LEAST);
+}
+
+/** Looks for proposals no longer. */
+export function stopLooking() {
+  search?.abort();
+  search = null;
+  state.looking = false;
+  changed();
 }
 
 /** Shows the proposals of at least a quality. */
@@ -360,10 +404,11 @@ export function demand(quality) {
 
 export async function accept(chosen) {
   const { axis, index } = state.proposals;
+  const image = state.image.id;
   leave(chosen);
   const proposals = chosen.map(({ mask, quality }) => ({ mask, quality }));
   const answer = await act({ kind: "accept", axis, index, proposals });
-  if (!answer) return;
+  if (!answer || state.image.id !== image) return;
   state.selected = answer.objects.at(-1);
   announce(chosen.length === 1 ? "Accepted; R names it" : `${chosen.length} accepted`);
   changed();
@@ -390,16 +435,24 @@ export function endProposals() {
 
 // Through the volume
 
-export async function propagate(first, last) {
-  const number = state.selected;
+let begin = null; // AbortController of a job that the server has not taken yet
+
+/** Carries the selected object from one slice to another; what `rules` leaves out is as the server has it. */
+export async function propagate(first, last, rules) {
   const image = state.image.id;
-  const wish = { object: number, axis: state.axis, first, last };
-  const job = await attempt(() => inOrder(null, () => api.propagate(image, wish)));
-  if (!job) return;
-  complain(null);
-  state.job = job;
+  const wish = { object: state.selected, axis: state.axis, first, last, window: grey(), rules };
+  begin = new AbortController();
+  state.job = { job: null, state: "running", done: 0, total: 0 };
   announce("Carrying the object through the volume…");
   changed();
+  const before = sent;
+  // Not in its turn: a server with many jobs takes it later, and clicks do not wait for that.
+  const job = await attempt(() => before.then(() => api.propagate(image, wish, begin.signal)));
+  state.job = job;
+  if (job) complain(null);
+  else if (begin.signal.aborted) announce("Stopped; nothing was changed");
+  changed();
+  if (!job) return;
   while (state.job?.state === "running") {
     await new Promise((resolve) => setTimeout(resolve, 300));
     const found = await attempt(() => api.job(job.job));
@@ -408,15 +461,16 @@ export async function propagate(first, last) {
     changed();
   }
   const end = state.job;
+  if (state.image.id === image) await attempt(reload);
   state.job = null;
   changed();
   if (end?.state === "failed") complain(end.error.message, end.error.remedy);
   else announce(end?.state === "done" ? `Carried through ${end.total} slices` : "Stopped; nothing was changed");
-  if (state.image.id === image) await attempt(reload);
 }
 
 export async function stopPropagation() {
-  if (state.job) await attempt(() => api.cancelJob(state.job.job));
+  if (state.job?.job) await attempt(() => api.cancelJob(state.job.job));
+  else begin?.abort();
 }
 
 export function maskNow() {

@@ -2,8 +2,11 @@
 
 import { readPixels } from "./window.js";
 
-const TRIES = 12;
-const wait = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+const wait = (seconds, signal) =>
+  new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+  });
 
 export class ApiError extends Error {
   constructor(status, code, message, remedy = null) {
@@ -39,7 +42,10 @@ async function sessionNumber() {
   }
 }
 
-/** One request. Reading is tried until the server is there; what changes something fails as "offline" instead. */
+/**
+ * One request. A busy server is asked until it answers or the signal comes. Reading is tried until the server is there;
+ * what changes something fails as "offline" instead.
+ */
 async function request(path, options = {}) {
   const asked = Symbol(path);
   try {
@@ -50,6 +56,7 @@ async function request(path, options = {}) {
 }
 
 async function askUntilAnswered(asked, path, { method = "GET", body, signal, own = false }) {
+  let sessions = 0;
   for (let tries = 0; ; tries += 1) {
     const headers = {};
     if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -63,17 +70,18 @@ async function askUntilAnswered(asked, path, { method = "GET", body, signal, own
         throw new ApiError(0, "offline", "the server does not answer", "see whether vesalius annotate still runs");
       }
       told(asked, "offline");
-      await wait(Math.min(0.5 + tries / 2, 3));
+      await wait(Math.min(0.5 + tries / 2, 3), signal);
       continue;
     }
     if (response.ok) return response;
     const error = await errorOf(response);
-    if ((response.status === 429 || response.status === 503) && tries < TRIES) {
+    if (response.status === 429 || response.status === 503) {
       told(asked, "busy");
-      await wait(Number(response.headers.get("Retry-After")) || 1);
+      await wait(Number(response.headers.get("Retry-After")) || 1, signal);
       continue;
     }
-    if (error.code === "session" && own && tries < 2) {
+    if (error.code === "session" && own && sessions < 2) {
+      sessions += 1;
       session = null;
       continue;
     }
@@ -114,8 +122,10 @@ export async function prepare(image, place) {
   await request(at(image, "/prepare"), { method: "POST", body: place });
 }
 
-export const everything = (image, wish) => json(at(image, "/everything"), { method: "POST", body: wish, own: true });
-export const propagate = (image, wish) => json(at(image, "/propagate"), { method: "POST", body: wish, own: true });
+export const everything = (image, wish, signal) =>
+  json(at(image, "/everything"), { method: "POST", body: wish, own: true, signal });
+export const propagate = (image, wish, signal) =>
+  json(at(image, "/propagate"), { method: "POST", body: wish, own: true, signal });
 
 /** The document once it is newer than a revision; null if it is not within a while. */
 export async function newer(image, revision, signal) {

@@ -23,8 +23,9 @@ export function listen() {
   $("propagate-form").addEventListener("submit", (event) => {
     event.preventDefault();
     const [first, last] = [Number($("first").value), Number($("last").value)].sort((one, other) => one - other);
+    const said = Object.entries({ least_quality: 100, most_change: 1, least_grey: 100 }).filter(([id]) => $(id).value);
     $("propagate-dialog").close();
-    actions.propagate(first, last);
+    actions.propagate(first, last, Object.fromEntries(said.map(([id, unit]) => [id, Number($(id).value) / unit])));
   });
   $("image-filter").addEventListener("input", renderImages);
   $("image-filter").addEventListener("keydown", (event) => {

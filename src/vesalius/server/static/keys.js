@@ -136,16 +136,25 @@ function walkProposals(key) {
   return true;
 }
 
+const PLACES = { BracketLeft: "[", BracketRight: "]", Comma: ",", Period: "." };
+
+/** The key of an event; where a layout has letters of another script, what a Latin one has in its place. */
+function keyOf({ key, code }) {
+  if (key.length > 1 || !/\p{L}/u.test(key) || /\p{Script=Latin}/u.test(key)) return key;
+  return PLACES[code] ?? /^Key([A-Z])$/.exec(code)?.[1] ?? key;
+}
+
 /** How the table names the key of an event. */
 export function nameOf(event) {
-  if (/^[1-9]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey) return "1 … 9";
+  const key = keyOf(event);
+  if (/^[1-9]$/.test(key) && !event.ctrlKey && !event.altKey && !event.metaKey) return "1 … 9";
   const alone = event.getModifierState("AltGraph"); // how some keyboards write [ and ]
   const parts = [];
   if ((event.ctrlKey || event.metaKey) && !alone) parts.push("Ctrl");
   if (event.altKey && !alone) parts.push("Alt");
-  if (event.shiftKey && (event.key.length > 1 || /\p{L}/u.test(event.key))) parts.push("Shift");
-  if (event.key.startsWith("Arrow") && !parts.includes("Ctrl")) parts.push("Arrows");
-  else parts.push(event.key.length === 1 ? event.key.toUpperCase() : event.key);
+  if (event.shiftKey && (key.length > 1 || /\p{L}/u.test(key))) parts.push("Shift");
+  if (key.startsWith("Arrow") && !parts.includes("Ctrl")) parts.push("Arrows");
+  else parts.push(key.length === 1 ? key.toUpperCase() : key);
   return parts.join("+");
 }
 

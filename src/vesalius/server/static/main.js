@@ -12,7 +12,7 @@ import * as viewer from "./viewer.js";
 import { levelOf, number, windowName, windowOf } from "./window.js";
 
 const MEMORY = 2 ** 27; // bytes of slices that are kept
-const pixels = new Map(); // "image z:17" -> promise of the slice
+const pixels = new Map(); // "image z:17" -> {promise of the slice, done, controller: AbortController}
 let wanted = null; // key of the slice that is to be shown
 let fetching = null; // AbortController of what is wanted no longer
 let listening = null; // AbortController of the wait for other tabs
@@ -45,23 +45,25 @@ async function openImage(image) {
   if (about.colour && state.tool === "window") state.tool = "prompt";
   Object.assign(state, { image: about, document: null, slice: null, window: about.window, preset: "default" });
   state.slices = new Map();
+  leavePixels();
   pixels.clear();
   actions.adopt(document_);
   const objects = state.document.objects;
   state.selected = objects.some((one) => one.id === before.selected) ? before.selected : (objects.at(-1)?.id ?? null);
   state.axis = about.axes[before.axis] ? before.axis : "z";
   state.index = Math.min(before.index ?? Math.floor(axisNow().count / 2), axisNow().count - 1);
-  viewer.view.flips = before.flips ?? usualFlips(about);
+  viewer.view.flips = { ...usualFlips(about), ...before.flips };
   memory.set("image", image);
   history.replaceState(null, "", `/#${image}`);
   document.title = `${about.name} – Vesalius`;
   complain(document_.warnings[0] ?? null);
   $("prop-progress").hidden = true;
   await showSlice(true);
-  if (mine === opened && !document_.warnings.length) {
+  if (mine !== opened) return;
+  if (!document_.warnings.length) {
     announce(`${about.name}: ${objects.length || "no"} object${objects.length === 1 ? "" : "s"}`);
   }
-  followOthers(image);
+  followOthers();
 }
 
 /** The image before or after the one that was asked for, so that one which cannot be read is no end. */
@@ -81,10 +83,13 @@ function usualFlips({ axes, directions, spacing_mm }) {
   );
 }
 
-/** Waits for what other tabs and programs do with the image. */
-async function followOthers(image) {
+/** Waits for what other tabs and programs do with the image; a hidden tab does not, as browsers keep few lines. */
+async function followOthers() {
+  listening?.abort();
+  if (!state.image || document.visibilityState !== "visible") return;
   listening = new AbortController();
   const { signal } = listening;
+  const image = state.image.id;
   while (!signal.aborted) {
     try {
       const document_ = await api.newer(image, state.document.revision, signal);
@@ -109,19 +114,33 @@ function pixelsOf(axis, index) {
   const { id } = state.image;
   const key = `${id} ${keyOf(axis, index)}`;
   if (!pixels.has(key)) {
-    const promise = api.pixels(id, axis, index).then((slice) => ({ ...slice, key: keyOf(axis, index) }));
-    promise.catch(() => pixels.delete(key));
-    pixels.set(key, promise);
+    const one = { controller: new AbortController(), done: false };
+    one.promise = api.pixels(id, axis, index, one.controller.signal).then((slice) => {
+      one.done = true;
+      return { ...slice, key: keyOf(axis, index) };
+    });
+    one.promise.catch(() => pixels.get(key) === one && pixels.delete(key));
+    pixels.set(key, one);
     const kept = Math.max(6, MEMORY / (state.slice?.values.byteLength ?? 2 ** 20));
     if (pixels.size > kept) pixels.delete(pixels.keys().next().value);
   }
-  return pixels.get(key);
+  return pixels.get(key).promise;
+}
+
+/** Gives up the slices that are on their way, but for one. */
+function leavePixels(but = null) {
+  for (const [key, one] of pixels) {
+    if (key === but || one.done) continue;
+    one.controller.abort();
+    pixels.delete(key);
+  }
 }
 
 async function showSlice(refit = false) {
   const { axis, index } = state;
   const key = `${state.image.id} ${keyOf(axis, index)}`;
   wanted = key;
+  leavePixels(key);
   state.corner = null;
   state.preview = null;
   state.pointed = null;
@@ -160,6 +179,7 @@ function show(axis, index) {
   state.axis = axis;
   state.index = Math.min(Math.max(index, 0), axisNow().count - 1);
   if (turned) state.cursor = null;
+  actions.stopLooking();
   showSlice(turned);
   changed();
 }
@@ -323,7 +343,7 @@ function renderJob() {
   if (!job) return;
   $("prop-bar").max = Math.max(job.total, 1);
   $("prop-bar").value = job.done;
-  $("prop-text").textContent = `${job.done} of ${job.total} slices`;
+  $("prop-text").textContent = job.job ? `${job.done} of ${job.total} slices` : "Waiting…";
 }
 
 function renderReadouts() {
@@ -394,6 +414,7 @@ const page = {
   escape: () => {
     if (tools.giveUp()) return;
     if (state.proposals) actions.endProposals();
+    else if (state.looking) actions.stopLooking();
     else complain(null);
   },
   acceptAll: () => {
@@ -403,8 +424,9 @@ const page = {
   propagate: dialogs.propagateMenu,
   neighbour: (which) => (neighbour(which) ? openImage(neighbour(which)) : announce(`There is no ${which} image`)),
   doneAndNext: async () => {
+    const image = state.image.id;
     if (state.document.state !== "done") await actions.markDone(true);
-    page.neighbour("next");
+    if (asked === image) page.neighbour("next");
   },
   flip: (which) => {
     const flips = viewer.view.flips[state.axis];
@@ -490,6 +512,7 @@ function listen() {
     size = now;
     viewer.render();
   }).observe($("canvas"));
+  document.addEventListener("visibilitychange", followOthers);
   window.addEventListener("beforeunload", (event) => state.unsaved && event.preventDefault());
   window.addEventListener("hashchange", () => {
     const image = location.hash.slice(1);

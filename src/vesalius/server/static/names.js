@@ -78,6 +78,7 @@ export function nameField(value, done) {
   input.addEventListener("input", async () => {
     asked += 1;
     const mine = asked;
+    mark(-1); // what was marked before is not what is written now
     const text = input.value.trim();
     if (!text) {
       show([]);

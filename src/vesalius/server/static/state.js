@@ -51,6 +51,8 @@ function tell() {
 
 export const keyOf = (axis, index) => `${axis}:${index}`;
 export const place = () => ({ axis: state.axis, index: state.index });
+/** Whether the slice that is meant is the one on screen: its values may not have come. */
+export const isOnScreen = () => state.slice !== null && state.slice.key === keyOf(state.axis, state.index);
 export const axisNow = () => state.image.axes[state.axis];
 export const objects = () => state.document?.objects ?? [];
 export const objectOf = (number) => objects().find((one) => one.id === number) ?? null;

@@ -3,7 +3,7 @@
 import * as actions from "./actions.js";
 import { $, announce } from "./dom.js";
 import { stroke } from "./rle.js";
-import { axisNow, changed, planeNow, state } from "./state.js";
+import { axisNow, changed, isOnScreen, keyOf, place, planeNow, state } from "./state.js";
 import * as viewer from "./viewer.js";
 import { dragged, number } from "./window.js";
 
@@ -45,7 +45,10 @@ function down(event) {
   event.preventDefault();
   if (drag) return;
   const [x, y] = viewer.pointed(event);
-  drag = { kind: kindOf(event), button: event.button, fromX: event.clientX, fromY: event.clientY, x, y, moved: false };
+  const kind = kindOf(event);
+  if (kind !== "pan" && kind !== "window" && isTooEarly()) return;
+  drag = { kind, button: event.button, fromX: event.clientX, fromY: event.clientY, x, y, moved: false };
+  drag.slice = state.slice;
   drag.lastX = event.clientX;
   drag.lastY = event.clientY;
   if (drag.kind === "stroke") {
@@ -54,6 +57,13 @@ function down(event) {
     else paintTo(x, y);
   }
   cursorShape();
+}
+
+/** Whether another slice is still on screen, which was not meant; says so. */
+function isTooEarly() {
+  if (isOnScreen()) return false;
+  announce("One moment: the slice is not there yet");
+  return true;
 }
 
 function kindOf(event) {
@@ -99,6 +109,7 @@ function up(event) {
   drag = null;
   cursorShape();
   if (ended.kind === "stroke") endStroke();
+  else if (ended.kind !== "pan" && !(isOnScreen() && state.slice === ended.slice)) cancel(); // aimed at another slice
   else if (ended.kind === "add" && ended.moved) addBox(ended, { x, y });
   else if (ended.moved) changed();
   else if (ended.kind === "add") addPoint(x, y, true);
@@ -142,7 +153,7 @@ function wheel(event) {
     turned += pixels;
     const steps = Math.trunc(turned / 40);
     turned -= 40 * steps;
-    if (steps) stepSlice(Math.sign(steps));
+    if (steps && drag?.kind !== "stroke") stepSlice(Math.sign(steps));
   }
 }
 
@@ -190,21 +201,24 @@ function beginStroke(erases) {
     return false;
   }
   const plane = planeNow();
-  if (erases && !plane?.mask) {
+  const isKnown = state.slices.has(keyOf(state.axis, state.index)) && !state.unsaved;
+  if (erases && isKnown && !plane?.mask) {
     announce("There is nothing to erase on this slice");
     return false;
   }
   const mask = actions.maskNow();
   if (plane?.mask) mask.data.set(viewer.maskOf(plane.mask).data);
-  state.stroke = { mask, object: state.selected, erases, last: null };
+  const tool = erases ? "eraser" : "brush";
+  state.stroke = { mask, image: state.image.id, object: state.selected, ...place(), tool, erases, last: null, path: [] };
   return true;
 }
 
 function paintTo(x, y) {
   const { stroke: begun } = state;
-  if (!begun) return;
-  const [radiusX, radiusY] = viewer.brushRadius();
-  stroke(begun.mask, begun.last ?? [x, y], [x, y], radiusX, radiusY, begun.erases ? 0 : 1);
+  if (!begun || keyOf(begun.axis, begun.index) !== keyOf(state.axis, state.index)) return;
+  const step = [begun.last ?? [x, y], [x, y], ...viewer.brushRadius()];
+  stroke(begun.mask, ...step, begun.erases ? 0 : 1);
+  begun.path.push(step);
   begun.last = [x, y];
   viewer.reshape(begun.mask);
   changed("view");
@@ -215,7 +229,7 @@ function endStroke() {
   state.stroke = null;
   if (!ended) return;
   if (ended.object === null && !ended.mask.data.includes(1)) changed("view");
-  else actions.draw(ended.mask, ended.erases ? "eraser" : "brush");
+  else actions.draw(ended);
 }
 
 export function resizeBrush(direction) {
@@ -264,6 +278,7 @@ export function cursorText(long = false) {
 
 /** What a click would do, at the cursor. */
 export function press(positive) {
+  if (isTooEarly()) return;
   if (state.proposals) {
     const one = state.proposals.at; // which the arrow keys go to, wherever the cursor is
     if (!one) announce("The arrow keys go from proposal to proposal");
@@ -287,6 +302,7 @@ export function press(positive) {
 
 /** First and second corner of a box, at the cursor. */
 export function corner() {
+  if (isTooEarly()) return;
   if (!state.cursor) moveCursor(0, 0, 0);
   const { x, y } = state.cursor;
   if (!state.corner) {

@@ -160,9 +160,11 @@ function drawObjects() {
   if (state.show === "nothing") return;
   const planes = planesNow();
   const filled = state.show === "filled";
+  const { stroke } = state;
+  const isHere = stroke?.axis === state.axis && stroke?.index === state.index;
   const drawn = [...objects()].sort((one, other) => (one.id === state.selected) - (other.id === state.selected));
   for (const one of drawn) {
-    const under = state.stroke?.object === one.id ? state.stroke.mask : null;
+    const under = isHere && stroke.object === one.id ? stroke.mask : null;
     const plane = planes.get(one.id);
     const isSelected = one.id === state.selected;
     const mask = under ?? (isSelected && state.preview !== null ? plane?.candidates[state.preview]?.mask : plane?.mask);
@@ -174,7 +176,7 @@ function drawObjects() {
       dash: preview ? [6, 4] : [],
     });
   }
-  if (state.stroke && state.stroke.object === null) drawShape(state.stroke.mask, "#ffffff", { filled: 0.3, width: 2 });
+  if (isHere && stroke.object === null) drawShape(stroke.mask, "#ffffff", { filled: 0.3, width: 2 });
 }
 
 function drawProposals() {
