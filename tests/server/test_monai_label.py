@@ -9,8 +9,10 @@ from email.parser import BytesParser
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 
 from made_dicom import made_series
+from made_tiff import sly_tiff
 from vesalius.core.types import Prompt
 
 LIMIT = "----------lImIt_of_THE_fIle_eW_$"
@@ -268,6 +270,21 @@ def test_an_upload_that_names_another_file_is_refused(tab, model, tmp_path):
         ):
             assert answer.status_code in (415, 422), (name, answer.text)
     assert len(tab.client.get("/api/images").json()["images"]) == 4
+
+
+def test_a_tiff_that_names_another_file_shows_nothing_of_it(tab, model, images, tmp_path):
+    secret = np.random.default_rng(0).integers(0, 255, (12, 16), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "secret.tif", secret, metadata=None)
+    for named in (str(tmp_path / "secret.tif"), "../../secret.tif", "../../../secret.tif"):
+        sly_tiff(tmp_path / "sly.tif", named)
+        content = ("sly.tif", (tmp_path / "sly.tif").read_bytes())
+        put = tab.client.put("/datastore/", params={"image": "sly"}, files={"file": content})
+        assert (put.status_code, put.json()["error"]["code"]) == (422, "read")
+        infer = tab.client.post(f"/infer/{model}", files={"file": content}, data={"params": "{}"})
+        assert infer.status_code == 422
+    (images / "sly.tif").write_bytes(content[1])
+    tab.client.post("/api/images/refresh")
+    assert tab.get("sly", "/pixels", index=1).status_code == 422
 
 
 def test_a_file_that_became_a_link_is_not_sent(tab, tmp_path):
