@@ -133,7 +133,7 @@ def _heard(name: str) -> Iterator[list[logging.LogRecord]]:
     records: list[logging.LogRecord] = []
     thread = threading.get_ident()
     handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
     handler.addFilter(lambda record: record.thread == thread)
     logger = logging.getLogger(name)
     logger.addHandler(handler)
