@@ -136,6 +136,8 @@ class Annotator:
                 row |= {"state": state_of(state), "objects": len(state.objects)}
             except VesaliusError as error:
                 row |= {"state": "damaged", "objects": 0, "error": error.reason}
+            if item.error is not None:
+                row |= {"state": "damaged", "error": item.error}
             rows.append(row)
         return rows
 

@@ -43,6 +43,7 @@ class Item:
         log: The log of its annotations.
         files: The files of a DICOM series.
         time: Time point of a file that holds several.
+        error: What is wrong with it, where its header says so already.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Item:
     log: Path
     files: tuple[Path, ...] | None = None
     time: int | None = None
+    error: str | None = None
 
     def check(self) -> None:
         """ReadError where a link, or the name of another file in its header, leads out of the given folder by now."""
@@ -259,28 +261,26 @@ def _items_of_file(path: Path, base: Path, output: Path | None) -> Iterator[Item
 
 def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None) -> Iterator[Item]:
     """A folder's DICOM images, one item for each series, or for each file that holds several frames."""
-    import pydicom
+    from vesalius.io.dicom import list_file
 
     series: dict[str, list[Path]] = {}
     for path in files:
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-        except (OSError, pydicom.errors.InvalidDicomError):
+            listed = list_file(path)
+        except VesaliusError as error:
+            yield _item(path, base, output, error=error.reason)
             continue
-        if "Rows" not in header or header.get("Modality") in ("SEG", "RTDOSE"):
+        if listed is None:
             continue
-        if int(header.get("NumberOfFrames") or 1) > 1:
+        if listed.frames > 1:
             yield _item(path, base, output)
         else:
-            series.setdefault(str(header.get("SeriesInstanceUID")), []).append(path)
+            series.setdefault(listed.series, []).append(path)
     for uid, members in series.items():
         if len(members) == 1:
             yield _item(members[0], base, output)
         else:
             yield _item(folder, base, output, "" if len(series) == 1 else f" [{uid}]", files=tuple(members))
-
-
-_TAGS = ["Rows", "Modality", "NumberOfFrames", "SeriesInstanceUID", "SpecificCharacterSet"]
 
 
 def _item(
@@ -291,6 +291,7 @@ def _item(
     *,
     files: tuple[Path, ...] | None = None,
     time: int | None = None,
+    error: str | None = None,
 ) -> Item:
     # A folder that is itself a series keeps its annotations beside it.
     beside = base.parent if files is not None and path == base else base
@@ -299,7 +300,7 @@ def _item(
     # A log is found again where the folder has moved, and however the image is given.
     log = f"{readable}-{_digest(name if output is None else f'{beside.name}/{name}')[:6]}.jsonl"
     folder = output.resolve() if output is not None else beside / FOLDER
-    return Item(_digest(f"{path}{more}"), name, path, base, folder / log, files, time)
+    return Item(_digest(f"{path}{more}"), name, path, base, folder / log, files, time, error)
 
 
 def _digest(name: str) -> str:
