@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from made_dicom import made_film
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.server.documents import Document
 
@@ -37,6 +38,21 @@ def test_an_image_says_how_its_slices_lie(tab):
     assert "dicom-seg" in tab.get("ct").json()["formats"]
     assert "lung" in tab.get("ct").json()["windows"]
     assert list(tab.get("disc2").json()["axes"]) == ["z"]
+
+
+def test_each_frame_of_a_film_is_annotated(tab, images, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 99, (3, 48, 64), dtype=np.uint8)
+    made_film(tmp_path / "film.dcm", frames)
+    content = {"file": ("film.dcm", (tmp_path / "film.dcm").read_bytes())}
+    assert tab.client.put("/datastore/?image=film", files=content).status_code == 200
+    names = [f"uploaded/film.dcm [{time}]" for time in range(3)]
+    for frame, name in zip(frames, names, strict=True):
+        assert tab.get(name).json()["formats"] == ["nifti", "nrrd", "png", "coco", "prompts"]
+        assert tab.get(name, "/pixels").content == frame.tobytes()
+        tab.act(name, "prompt", axis="z", index=0, add=[{"kind": "point", "x": 30, "y": 20}])
+        assert tab.get(name, "/export", format="nifti").status_code == 200
+    rows = {one["name"]: one["objects"] for one in tab.client.get("/api/images").json()["images"]}
+    assert [rows[name] for name in names] == [1, 1, 1]
 
 
 def test_pixels_are_those_of_the_file(tab, images):

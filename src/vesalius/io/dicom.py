@@ -158,10 +158,12 @@ class Listed:
     Attributes:
         series: UID of its series.
         frames: How many it has.
+        times: How many of these are time points: all, or 1 where they make one volume.
     """
 
     series: str
     frames: int
+    times: int
 
 
 _LISTED = ["Rows", "Columns", "Modality", "NumberOfFrames", "SeriesInstanceUID", "SOPClassUID", "SpecificCharacterSet"]
@@ -187,9 +189,10 @@ def list_file(path: Path) -> Listed | None:
             return None
         if header.get("Modality") in _NOT_IMAGES:
             return None
-        listed = Listed(str(header.get("SeriesInstanceUID")), int(header.get("NumberOfFrames") or 1))
-        check_shape((listed.frames, *_size(header)[::-1]), path)
-    return listed
+        frames = int(header.get("NumberOfFrames") or 1)
+        check_shape((frames, *_size(header)[::-1]), path)
+        film = frames > 1 and not any(_places(dcmread(path, force=True, stop_before_pixels=True)))
+        return Listed(str(header.get("SeriesInstanceUID")), frames, frames if film else 1)
 
 
 def load_file(path: Path) -> Dataset:

@@ -112,6 +112,15 @@ def read_tiff(path: Path, time: int | None) -> Grid:
     return Grid(np.stack([_upright(plane, orientation) for plane in values]), picture=True)
 
 
+def tiff_times(path: Path) -> int:
+    """Number of time points of a TIFF, from its header; ReadError if it is missing or damaged."""
+    with decoding(path, "TIFF image"), _heard("tifffile"), _tiff(path) as file:
+        if len(file.series) != 1:
+            return 1
+        series = file.series[0]
+        return int(series.shape[series.axes.index("T")]) if "T" in series.axes else 1
+
+
 class _Stream(io.FileIO):
     """A file that does not say which one it is: tifffile looks for others only beside a file that it knows."""
 

@@ -21,7 +21,6 @@ from vesalius.core.errors import VesaliusError
 from vesalius.core.types import AXES, Slice, Volume
 from vesalius.io.intensity import WINDOWS, window_range
 from vesalius.io.outlines import mask_of_runs
-from vesalius.io.read import read_volume
 from vesalius.predict.cache import Bounded
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
@@ -32,7 +31,7 @@ from vesalius.server.inference import Engine
 from vesalius.server.masks import Block, block_of, crosses, mask_in_block, runs, slice_shape
 from vesalius.server.refusals import Refusal, refusal_of, trace_of
 from vesalius.server.sessions import Sessions
-from vesalius.server.workspace import Workspace
+from vesalius.server.workspace import Workspace, find_items
 from vesalius.vocabulary.targets import targets
 
 _log = logging.getLogger(__name__)
@@ -486,7 +485,7 @@ class Annotator:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
             written = write(Path(temporary), stem or "image")
-            read_volume(written)
+            next(find_items(written)).read()
             path = folder / written.name
             try:
                 path.touch(exist_ok=False)  # so that of two at a time, one is refused

@@ -26,6 +26,8 @@ from vesalius.server.refusals import Refusal
 FOLDER = "vesalius-annotations"
 _KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 _DICOM = (".dcm", ".dicom", ".ima", "")
+# Most time points of one file; what claims more is damaged, or an attack on the memory.
+_MOST_TIMES = 10_000
 # Names of the folders that data sets keep label maps in, beside those of their images.
 _LABELS = re.compile(r"(label|mask)", re.IGNORECASE)
 _IMAGES = re.compile(r"image", re.IGNORECASE)
@@ -210,7 +212,8 @@ def find_items(path: Path, output: Path | None = None) -> Iterator[Item]:
         raise ReadError("there is no such file or folder", path=path)
     path = path.resolve()
     if path.is_file():
-        yield from _items_of_file(path, path.parent, output)
+        found = list(_series(path.parent, [path], path.parent, output)) if suffix_of(path) in _DICOM else []
+        yield from found or _items_of_file(path, path.parent, output)
         return
     for here, files, _ in _walk(path, output):
         dicom: list[Path] = []
@@ -255,12 +258,21 @@ def _items_of_file(path: Path, base: Path, output: Path | None) -> Iterator[Item
         times = count_times(path)
     except VesaliusError:
         times = 1  # what is wrong with it is told when it is opened
-    for time in range(times):
-        yield _item(path, base, output, f" [{time}]" if times > 1 else "", time=time if times > 1 else None)
+    yield from _items_of_times(path, times, base, output)
+
+
+def _items_of_times(path: Path, times: int, base: Path, output: Path | None) -> Iterator[Item]:
+    if times > _MOST_TIMES:
+        yield _item(path, base, output, error=f"has {times} time points, more than the {_MOST_TIMES} that are listed")
+    elif times == 1:
+        yield _item(path, base, output)
+    else:
+        for time in range(times):
+            yield _item(path, base, output, f" [{time}]", time=time)
 
 
 def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None) -> Iterator[Item]:
-    """A folder's DICOM images, one item for each series, or for each file that holds several frames."""
+    """A folder's DICOM images, one item for each series, file of several frames, or time point of such a file."""
     from vesalius.io.dicom import list_file
 
     series: dict[str, list[Path]] = {}
@@ -273,7 +285,7 @@ def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None
         if listed is None:
             continue
         if listed.frames > 1:
-            yield _item(path, base, output)
+            yield from _items_of_times(path, listed.times, base, output)
         else:
             series.setdefault(listed.series, []).append(path)
     for uid, members in series.items():
