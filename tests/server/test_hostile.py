@@ -205,6 +205,25 @@ def test_connections_that_ask_for_nothing_lock_nobody_out(served):
         one.close()
 
 
+def test_a_search_for_everything_ends_when_its_client_hangs_up(served, tab, monkeypatch):
+    runtime = tab.annotator.engine.waiting.runtime
+    decode, batches = runtime.decode, []
+    monkeypatch.setattr(runtime, "decode", lambda *asked: (batches.append(time.sleep(0.1)), decode(*asked))[1])
+    body = b'{"side": 64}'
+    head = f"POST /api/images/{tab.id('disc2')}/everything HTTP/1.1\r\nX-Vesalius-Session: {tab.session}\r\n"
+    head += f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(served) as client:
+        client.sendall(head.encode() + body)
+        until = time.monotonic() + 5
+        while not batches:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    while tab.annotator._looking:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert len(batches) < 20  # of 64
+
+
 def test_a_request_that_takes_long_is_not_idle(served, tab):
     head = f"GET /api/images/{tab.id('disc2')}/document?after=99&wait=1.5 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     assert b"204" in answer_to(served, head.encode())

@@ -9,9 +9,9 @@ then only where it may lie. COSMOS 1050K, section 3.2, calls it S1.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,7 +134,7 @@ def segment_everything(
     Args:
         predictor: The model; it answers in the frame of the whole image, and of crops.
         image: The image, or what `Predictor.encode` made of it.
-        progress: Is told how many of all clicks are done.
+        progress: Is told how many of all clicks are done; what it raises stops the search.
         settings: The fields of `EverythingConfig`.
 
     Raises:
@@ -155,8 +155,8 @@ def segment_everything(
         points = grid_points(frame, side)
         here: list[_Candidate] = []
         batches = [points[start : start + _BATCH] for start in range(0, len(points), _BATCH)]
-        with _one_thread():
-            for batch, answers in zip(batches, _decoded(predictor, features, batches), strict=True):
+        with _one_thread(), closing(_decoded(predictor, features, batches)) as decoded:
+            for batch, answers in zip(batches, decoded, strict=True):
                 here += _candidates(batch, *answers, zoom, limits)
                 done += len(batch)
                 if progress:
@@ -279,7 +279,7 @@ def grid_points(frame: Frame, side: int) -> Floats:
 
 def _decoded(
     predictor: Predictor, features: ImageFeatures, batches: Sequence[Floats]
-) -> Iterator[tuple[Floats, Floats]]:
+) -> Generator[tuple[Floats, Floats]]:
     """The answers to batches of clicks; each next batch is decoded while the caller is busy with the one before."""
 
     def decode(points: Floats) -> tuple[Floats, Floats]:

@@ -103,6 +103,7 @@ class Annotator:
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
         self._jobs = threading.Lock()
+        self._looking: dict[str, threading.Event] = {}
         self._carried: Bounded[tuple[Path, str, str], Any] = Bounded(2**28)
         self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: Bounded[tuple[str, str], tuple[Annotation, Block | None]] = Bounded(2**28)
@@ -503,18 +504,52 @@ class Annotator:
 
     # Everything, and volumes
 
-    def everything(self, image: str, wish: messages.Everything, session: str) -> dict[str, Any]:
-        """Proposals of all that a slice shows, as plain JSON values."""
+    def everything(self, image: str, wish: messages.Everything, session: str, stop: threading.Event) -> dict[str, Any]:
+        """Proposals of all that a slice shows, as plain JSON values.
+
+        Args:
+            image: Its id.
+            wish: What is asked for.
+            session: Who asks; a newer request of the same session ends this one.
+            stop: Ends it, once set, before the next clicks.
+
+        Raises:
+            Refusal: It was ended, or the session has.
+        """
+
+        def go_on(*_: int) -> None:
+            self.sessions.renew(session)
+            if stop.is_set():
+                raise Refusal(409, "superseded", "nobody waits for this any more")
+
+        go_on()
+        with self._jobs:
+            if older := self._looking.get(session):
+                older.set()
+            self._looking[session] = stop
+        try:
+            return self._everything(image, wish, go_on)
+        finally:
+            with self._jobs:
+                if self._looking.get(session) is stop:
+                    del self._looking[session]
+
+    def _everything(self, image: str, wish: messages.Everything, go_on: Callable[..., None]) -> dict[str, Any]:
         from vesalius.predict.everything import segment_everything
 
-        self.sessions.renew(session)
         volume = self.workspace.volume(image)
         self._check_slice(volume.voxels.shape[:3], wish.axis, wish.index)
         window = None if wish.window is None else (wish.window.low, wish.window.high)
         with self.heavy():
             embedding = self._embedding(volume, image, wish.axis, wish.index, window)
+            go_on()
             found = segment_everything(
-                self.engine.waiting, embedding, side=wish.side, min_quality=wish.quality, min_stability=wish.stability
+                self.engine.waiting,
+                embedding,
+                progress=go_on,
+                side=wish.side,
+                min_quality=wish.quality,
+                min_stability=wish.stability,
             )
         return {
             "proposals": [
