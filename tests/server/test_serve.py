@@ -65,6 +65,19 @@ def test_another_address_needs_the_printed_token(images):
             assert len(client.images()) == 4
 
 
+def test_a_script_that_was_idle_goes_on_in_a_new_session(images):
+    with serving(images) as (_, address), Client(address) as client:
+        before = client.session
+        image = client.images()[0]["id"]
+        client.act(image, "create", name="first")
+        client.request("DELETE", f"/api/sessions/{before}")  # as the end of its lease does
+        client.act(image, "create", name="second")
+        assert client.session != before
+        assert client.request("GET", f"/api/sessions/{client.session}")["session"] == client.session
+        objects = client.request("GET", f"/api/images/{image}/document")["objects"]
+        assert [one["name"] for one in objects] == ["first", "second"]
+
+
 @pytest.mark.parametrize("token", ["", " ", "two words", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])
 def test_a_token_that_protects_nothing_is_refused(images, token):
     from vesalius.server.serve import serve
