@@ -92,6 +92,28 @@ def made_series(folder: Path, count: int = 4, series: str | None = None, **tags:
     return uid
 
 
+def made_film(path: Path, frames: NDArray[np.uint8], positions: Sequence[float] = ()) -> None:
+    """Writes (N, Y, X) frames of one file, which state their positions along z, or none as ultrasound does."""
+    dataset = dcmread(get_testdata_file("CT_small.dcm"))
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"):
+        del dataset[name]
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation, dataset.PixelSpacing = 7, 0, [1, 1]
+    content = frames.tobytes()
+    dataset.PixelData = content + b"\0" * (len(content) % 2)
+    dataset["PixelData"].VR = "OB"
+    groups = []
+    for z in positions:
+        frame, place, turn = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient, turn.ImageOrientationPatient = [0, 0, z], [1, 0, 0, 0, 1, 0]
+        frame.PlanePositionSequence, frame.PlaneOrientationSequence = Items([place]), Items([turn])
+        groups.append(frame)
+    if groups:
+        dataset.PerFrameFunctionalGroupsSequence = Items(groups)
+    dataset.save_as(path)
+
+
 def segmentation(
     path: Path,
     source: Path,

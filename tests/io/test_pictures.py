@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from made_tiff import sly_tiff
 from vesalius import read_slice, read_volume
 from vesalius.core.errors import ReadError
 
@@ -150,6 +151,23 @@ def test_tiff_pages_of_different_sizes(tmp_path: Path) -> None:
         file.write(GREY[:6])
     with pytest.raises(ReadError, match="2 images of different sizes"):
         read_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("named", ["../secret.tif", "absolute", "own.tif"])
+def test_a_tiff_that_names_other_files_reads_none_of_them(tmp_path: Path, named: str) -> None:
+    (tmp_path / "shown").mkdir()
+    tifffile.imwrite(tmp_path / "secret.tif", GREY, metadata=None)
+    tifffile.imwrite(tmp_path / "shown" / "own.tif", GREY, metadata=None)
+    path = tmp_path / "shown" / "sly.tif"
+    sly_tiff(path, str(tmp_path / "secret.tif") if named == "absolute" else named)
+    with pytest.raises(ReadError, match="one of several files"):
+        read_volume(path)
+
+
+def test_an_ome_tiff_that_is_whole_is_read(tmp_path: Path) -> None:
+    stack = np.stack([GREY, GREY + 1])
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.ome.tif").voxels, stack)
 
 
 def test_kind_is_told_by_content(tmp_path: Path) -> None:

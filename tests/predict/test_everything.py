@@ -1,8 +1,11 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco
 from skimage import data
+from threadpoolctl import threadpool_info
 
 import plain_everything
 import plain_sam
@@ -14,6 +17,7 @@ from vesalius.models.runtime import SPATIAL
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.model import Sam
 from vesalius.models.torch_runtime import TorchRuntime
+from vesalius.predict import everything
 from vesalius.predict.everything import (
     EverythingConfig,
     Proposal,
@@ -292,6 +296,10 @@ def test_the_clicks_of_an_image_with_fewer_pixels_than_clicks_lie_on_it(network,
         assert proposal.mask.shape == size
 
 
+def blas():
+    return [one for one in threadpool_info() if one["user_api"] == "blas"]
+
+
 class Discs:
     """Answers a click with the disc that it hits, if any: sure of the first, half sure of the second."""
 
@@ -366,6 +374,41 @@ def test_of_a_mask_from_several_crops_that_from_the_smallest_remains():
     image = np.roll(image, 50, axis=(0, 1))
     (found,) = segment_everything(Predictor(Bright(), "bright"), image, side=2, crop_layers=1, min_stability=0)
     assert found.crop == (0, 0, 240, 240)
+
+
+@pytest.mark.skipif(not any(one["num_threads"] > 1 for one in blas()), reason="BLAS has one thread here")
+def test_two_at_a_time_leave_blas_its_threads(monkeypatch):
+    """The first begins before the second, and ends before it."""
+    before, during = blas(), []
+    turns = [threading.Event() for _ in range(3)]
+    begun = []
+    limits = everything.threadpool_limits
+    monkeypatch.setattr(everything, "threadpool_limits", lambda *limit: (begun.append(limit), limits(*limit))[1])
+
+    def first(done, total):
+        during.append({one["num_threads"] for one in blas()})
+        turns[0].set()
+        turns[1].wait(10)
+
+    def second(done, total):
+        turns[1].set()
+        turns[2].wait(10)
+
+    def ask(progress):
+        segment_everything(Predictor(Discs(), "discs"), data.camera(), side=8, progress=progress)
+
+    threads = [threading.Thread(target=ask, args=(progress,)) for progress in (first, second)]
+    threads[0].start()
+    assert turns[0].wait(10)
+    threads[1].start()
+    threads[0].join(10)
+    turns[2].set()
+    threads[1].join(10)
+    assert during == [{1}]
+    assert begun == [(1, "blas")]  # what the second would have put back is what the first had set
+    assert {one["filepath"]: one["num_threads"] for one in blas()} == {
+        one["filepath"]: one["num_threads"] for one in before
+    }
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from made_dicom import made_film
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.server.documents import Document
+from vesalius.server.messages import Everything
+from vesalius.server.refusals import Refusal
 
 
 def box(top, left, bottom, right, size=(48, 64)):
@@ -37,6 +40,21 @@ def test_an_image_says_how_its_slices_lie(tab):
     assert "dicom-seg" in tab.get("ct").json()["formats"]
     assert "lung" in tab.get("ct").json()["windows"]
     assert list(tab.get("disc2").json()["axes"]) == ["z"]
+
+
+def test_each_frame_of_a_film_is_annotated(tab, images, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 99, (3, 48, 64), dtype=np.uint8)
+    made_film(tmp_path / "film.dcm", frames)
+    content = {"file": ("film.dcm", (tmp_path / "film.dcm").read_bytes())}
+    assert tab.client.put("/datastore/?image=film", files=content).status_code == 200
+    names = [f"uploaded/film.dcm [{time}]" for time in range(3)]
+    for frame, name in zip(frames, names, strict=True):
+        assert tab.get(name).json()["formats"] == ["nifti", "nrrd", "png", "coco", "prompts"]
+        assert tab.get(name, "/pixels").content == frame.tobytes()
+        tab.act(name, "prompt", axis="z", index=0, add=[{"kind": "point", "x": 30, "y": 20}])
+        assert tab.get(name, "/export", format="nifti").status_code == 200
+    rows = {one["name"]: one["objects"] for one in tab.client.get("/api/images").json()["images"]}
+    assert [rows[name] for name in names] == [1, 1, 1]
 
 
 def test_pixels_are_those_of_the_file(tab, images):
@@ -209,6 +227,65 @@ def test_too_much_at_a_time_is_refused(tab):
         answer = tab.post("disc2", "/everything", {"side": 2})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert tab.post("disc2", "/everything", {"side": 2}).status_code == 200
+
+
+class Held:
+    """Everything mode whose network waits at the second batch until it is told to go on."""
+
+    def __init__(self, tab, monkeypatch):
+        self.batches, self.there, self.go = 0, threading.Event(), threading.Event()
+        runtime = tab.annotator.engine.waiting.runtime
+        decode = runtime.decode
+
+        def slow(*arguments):
+            self.batches += 1
+            if self.batches == 2:
+                self.there.set()
+                assert self.go.wait(10)
+            return decode(*arguments)
+
+        monkeypatch.setattr(runtime, "decode", slow)
+
+
+def test_a_newer_request_for_everything_ends_the_older(tab, monkeypatch):
+    held, answers = Held(tab, monkeypatch), []
+    older = threading.Thread(target=lambda: answers.append(tab.post("disc2", "/everything", {"side": 40})))
+    older.start()
+    assert held.there.wait(10)
+    stop = next(iter(tab.annotator._looking.values()))
+    newer = threading.Thread(target=lambda: answers.append(tab.post("disc10", "/everything", {"side": 8})))
+    newer.start()
+    assert stop.wait(10)
+    held.go.set()
+    older.join(10)
+    newer.join(10)
+    found = sorted((answer.status_code, answer.json().get("error", {}).get("code")) for answer in answers)
+    assert found == [(200, None), (409, "superseded")]
+    assert held.batches < 10  # of 25
+    assert tab.annotator._looking == {}
+
+
+def test_everything_ends_when_its_client_or_its_session_has_gone(tab, monkeypatch):
+    held, stop = Held(tab, monkeypatch), threading.Event()
+    refused = []
+
+    def ask():
+        try:
+            tab.annotator.everything(tab.id("disc2"), Everything(side=40), tab.session, stop)
+        except Refusal as refusal:
+            refused.append(refusal.status)
+
+    for end, status in ((stop.set, 409), (lambda: tab.annotator.sessions.end(tab.session), 410)):
+        held.batches = 0
+        held.there.clear(), held.go.clear(), stop.clear()
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert held.there.wait(10)
+        end()
+        held.go.set()
+        asking.join(10)
+        assert refused.pop() == status
+        assert held.batches < 5
 
 
 def test_everything_is_proposed_and_accepted(tab):

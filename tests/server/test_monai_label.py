@@ -9,9 +9,17 @@ from email.parser import BytesParser
 import nibabel
 import numpy as np
 import pytest
+import tifffile
+from fastapi.testclient import TestClient
 
 from made_dicom import made_series
+from made_tiff import sly_tiff
 from vesalius.core.types import Prompt
+from vesalius.predict.load import load_model
+from vesalius.server.annotator import Annotator
+from vesalius.server.app import create_app
+from vesalius.server.security import Rules
+from vesalius.server.workspace import Workspace
 
 LIMIT = "----------lImIt_of_THE_fIle_eW_$"
 
@@ -122,6 +130,45 @@ def test_what_is_not_there_is_not_found(tab, model):
     assert tab.client.post(f"/infer/{model}", data=data).status_code == 400
     assert tab.client.get("/session/none").status_code == 404
     assert tab.client.get("/datastore/image?image=../../etc/passwd").status_code == 404
+
+
+@pytest.fixture(scope="module")
+def worded(make_images, tmp_path_factory):
+    """The bundled model, which takes words."""
+    folder = make_images(tmp_path_factory.mktemp("worded") / "images")
+    annotator = Annotator(Workspace([folder]), load_model())
+    with TestClient(create_app(annotator, Rules()), base_url="http://127.0.0.1:8000") as client:
+
+        def ask(**params):
+            url = f"/infer/{annotator.engine.name}?image=scan&output=json"
+            return client.post(url, data={"params": json.dumps(params)})
+
+        yield client, ask
+
+
+@pytest.mark.parametrize("label", ["spleen of Mrs X", "Segment_1", "tumour 3", " "])
+def test_a_name_that_the_model_does_not_know_is_only_a_name_beside_clicks(worded, label):
+    _, ask = worded
+    click, box = {"foreground": [[9, 11, 6]]}, {"roi": [5, 14, 6, 17, 6, 6]}
+    for where in (click, box, {**click, "background": [[1, 2, 6]]}):
+        answer = ask(**where, label=label)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["label_names"] == {label: 1}
+        assert answer.json()["quality"] == ask(**where).json()["quality"]
+    alone = ask(label=label, slice=6)
+    assert (alone.status_code, alone.json()["error"]["code"]) == (422, "prompt")
+
+
+def test_a_name_that_the_model_knows_is_a_prompt(worded):
+    client, ask = worded
+    info = client.get("/info/").json()
+    (model,) = info["models"].values()
+    assert 20 < len(info["labels"]) < 200  # its own, not all of the vocabulary
+    assert model["labels"] == info["labels"]
+    for label in (info["labels"][0], "liver"):
+        assert ask(label=label, slice=6).status_code == 200
+    click = {"foreground": [[9, 11, 6]]}
+    assert ask(**click, label="liver").json()["quality"] != ask(**click).json()["quality"]
 
 
 def test_an_image_is_sent_for_a_while(tab, model, images):
@@ -268,6 +315,21 @@ def test_an_upload_that_names_another_file_is_refused(tab, model, tmp_path):
         ):
             assert answer.status_code in (415, 422), (name, answer.text)
     assert len(tab.client.get("/api/images").json()["images"]) == 4
+
+
+def test_a_tiff_that_names_another_file_shows_nothing_of_it(tab, model, images, tmp_path):
+    secret = np.random.default_rng(0).integers(0, 255, (12, 16), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "secret.tif", secret, metadata=None)
+    for named in (str(tmp_path / "secret.tif"), "../../secret.tif", "../../../secret.tif"):
+        sly_tiff(tmp_path / "sly.tif", named)
+        content = ("sly.tif", (tmp_path / "sly.tif").read_bytes())
+        put = tab.client.put("/datastore/", params={"image": "sly"}, files={"file": content})
+        assert (put.status_code, put.json()["error"]["code"]) == (422, "read")
+        infer = tab.client.post(f"/infer/{model}", files={"file": content}, data={"params": "{}"})
+        assert infer.status_code == 422
+    (images / "sly.tif").write_bytes(content[1])
+    tab.client.post("/api/images/refresh")
+    assert tab.get("sly", "/pixels", index=1).status_code == 422
 
 
 def test_a_file_that_became_a_link_is_not_sent(tab, tmp_path):

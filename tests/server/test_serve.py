@@ -76,6 +76,19 @@ def test_the_page_has_the_same_address_each_time_unless_another_server_has_it():
         assert usual_port("127.0.0.1") in {*PORTS} - {first}
 
 
+def test_a_script_that_was_idle_goes_on_in_a_new_session(images):
+    with serving(images) as (_, address), Client(address) as client:
+        before = client.session
+        image = client.images()[0]["id"]
+        client.act(image, "create", name="first")
+        client.request("DELETE", f"/api/sessions/{before}")  # as the end of its lease does
+        client.act(image, "create", name="second")
+        assert client.session != before
+        assert client.request("GET", f"/api/sessions/{client.session}")["session"] == client.session
+        objects = client.request("GET", f"/api/images/{image}/document")["objects"]
+        assert [one["name"] for one in objects] == ["first", "second"]
+
+
 @pytest.mark.parametrize("token", ["", " ", "two words", "a;b", "a\r\nSet-Cookie: x=y", "schlüssel"])
 def test_a_token_that_protects_nothing_is_refused(images, token):
     from vesalius.server.serve import serve

@@ -4,9 +4,10 @@ import os
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from made_dicom import made_series
+from made_dicom import made_film, made_series
 from vesalius.core.errors import ReadError
 from vesalius.server.refusals import Refusal
 from vesalius.server.workspace import Workspace, find_items, find_label_maps
@@ -145,6 +146,37 @@ def test_time_points_are_images_of_their_own(tmp_path):
     assert [item.name for item in workspace.items.values()] == [f"film.nii.gz [{t}]" for t in range(3)]
     for time, image in enumerate(workspace.items):
         np.testing.assert_array_equal(workspace.volume(image).voxels, voxels[..., time].T)
+
+
+@pytest.mark.parametrize("name", ["film.tif", "film.dcm"])
+def test_frames_of_a_film_are_images_of_their_own(tmp_path, name):
+    frames = np.random.default_rng(0).integers(0, 99, (3, 4, 5), dtype=np.uint8)
+    path = tmp_path / "films" / name
+    path.parent.mkdir()
+    if name == "film.tif":
+        tifffile.imwrite(path, frames, imagej=True, metadata={"axes": "TYX"})
+    else:
+        made_film(path, frames)
+    for given in (path, path.parent):
+        workspace = Workspace([given])
+        assert [item.name for item in workspace.items.values()] == [f"{name} [{t}]" for t in range(3)]
+        for frame, image in zip(frames, workspace.items, strict=True):
+            np.testing.assert_array_equal(workspace.volume(image).voxels, frame[None])
+    assert len({item.log for item in workspace.items.values()}) == 3
+
+
+def test_frames_that_state_their_positions_are_one_volume(tmp_path):
+    made_film(tmp_path / "a.dcm", np.eye(4, 5, dtype=np.uint8)[None].repeat(3, 0), positions=[1, 3, 5])
+    (item,) = Workspace([tmp_path]).items.values()
+    assert item.read().geometry.spacing == (1, 1, 2)
+
+
+def test_time_points_without_end_are_not_listed(tmp_path):
+    made_film(tmp_path / "a.dcm", np.zeros((20_000, 1, 1), np.uint8))
+    picture(tmp_path / "b.png")
+    items = list(Workspace([tmp_path]).items.values())
+    assert [item.name for item in items] == ["a.dcm", "b.png"]
+    assert "20000 time points" in items[0].error
 
 
 def test_images_that_were_read_lately_are_kept_within_bytes(tmp_path):

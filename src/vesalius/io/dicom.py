@@ -47,6 +47,12 @@ def read_file(path: Path, time: int | None) -> Grid:
         ReadError: It is not DICOM, is cut short, holds no image, or is compressed in a way nothing here decodes.
         GeometryError: Its frames do not make a regular volume.
     """
+    # pydicom looks at a value only when it is asked for, and says then what is wrong with it.
+    with decoding(path, "DICOM image"):
+        return _read_file(path, time)
+
+
+def _read_file(path: Path, time: int | None) -> Grid:
     dataset = load_file(path)
     if not _is_image(dataset, path):
         raise ReadError(
@@ -105,9 +111,13 @@ def load_series(
     A DICOMDIR, hidden files, texts, and DICOM objects that are no images (structure sets, segmentations, doses,
     reports) are left aside; any other file that is not DICOM is an error. Errors as in ``read_series``.
     """
+    with decoding(folder, "DICOM series"):
+        return _load_series(folder, files)
+
+
+def _load_series(folder: Path, files: Sequence[Path] | None) -> tuple[list[tuple[Path, Dataset]], Geometry | None]:
     if files is None:
-        with decoding(folder, "folder"):
-            files = sorted(p for p in folder.iterdir() if p.is_file() and not _BESIDE.search(p.name))
+        files = sorted(p for p in folder.iterdir() if p.is_file() and not _BESIDE.search(p.name))
     loaded = [(path, load_file(path)) for path in files]
     images = [(path, dataset) for path, dataset in loaded if _is_image(dataset, path)]
     if not images:
@@ -141,6 +151,50 @@ def load_series(
     return [images[i] for i in order], geometry
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What a list of images needs to know of a DICOM image.
+
+    Attributes:
+        series: UID of its series.
+        frames: How many it has.
+        times: How many of these are time points: all, or 1 where they make one volume.
+    """
+
+    series: str
+    frames: int
+    times: int
+
+
+_LISTED = ["Rows", "Columns", "Modality", "NumberOfFrames", "SeriesInstanceUID", "SOPClassUID", "SpecificCharacterSet"]
+
+
+def list_file(path: Path) -> Listed | None:
+    """What the header of a file says, without its pixels; None if it is DICOM but no image, or not DICOM.
+
+    Raises:
+        ReadError: It is damaged, or called as DICOM files are and none.
+    """
+    with decoding(path, "DICOM file"):
+        try:
+            header = dcmread(path, stop_before_pixels=True, specific_tags=_LISTED)
+        except InvalidDicomError:
+            if not path.suffix:
+                return None
+            header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=_LISTED)
+            if "Rows" not in header or "Columns" not in header:
+                raise ReadError("is not a DICOM file", path=path, remedy="copy it again, or remove it") from None
+        if "Rows" not in header:
+            _check_class(header, path)
+            return None
+        if header.get("Modality") in _NOT_IMAGES:
+            return None
+        frames = int(header.get("NumberOfFrames") or 1)
+        check_shape((frames, *_size(header)[::-1]), path)
+        film = frames > 1 and not any(_places(dcmread(path, force=True, stop_before_pixels=True)))
+        return Listed(str(header.get("SeriesInstanceUID")), frames, frames if film else 1)
+
+
 def load_file(path: Path) -> Dataset:
     """The data set of a DICOM file, also of one without preamble; ReadError if it is none."""
     with decoding(path, "DICOM file"):
@@ -165,12 +219,16 @@ def _is_image(dataset: Dataset, path: Path) -> bool:
     """Whether it is an image; ReadError if its class is an image's but the pixels are not there."""
     if any(tag in dataset for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         return dataset.get("Modality") not in _NOT_IMAGES
-    # A file cut short loses its last element, which is the pixels; the class then still says what it was.
+    _check_class(dataset, path)
+    return False
+
+
+def _check_class(dataset: Dataset, path: Path) -> None:
+    # A file cut short loses its last elements, the pixels among them; the class then still says what it was.
     if "Image Storage" in _class_of(dataset) or _class_of(dataset) == "unknown class":
         raise ReadError(
             f"is DICOM ({_class_of(dataset)}) without pixels, or is cut short", path=path, remedy="copy it again"
         )
-    return False
 
 
 def _class_of(dataset: Dataset) -> str:

@@ -6,7 +6,9 @@ masks belong to the image that a person sees (not to the stored order that a bar
 
 from __future__ import annotations
 
+import io
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,16 +73,24 @@ def _pixels(image: Any, path: Path) -> NDArray[Any]:
 def read_tiff(path: Path, time: int | None) -> Grid:
     """Reads a TIFF: one page is an image, several pages of one size are a volume without geometry.
 
-    Raises:
-        ReadError: It is damaged, has pages of several sizes, has channels, or is of a colour kind that is not read.
-    """
-    import tifffile
+    No other file is opened, whatever the header names: OME-TIFF may name any file.
 
-    with decoding(path, "TIFF image"), _heard("tifffile") as complaints, tifffile.TiffFile(path) as file:
+    Raises:
+        ReadError: It is damaged, is one of several files of an image, has pages of several sizes, has channels, or is
+            of a colour kind that is not read.
+    """
+    with decoding(path, "TIFF image"), _heard("tifffile") as heard, _tiff(path) as file:
         count = len(file.series)
         # tifffile goes on without the pages that it cannot find, and only logs it.
+        complaints = [record.getMessage() for record in heard if record.levelno >= logging.ERROR]
         if complaints or not count:
             raise ValueError(complaints[0] if complaints else "no page found")
+        if any("missing" in record.getMessage().lower() for record in heard):
+            raise ReadError(
+                "is one of several files of an image, and the others are not read",
+                path=path,
+                remedy="save the image as a single file",
+            )
         if count != 1:
             raise ReadError(
                 f"holds {count} images of different sizes or kinds",
@@ -102,21 +112,44 @@ def read_tiff(path: Path, time: int | None) -> Grid:
     return Grid(np.stack([_upright(plane, orientation) for plane in values]), picture=True)
 
 
+def tiff_times(path: Path) -> int:
+    """Number of time points of a TIFF, from its header; ReadError if it is missing or damaged."""
+    with decoding(path, "TIFF image"), _heard("tifffile"), _tiff(path) as file:
+        if len(file.series) != 1:
+            return 1
+        series = file.series[0]
+        return int(series.shape[series.axes.index("T")]) if "T" in series.axes else 1
+
+
+class _Stream(io.FileIO):
+    """A file that does not say which one it is: tifffile looks for others only beside a file that it knows."""
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+
 @contextmanager
-def _heard(name: str) -> Iterator[list[str]]:
-    """The errors that a library logs meanwhile, growing as they come."""
-    messages: list[str] = []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    quiet = logging.NullHandler()  # else warnings go to the terminal where nothing else is configured
+def _tiff(path: Path) -> Iterator[Any]:
+    import tifffile
+
+    with io.BufferedReader(_Stream(path)) as stream, tifffile.TiffFile(stream, name=path.name) as file:
+        yield file
+
+
+@contextmanager
+def _heard(name: str) -> Iterator[list[logging.LogRecord]]:
+    """The warnings and errors that a library logs meanwhile in this thread, growing as they come."""
+    records: list[logging.LogRecord] = []
+    thread = threading.get_ident()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
+    handler.addFilter(lambda record: record.thread == thread)
     logger = logging.getLogger(name)
     logger.addHandler(handler)
-    logger.addHandler(quiet)
     try:
-        yield messages
+        yield records
     finally:
         logger.removeHandler(handler)
-        logger.removeHandler(quiet)
 
 
 def _arranged(values: NDArray[Any], axes: str, path: Path) -> NDArray[Any]:

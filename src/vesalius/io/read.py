@@ -141,11 +141,15 @@ def read_grid(path: Path, time: int | None) -> Grid:
 
 
 def count_times(path: Path) -> int:
-    """Number of time points (or channels) of a NIfTI, NRRD or MetaImage file, from its header; 1 for all else.
+    """Number of time points (or channels) of a NIfTI, NRRD, MetaImage or TIFF file, from its header; 1 for all else.
 
     Raises:
         ReadError: The file is missing or damaged.
     """
+    if suffix_of(path) in (".tif", ".tiff"):
+        from vesalius.io.pictures import tiff_times
+
+        return tiff_times(path)
     shape = _stated_shape(path) or ()
     return shape[3] if len(shape) > 3 else 1
 

@@ -118,6 +118,7 @@ class ExportedRuntime:
         self.digest = config.digest
         self.label = f"{config.format} {config.precision}"
         self.takes: frozenset[Part] = SPATIAL | {"text"} if config.words else SPATIAL
+        self.words = config.words
         self._graphs = graphs
         self._open_streams = open_streams
 

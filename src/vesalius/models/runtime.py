@@ -51,12 +51,14 @@ class Runtime(Protocol):
         digest: SHA-256 of the network's weights, in hexadecimal.
         label: What runs it and how exactly, such as ``"torch fp32"``, for records.
         takes: Parts of prompts that it takes.
+        words: Names of the targets that it was trained on; empty if it takes no words, or any.
     """
 
     preset: Preset
     digest: str
     label: str
     takes: frozenset[Part]
+    words: tuple[str, ...]
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images.

@@ -24,6 +24,12 @@ def rows_of(words: Sequence[str], known: Sequence[str]) -> list[int]:
     return [_row(word, known) for word in words]
 
 
+def is_known(word: str, known: Sequence[str]) -> bool:
+    """Whether a word is, or means, one that a network knows; ``known`` is empty for a network that takes any words."""
+    target = find_target(word)
+    return word in known or (target is not None and (not known or target.name in known))
+
+
 def _row(word: str, known: Sequence[str]) -> int:
     target = find_target(word)
     for name in (word, target.name if target else word):

@@ -8,8 +8,10 @@ then only where it may lie. COSMOS 1050K, section 3.2, calls it S1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,7 +134,7 @@ def segment_everything(
     Args:
         predictor: The model; it answers in the frame of the whole image, and of crops.
         image: The image, or what `Predictor.encode` made of it.
-        progress: Is told how many of all clicks are done.
+        progress: Is told how many of all clicks are done; what it raises stops the search.
         settings: The fields of `EverythingConfig`.
 
     Raises:
@@ -153,9 +155,8 @@ def segment_everything(
         points = grid_points(frame, side)
         here: list[_Candidate] = []
         batches = [points[start : start + _BATCH] for start in range(0, len(points), _BATCH)]
-        # Threads of BLAS wait actively for more to do, and would take the processor from the decoder.
-        with threadpool_limits(1, "blas"):
-            for batch, answers in zip(batches, _decoded(predictor, features, batches), strict=True):
+        with _one_thread(), closing(_decoded(predictor, features, batches)) as decoded:
+            for batch, answers in zip(batches, decoded, strict=True):
                 here += _candidates(batch, *answers, zoom, limits)
                 done += len(batch)
                 if progress:
@@ -169,6 +170,27 @@ def segment_everything(
     if config.min_area:
         proposals = without_small_regions(proposals, config.min_area, config.max_overlap)
     return sorted(proposals, key=lambda proposal: -proposal.quality)
+
+
+_limiting = threading.Lock()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Gives BLAS one thread while the block runs, and then its own number again.
+
+    Threads of BLAS wait actively for more to do, and would take the processor from the decoder. Their number is the
+    whole process's, so of several blocks at a time only the first changes it: one that began within another would put
+    back one, and for good.
+    """
+    if not _limiting.acquire(blocking=False):
+        yield
+        return
+    try:
+        with threadpool_limits(1, "blas"):
+            yield
+    finally:
+        _limiting.release()
 
 
 def coco_annotations(proposals: Sequence[Proposal]) -> list[dict[str, Any]]:
@@ -257,7 +279,7 @@ def grid_points(frame: Frame, side: int) -> Floats:
 
 def _decoded(
     predictor: Predictor, features: ImageFeatures, batches: Sequence[Floats]
-) -> Iterator[tuple[Floats, Floats]]:
+) -> Generator[tuple[Floats, Floats]]:
     """The answers to batches of clicks; each next batch is decoded while the caller is busy with the one before."""
 
     def decode(points: Floats) -> tuple[Floats, Floats]:

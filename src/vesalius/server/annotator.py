@@ -21,7 +21,6 @@ from vesalius.core.errors import VesaliusError
 from vesalius.core.types import AXES, Slice, Volume
 from vesalius.io.intensity import WINDOWS, window_range
 from vesalius.io.outlines import mask_of_runs
-from vesalius.io.read import read_volume
 from vesalius.predict.cache import Bounded
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
@@ -32,7 +31,7 @@ from vesalius.server.inference import Engine
 from vesalius.server.masks import Block, block_of, crosses, mask_in_block, runs, slice_shape
 from vesalius.server.refusals import Refusal, refusal_of, trace_of
 from vesalius.server.sessions import Sessions
-from vesalius.server.workspace import Workspace
+from vesalius.server.workspace import Workspace, find_items
 from vesalius.vocabulary.targets import targets
 
 _log = logging.getLogger(__name__)
@@ -104,6 +103,7 @@ class Annotator:
         self.sessions = Sessions(lease, self.engine.asking.drop)
         self.jobs: dict[str, Job] = {}
         self._jobs = threading.Lock()
+        self._looking: dict[str, threading.Event] = {}
         self._carried: Bounded[tuple[Any, ...], Any] = Bounded(2**28)
         self._heavy = threading.BoundedSemaphore(_HEAVY)
         self._blocks: Bounded[tuple[str, str], tuple[Annotation, Block | None]] = Bounded(2**28)
@@ -136,6 +136,8 @@ class Annotator:
                 row |= {"state": state_of(state), "objects": len(state.objects)}
             except VesaliusError as error:
                 row |= {"state": "damaged", "objects": 0, "error": error.reason}
+            if item.error is not None:
+                row |= {"state": "damaged", "error": item.error}
             rows.append(row)
         return rows
 
@@ -486,7 +488,7 @@ class Annotator:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
             written = write(Path(temporary), stem or "image")
-            read_volume(written)
+            next(find_items(written)).read()
             path = folder / written.name
             try:
                 path.touch(exist_ok=False)  # so that of two at a time, one is refused
@@ -504,18 +506,52 @@ class Annotator:
 
     # Everything, and volumes
 
-    def everything(self, image: str, wish: messages.Everything, session: str) -> dict[str, Any]:
-        """Proposals of all that a slice shows, as plain JSON values."""
+    def everything(self, image: str, wish: messages.Everything, session: str, stop: threading.Event) -> dict[str, Any]:
+        """Proposals of all that a slice shows, as plain JSON values.
+
+        Args:
+            image: Its id.
+            wish: What is asked for.
+            session: Who asks; a newer request of the same session ends this one.
+            stop: Ends it, once set, before the next clicks.
+
+        Raises:
+            Refusal: It was ended, or the session has.
+        """
+
+        def go_on(*_: int) -> None:
+            self.sessions.renew(session)
+            if stop.is_set():
+                raise Refusal(409, "superseded", "nobody waits for this any more")
+
+        go_on()
+        with self._jobs:
+            if older := self._looking.get(session):
+                older.set()
+            self._looking[session] = stop
+        try:
+            return self._everything(image, wish, go_on)
+        finally:
+            with self._jobs:
+                if self._looking.get(session) is stop:
+                    del self._looking[session]
+
+    def _everything(self, image: str, wish: messages.Everything, go_on: Callable[..., None]) -> dict[str, Any]:
         from vesalius.predict.everything import segment_everything
 
-        self.sessions.renew(session)
         volume = self.workspace.volume(image)
         self._check_slice(volume.voxels.shape[:3], wish.axis, wish.index)
         window = None if wish.window is None else (wish.window.low, wish.window.high)
         with self.heavy():
             embedding = self._embedding(volume, image, wish.axis, wish.index, window)
+            go_on()
             found = segment_everything(
-                self.engine.waiting, embedding, side=wish.side, min_quality=wish.quality, min_stability=wish.stability
+                self.engine.waiting,
+                embedding,
+                progress=go_on,
+                side=wish.side,
+                min_quality=wish.quality,
+                min_stability=wish.stability,
             )
         return {
             "proposals": [

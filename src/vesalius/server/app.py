@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -235,9 +236,14 @@ def _add_images(app: FastAPI, annotator: Annotator) -> None:
         return {}
 
     @app.post("/api/images/{image}/everything")
-    def everything(image: str, wish: messages.Everything, session: Session) -> dict[str, Any]:
+    async def everything(request: Request, image: str, wish: messages.Everything, session: Session) -> dict[str, Any]:
         """Proposals of all that a slice shows."""
-        return annotator.everything(image, wish, session)
+        stop = threading.Event()
+        work = asyncio.ensure_future(run_in_threadpool(annotator.everything, image, wish, session, stop))
+        while not work.done() and not await request.is_disconnected():
+            await asyncio.wait({work}, timeout=_LOOK)
+        stop.set()  # if it is not done, nobody waits for it
+        return await work
 
     @app.post("/api/images/{image}/propagate", status_code=202)
     def propagate(image: str, wish: messages.Propagate, session: Session) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -42,6 +43,9 @@ class ServerError(VesaliusError):
 class Client:
     """A session with a server; use it as a context, or `close` it.
 
+    A session ends when nothing was asked in it for a while (15 minutes); the next request then opens a new one, by
+    itself. Nothing is lost by that: objects belong to images, and a session only says who asks.
+
     Args:
         address: Such as ``http://127.0.0.1:8000``.
         token: What the server asks for, where it listens on another address than its own.
@@ -58,8 +62,7 @@ class Client:
         self._http = requests.Session()
         if token is not None:
             self._http.headers["Authorization"] = f"Bearer {token}"
-        self.session: str = self.request("POST", "/api/sessions")["session"]
-        self._http.headers["X-Vesalius-Session"] = self.session
+        self.session = self._open()
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +164,7 @@ class Client:
         while job["state"] == "running":
             time.sleep(0.1)
             job = self.request("GET", f"/api/jobs/{job['job']}")
-            self.request("GET", f"/api/sessions/{self.session}")  # it may take longer than the lease
+            self._send("GET", f"/api/sessions/{self.session}")  # it may take longer than the lease
             progress(job["done"], job["total"])
         if job["error"] is not None:
             raise ServerError(422, **job["error"])
@@ -170,11 +173,26 @@ class Client:
         """The annotations of an image as a file of a format."""
         return self._send("GET", f"/api/images/{image}/export", format=format, axis=axis, index=index).content
 
+    def _open(self) -> str:
+        session: str = self.request("POST", "/api/sessions")["session"]
+        self._http.headers["X-Vesalius-Session"] = session
+        return session
+
     def _send(self, method: str, path: str, body: Any = None, **query: Any) -> requests.Response:
         asked = {key: value for key, value in query.items() if value is not None}
-        answer = self._http.request(
-            method, f"{self._address}{path}", params=asked, json=body, timeout=self._timeout, allow_redirects=False
+        ask = partial(
+            self._http.request,
+            method,
+            f"{self._address}{path}",
+            params=asked,
+            json=body,
+            timeout=self._timeout,
+            allow_redirects=False,
         )
+        answer = ask()
+        if answer.status_code == 410 and not path.startswith("/api/sessions/"):  # it has ended, so nothing was done
+            self.session = self._open()
+            answer = ask()
         if answer.status_code >= 400:
             try:
                 error = answer.json()["error"]

@@ -84,6 +84,7 @@ class Annotated:
 def formats_of(item: Item) -> list[str]:
     """The formats in which the annotations of an image can be had."""
     dicom = item.files is not None or item.path.suffix.lower() in (".dcm", ".dicom", ".ima", "")
+    dicom = dicom and item.time is None  # what DICOM says of one frame of several would be said of all
     return [name for name in FORMATS if dicom or name not in ("dicom-seg", "rtstruct")]
 
 

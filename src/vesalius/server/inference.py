@@ -86,6 +86,7 @@ class SharedRuntime:
         self.digest = runtime.digest
         self.label = runtime.label
         self.takes = runtime.takes
+        self.words = runtime.words
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images."""

@@ -1,9 +1,10 @@
 """MONAI Label's protocol, so that the plug-ins of 3D Slicer, OHIF and MITK can use this server.
 
 Images are named by their ids. A model answers clicks (``foreground``, ``background``: voxels x, y, z), a box (``roi``:
-x0, x1, y0, y1 and perhaps z0, z1 in voxels, last ones included) and a name (``label``, for models that take words), on
-the one slice that the clicks or the box lie in. What it answers is a label map on the image's grid. A label map that a
-viewer saves becomes an action of the image's document, so it is in the page and in every export, and can be undone.
+x0, x1, y0, y1 and perhaps z0, z1 in voxels, last ones included) and a name (``label``, for models that take words;
+beside clicks or a box, one that the model does not know is only a name), on the one slice that the clicks or the box
+lie in. What it answers is a label map on the image's grid. A label map that a viewer saves becomes an action of the
+image's document, so it is in the page and in every export, and can be undone.
 
 Source: the protocol of MONAI Label 0.8 (Diaz-Pinto et al., MONAI Label, Medical Image Analysis 95:103207, 2024), as its
 clients speak it.
@@ -33,6 +34,7 @@ from vesalius.core.types import Prompt, Volume
 from vesalius.io.read import read_grid, read_volume, suffix_of
 from vesalius.io.scans import data_file
 from vesalius.io.write import write_mask
+from vesalius.models.words import is_known
 from vesalius.prompts.sample import tight_box
 from vesalius.server.annotator import Annotator, state_of
 from vesalius.server.exports import export_image
@@ -175,7 +177,7 @@ def _add_info(app: FastAPI, annotator: Annotator) -> None:
     def server_info() -> dict[str, Any]:
         """What the server offers, to viewers."""
         runtime = annotator.engine.runtime
-        names = sorted(targets()) if "text" in runtime.takes else []
+        names = sorted(runtime.words or targets()) if "text" in runtime.takes else []
         model = {
             "type": "deepgrow",
             "dimension": 2,
@@ -311,7 +313,10 @@ def outline(
     """
     positive, negative = (_voxels(asked.get(name)) for name in ("foreground", "background"))
     box, depth = _box_of(asked.get("roi"))
-    text = asked.get("label") if "text" in annotator.engine.runtime.takes else None
+    label, runtime = str(asked.get("label") or ""), annotator.engine.runtime
+    # 3D Slicer names the segment with every click; a name that the model does not know is then no prompt.
+    alone = box is None and not len(positive) and not len(negative)
+    text = label if "text" in runtime.takes and (alone or is_known(label, runtime.words)) else None
     heights = {round(float(z)) for z in (*positive[:, 2], *negative[:, 2])} | ({depth} if depth is not None else set())
     if asked.get("slice") is not None:
         try:
@@ -328,7 +333,7 @@ def outline(
     (index,) = heights
     clicks = np.concatenate([positive, negative])[:, :2]
     kinds = [1] * len(positive) + [0] * len(negative)
-    prompt = Prompt(points=clicks, labels=kinds, box=box, text=str(text) if text else None)
+    prompt = Prompt(points=clicks, labels=kinds, box=box, text=text or None)
 
     def work(_: list[Any]) -> Any:
         embedding = annotator.engine.embedding((key, "z", index, volume.window), lambda: volume.slice("z", index))
@@ -337,7 +342,7 @@ def outline(
     found = annotator.engine.asking.ask(work, session=_VIEWER + secrets.token_hex(4), said=[])
     labels = np.zeros(volume.voxels.shape[:3], np.uint8)
     labels[index] = found.mask
-    told = {"label_names": {str(asked.get("label") or "object"): 1}, "slice": index, "quality": found.quality}
+    told = {"label_names": {label or "object": 1}, "slice": index, "quality": found.quality}
     told["bbox"] = list(tight_box(found.mask)) if found.mask.any() else None
     return labels, told
 

@@ -26,8 +26,9 @@ from vesalius.server.refusals import Refusal, trace_of
 _log = logging.getLogger("vesalius.server")
 
 COOKIE = "vesalius_token"
-# Seconds to wait for the next piece of a body.
+# Seconds that a body may take, and bytes that must come in each further second: so one that trickles ends, too.
 PATIENCE = 30.0
+SLOWEST = 2**14
 # What every answer carries: nothing is fetched from elsewhere, framed, guessed at or kept in a cache.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
@@ -107,7 +108,8 @@ class Guard:
         async def piece() -> Any:
             nonlocal sent, reading
             try:
-                message = await asyncio.wait_for(receive(), PATIENCE if reading else None)
+                left = began + PATIENCE + sent / SLOWEST - time.perf_counter()
+                message = await asyncio.wait_for(receive(), max(left, 0) if reading else None)
             except TimeoutError:
                 raise HTTPException(408, "the body did not come in time") from None
             reading = bool(message.get("more_body"))

@@ -10,16 +10,44 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vesalius.core.errors import ConfigError, WriteError
 from vesalius.core.files import locked
 from vesalius.predict.load import RuntimeName, load_model
 from vesalius.server.annotator import Annotator
 from vesalius.server.app import create_app
-from vesalius.server.security import Rules, is_loopback
+from vesalius.server.security import PATIENCE, Rules, is_loopback
 from vesalius.server.workspace import Workspace, find_label_maps
+
+# Most connections at a time; uvicorn answers 503 beyond. Idle ones are closed (`Connection`), and bodies have to come
+# in time (`security.PATIENCE`), so that nobody holds them all by doing nothing.
+CONNECTIONS = 256
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when no request has come for a while.
+
+    uvicorn's own limit holds between two requests alone, not before the first, nor while a head trickles.
+    """
+
+    idle = PATIENCE
+
+    def connection_made(self, transport: Any) -> None:
+        """Begins to look at what comes."""
+        super().connection_made(transport)
+        self.loop.call_later(self.idle, self._look, None)
+
+    def _look(self, before: object) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is before and (before is None or self.cycle.response_complete):
+            self.transport.abort()
+        else:
+            self.loop.call_later(self.idle, self._look, self.cycle)
 
 
 def serve(
@@ -75,13 +103,16 @@ def serve(
         annotator = Annotator(workspace, load_model(model, runtime=runtime))
         app = create_app(annotator, Rules(token=token))
         print(f"{len(workspace.items)} images at {address} (Ctrl+C stops)", flush=True)
+        damaged = sum(item.error is not None for item in workspace.items.values())
+        if damaged:
+            print(f"{damaged} of them are damaged; the list of images says how", flush=True)
         label_maps = sum(1 for path in paths for _ in find_label_maps(path, output))
         if label_maps:
             print(f"{label_maps} label maps are left out; to open them, name their folders", flush=True)
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, limit_concurrency=256, timeout_keep_alive=30
+            app, http=Connection, log_config=None, access_log=False, server_header=False, limit_concurrency=CONNECTIONS
         )
         uvicorn.Server(config).run(sockets=[listening])
 

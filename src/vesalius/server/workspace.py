@@ -26,6 +26,8 @@ from vesalius.server.refusals import Refusal
 FOLDER = "vesalius-annotations"
 _KINDS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 _DICOM = (".dcm", ".dicom", ".ima", "")
+# Most time points of one file; what claims more is damaged, or an attack on the memory.
+_MOST_TIMES = 10_000
 # Names of the folders that data sets keep label maps in, beside those of their images.
 _LABELS = re.compile(r"(label|mask)", re.IGNORECASE)
 _IMAGES = re.compile(r"image", re.IGNORECASE)
@@ -43,6 +45,7 @@ class Item:
         log: The log of its annotations.
         files: The files of a DICOM series.
         time: Time point of a file that holds several.
+        error: What is wrong with it, where its header says so already.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Item:
     log: Path
     files: tuple[Path, ...] | None = None
     time: int | None = None
+    error: str | None = None
 
     def check(self) -> None:
         """ReadError where a link, or the name of another file in its header, leads out of the given folder by now."""
@@ -208,7 +212,8 @@ def find_items(path: Path, output: Path | None = None) -> Iterator[Item]:
         raise ReadError("there is no such file or folder", path=path)
     path = path.resolve()
     if path.is_file():
-        yield from _items_of_file(path, path.parent, output)
+        found = list(_series(path.parent, [path], path.parent, output)) if suffix_of(path) in _DICOM else []
+        yield from found or _items_of_file(path, path.parent, output)
         return
     for here, files, _ in _walk(path, output):
         dicom: list[Path] = []
@@ -253,34 +258,41 @@ def _items_of_file(path: Path, base: Path, output: Path | None) -> Iterator[Item
         times = count_times(path)
     except VesaliusError:
         times = 1  # what is wrong with it is told when it is opened
-    for time in range(times):
-        yield _item(path, base, output, f" [{time}]" if times > 1 else "", time=time if times > 1 else None)
+    yield from _items_of_times(path, times, base, output)
+
+
+def _items_of_times(path: Path, times: int, base: Path, output: Path | None) -> Iterator[Item]:
+    if times > _MOST_TIMES:
+        yield _item(path, base, output, error=f"has {times} time points, more than the {_MOST_TIMES} that are listed")
+    elif times == 1:
+        yield _item(path, base, output)
+    else:
+        for time in range(times):
+            yield _item(path, base, output, f" [{time}]", time=time)
 
 
 def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None) -> Iterator[Item]:
-    """A folder's DICOM images, one item for each series, or for each file that holds several frames."""
-    import pydicom
+    """A folder's DICOM images, one item for each series, file of several frames, or time point of such a file."""
+    from vesalius.io.dicom import list_file
 
     series: dict[str, list[Path]] = {}
     for path in files:
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-        except (OSError, pydicom.errors.InvalidDicomError):
+            listed = list_file(path)
+        except VesaliusError as error:
+            yield _item(path, base, output, error=error.reason)
             continue
-        if "Rows" not in header or header.get("Modality") in ("SEG", "RTDOSE"):
+        if listed is None:
             continue
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            yield _item(path, base, output)
+        if listed.frames > 1:
+            yield from _items_of_times(path, listed.times, base, output)
         else:
-            series.setdefault(str(header.get("SeriesInstanceUID")), []).append(path)
+            series.setdefault(listed.series, []).append(path)
     for uid, members in series.items():
         if len(members) == 1:
             yield _item(members[0], base, output)
         else:
             yield _item(folder, base, output, "" if len(series) == 1 else f" [{uid}]", files=tuple(members))
-
-
-_TAGS = ["Rows", "Modality", "NumberOfFrames", "SeriesInstanceUID", "SpecificCharacterSet"]
 
 
 def _item(
@@ -291,6 +303,7 @@ def _item(
     *,
     files: tuple[Path, ...] | None = None,
     time: int | None = None,
+    error: str | None = None,
 ) -> Item:
     # A folder that is itself a series keeps its annotations beside it.
     beside = base.parent if files is not None and path == base else base
@@ -299,7 +312,7 @@ def _item(
     # A log is found again where the folder has moved, and however the image is given.
     log = f"{readable}-{_digest(name if output is None else f'{beside.name}/{name}')[:6]}.jsonl"
     folder = output.resolve() if output is not None else beside / FOLDER
-    return Item(_digest(f"{path}{more}"), name, path, base, folder / log, files, time)
+    return Item(_digest(f"{path}{more}"), name, path, base, folder / log, files, time, error)
 
 
 def _digest(name: str) -> str:
