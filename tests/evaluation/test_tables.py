@@ -459,8 +459,11 @@ def test_volumes_say_why_they_have_no_distances() -> None:
             made({**way, "volume": "one"}, {**way, "volume": "two", "iou": 0.6, "case": "2", **lacking}),
             made({**way, "volume": "one", "protocol": "grid", **lacking}),
             made({**way, "volume": "one", "model": "b"}),
+            made(
+                {**way, "volume": "two", "model": "b", "reason": "no words", "dice": np.nan, "iou": np.nan, **lacking}
+            ),
         ]
-    ).drop(columns=["object", "reason"])
+    ).drop(columns=["object"])
     spacing = {"row_spacing": 1.0, "column_spacing": 1.0, "slice_spacing": 2.0}
     objects = pd.DataFrame([{"volume": "one", **spacing}, {"volume": "two", **spacing, "slice_spacing": np.nan}])
     whole, partial = (tables.volumes(rows, objects).loc[protocol].iloc[0] for protocol in ("cosmos", "grid"))
@@ -470,7 +473,7 @@ def test_volumes_say_why_they_have_no_distances() -> None:
     told = "1 of 2 structures; the others: distances and NSD are of volumes whose spacing is known along all axes"
     assert {whole[name].note for name in distances} == {told}
     other = tables.volumes(rows, objects).loc["cosmos"].iloc[1]
-    assert {cell.note for cell in other} == {"1 of 2 structures; the others: a slice has no answer"}
+    assert {cell.note for cell in other} == {"1 of 2 structures; the others: no words"}
     told = "distances and NSD are of volumes of which all slices were measured"
     assert {partial[name] for name in distances} == {Absent(told)}
 

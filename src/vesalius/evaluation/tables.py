@@ -670,18 +670,13 @@ def inference_times(times: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def volumes(rows: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
     """Metrics of the structures of whole volumes, whose slices were outlined one by one.
 
-    A structure that another model has under the same prompt is counted as one without an answer.
-
     Args:
         rows: Of volumes.
         objects: Rows of what is on their slices, which tell their spacing.
     """
     last = rows.groupby(["protocol", "strategy"], observed=True)["round"].transform("max")
     rows = rows[(rows["round"] == 1) | (rows["round"] == last)].assign(all="")
-    prompt = ["protocol", "strategy", "variant", "repeat", "round", "choice", "all"]
     rows["structure"] = rows["volume"] + "/" + rows["axis"] + "/" + rows["target"]
-    asked = rows[[*prompt, "volume", "structure"]].drop_duplicates()
-    rows = asked.merge(rows[[*prompt, "model"]].drop_duplicates(), on=prompt).merge(rows, how="left")
     known = objects.dropna(subset=["volume", "row_spacing", "column_spacing", "slice_spacing"])["volume"]
     rows["unmeasured"] = np.where(
         rows["volume"].isin(known),
@@ -697,6 +692,6 @@ def volumes(rows: pd.DataFrame, objects: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for name, (metric, cell) in cells.items():
         unmeasured = rows["unmeasured"].where(rows[metric].isna(), None)
-        given = rows.assign(reason=unmeasured.mask(rows["dataset"].isna(), "a slice has no answer"))
+        given = rows.assign(reason=rows["reason"].where(rows["reason"].notna(), unmeasured))
         columns[name] = pivot(given, index, ["all"], cell, "structure").iloc[:, 0]
     return pd.DataFrame(columns)
