@@ -166,6 +166,10 @@ class User:
         """Waits for the next action that the server does."""
         return self.page.expect_response(lambda one: one.url.endswith("/actions") and one.ok)
 
+    def sees(self, slice_):
+        """Waits until a slice, such as z:5, is on screen."""
+        expect(self.page.locator("#canvas")).to_have_attribute("data-slice", slice_)
+
     def says(self, text):
         expect(self.page.locator("#status")).to_contain_text(text)
         expect(self.page.locator("#saved-text")).to_have_text("Saved")
@@ -309,13 +313,14 @@ def test_a_volume_is_scrolled_turned_and_drawn_on(user):
     user.page.mouse.wheel(0, 100)
     expect(number).to_have_value("7")
     user.press(",", "PageUp")
+    user.sees("z:5")
     expect(number).to_have_value("5")
     user.press("b")
     user.page.locator("#brush-size").fill("4")
-    user.drag((6, 8), (13, 8))
-    user.says("pixels")
-    user.press("e")
-    user.drag((12, 8), (14, 8))
+    for key, start, stop in (("b", (6, 8), (13, 8)), ("e", (12, 8), (14, 8))):
+        user.press(key)
+        with user.page.expect_response(lambda one: '"kind":"mask"' in (one.request.post_data or "")):
+            user.drag(start, stop)
     user.says("pixels")
     (drawn,) = user.masks(index=5).values()
     assert drawn[8, 6:9].all()
@@ -357,9 +362,8 @@ def test_strokes_are_drawn_on_what_the_server_has(user):
     user.page.route("**/planes?*", lambda route: held.append(route) if holds else route.continue_())
     user.page.mouse.move(*user.place(9, 8))
     user.press("b", ".")
-    expect(user.page.locator("#readout-place")).to_contain_text("z 7")
+    user.sees("z:7")
     user.page.locator("#brush-size").fill("4")
-    user.page.wait_for_timeout(200)  # for the picture
     user.drag((6, 6), (13, 6))
     holds.clear()
     with user.answered():
@@ -393,8 +397,7 @@ def test_strokes_are_drawn_on_what_the_server_has(user):
         route.continue_()
 
     user.press("p", ",", ",", "n")
-    expect(user.page.locator("#readout-place")).to_contain_text("z 5")
-    user.page.wait_for_timeout(200)
+    user.sees("z:5")
     user.click(9, 12)
     user.says("quality")
     user.press("Backspace")
@@ -450,7 +453,7 @@ def test_what_was_begun_on_one_image_ends_there(user):
     user.client.draw(scan, made, np.ones((12, 20), np.bool_), axis="y", index=3)
     user.open("scan")
     user.press("y", "End")
-    expect(user.page.locator("#readout-place")).to_contain_text("y 23")
+    user.sees("y:23")
     with leaving("undo", "Control+ArrowLeft", "disc10"):
         user.press("Control+z")
     assert user.client.masks(scan, "y", 3) == {}
@@ -966,8 +969,7 @@ def test_a_volume_is_outlined_and_saved_though_the_server_is_killed_meanwhile(br
         user.says("Named left kidney")
         user.press("y")
         expect(user.page.locator("#facts")).to_contain_text("crossing slices")
-        expect(user.page.locator("#readout-place")).to_contain_text("y ")
-        user.page.wait_for_timeout(300)  # for the picture
+        user.sees(f"y:{number.input_value()}")
         process.send_signal(signal.SIGKILL)
         process.wait()
         user.click(9, 5)

@@ -66,16 +66,6 @@ def test_another_address_needs_the_printed_token(images):
             assert len(client.images()) == 4
 
 
-def test_the_page_has_the_same_address_each_time_unless_another_server_has_it():
-    from vesalius.cli_annotate import PORTS, usual_port
-
-    first = usual_port("127.0.0.1")
-    assert first in PORTS
-    assert usual_port("127.0.0.1") == first
-    with socket.create_server(("127.0.0.1", first)):
-        assert usual_port("127.0.0.1") in {*PORTS} - {first}
-
-
 def test_a_script_that_was_idle_goes_on_in_a_new_session(images):
     with serving(images) as (_, address), Client(address) as client:
         before = client.session
@@ -109,6 +99,16 @@ def test_label_maps_that_are_left_out_are_counted_at_the_start(images, monkeypat
     told = capsys.readouterr().out
     assert "5 images at" in told
     assert "1 label maps" in told
+
+
+def test_the_page_has_the_same_address_each_time_unless_another_server_has_it():
+    from vesalius.cli_annotate import PORTS, usual_port
+
+    first = usual_port("127.0.0.1")
+    assert first in PORTS
+    assert usual_port("127.0.0.1") == first
+    with socket.create_server(("127.0.0.1", first)):
+        assert usual_port("127.0.0.1") in {*PORTS} - {first}
 
 
 def test_two_servers_do_not_write_one_folder(images):

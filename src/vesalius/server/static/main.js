@@ -236,7 +236,8 @@ async function refreshPlanes() {
     const found = await api.planes(image, axis, index, mine.signal);
     if (state.image.id !== image) return;
     const now = state.slices.get(key);
-    if (!now || now.revision <= found.revision) {
+    // What came on its way here is newer; then it is fetched again.
+    if (!now || found.revision >= Math.max(now.revision, state.document.revision)) {
       const planes = new Map(found.planes.map((one) => [one.object, one]));
       state.slices.set(key, { revision: found.revision, planes });
     }

@@ -97,8 +97,9 @@ export function render() {
     drawPrompts();
   }
   drawCursor();
-  // Programs that drive the page find a pixel by this.
+  // Programs that drive the page find a pixel by this, and know what is on screen.
   canvas.dataset.view = [view.scaleX, view.scaleY, view.left, view.top].join(" ");
+  canvas.dataset.slice = state.slice.key;
 }
 
 /** Draws the slice, which is scaled only when something about it has changed. */
