@@ -74,8 +74,8 @@ def annotate(
 ) -> None:
     """Outline images, volumes and DICOM series in a browser, slice by slice.
 
-    Every step is saved at once; what was begun is there when the page is opened again. 3D Slicer, OHIF and MITK can use
-    the same address as a MONAI Label server.
+    Every step is saved at once; what was begun is there when the page is opened again. The same address is a MONAI
+    Label server for viewers such as 3D Slicer.
     """
     from vesalius.server.serve import serve
 

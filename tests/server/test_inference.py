@@ -3,9 +3,11 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from vesalius.server.inference import Asking, Background, Rank, Turns
+from vesalius.core.types import Slice
+from vesalius.server.inference import Asking, Background, Engine, Rank, Turns
 from vesalius.server.refusals import Refusal
 
 
@@ -118,6 +120,38 @@ def test_people_go_first_then_what_they_wait_for_in_the_order_of_coming_then_wha
     for thread in threads:
         thread.join(10)
     assert order == [2, 5, 1, 3, 0, 4]
+
+
+def test_a_click_on_a_slice_that_is_being_prepared_waits_for_it(predictor, monkeypatch):
+    encode, began, go, counted = predictor.runtime.encode, threading.Event(), threading.Event(), []
+
+    def slow(*asked):
+        counted.append(asked)
+        began.set()
+        assert go.wait(10)
+        return encode(*asked)
+
+    monkeypatch.setattr(predictor.runtime, "encode", slow)
+    engine = Engine(predictor)
+    key, image = (
+        ("a", "z", 0, (0.0, 255.0)),
+        Slice(np.arange(48 * 64, dtype=np.uint32).reshape(48, 64).astype(np.uint8)),
+    )
+    found = []
+    threads = [
+        threading.Thread(target=lambda ahead=ahead: found.append(engine.embedding(key, lambda: image, ahead=ahead)))
+        for ahead in (True, False)
+    ]
+    threads[0].start()
+    assert began.wait(10)
+    threads[1].start()
+    time.sleep(0.05)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    engine.close()
+    assert len(found) == 2
+    assert len(counted) == 1
 
 
 def test_in_the_background_the_newest_goes_first_and_the_oldest_falls_out():

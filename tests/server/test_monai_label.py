@@ -171,6 +171,20 @@ def test_a_name_that_the_model_knows_is_a_prompt(worded):
     assert ask(**click, label="liver").json()["quality"] != ask(**click).json()["quality"]
 
 
+def test_a_series_is_named_by_its_uid_and_answered_without_compression(tab, model, tmp_path):
+    uid = made_series(tab.annotator.workspace.uploads.parent / "mixed", 3)
+    tab.client.post("/api/images/refresh")
+    params = {"foreground": [[9, 11, 1]], "result_extension": ".nrrd", "result_compress": False}
+    answer = tab.client.post(f"/infer/{model}?image={uid}&output=image", data={"params": json.dumps(params)})
+    assert answer.status_code == 200
+    head, voxels = answer.content.split(b"\n\n", 1)
+    assert b"encoding: raw" in head
+    assert len(voxels) == 24 * 20 * 3
+    params["result_compress"] = True
+    answer = tab.client.post(f"/infer/{model}?image={uid}&output=image", data={"params": json.dumps(params)})
+    assert b"encoding: gzip" in answer.content
+
+
 def test_an_image_is_sent_for_a_while(tab, model, images):
     with (images / "scan.nii.gz").open("rb") as file:
         made = tab.client.put("/session/", files=[("files", ("scan.nii.gz", file))], data={"client_id": "1"}).json()

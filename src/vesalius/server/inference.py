@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vesalius.core.types import Logits, Prediction, Prompt, Slice
 from vesalius.io.outlines import mask_of_runs
 from vesalius.models.runtime import ImageFeatures, PromptArrays, Runtime
-from vesalius.predict.cache import Bounded, EmbeddingCache
+from vesalius.predict.cache import Bounded, EmbeddingCache, pixel_digest
 from vesalius.predict.predictor import Embedding, Predictor
 from vesalius.server.refusals import Refusal
 
@@ -76,10 +76,15 @@ class SharedRuntime:
         runtime: The network.
         turns: Whose turn it is.
         rank: Of calls by this object.
+        latest: What was encoded last and what came of it, for all objects that take turns: who waited while another
+            encoded the same, as a click on a slice that is just being prepared does, need not do it again.
     """
 
-    def __init__(self, runtime: Runtime, turns: Turns, rank: Rank) -> None:
+    def __init__(
+        self, runtime: Runtime, turns: Turns, rank: Rank, latest: dict[tuple[str, bytes], list[ImageFeatures]]
+    ) -> None:
         self._runtime = runtime
+        self._latest = latest
         self._turns = turns
         self._rank = rank
         self.preset = runtime.preset
@@ -90,8 +95,14 @@ class SharedRuntime:
 
     def encode(self, images: NDArray[np.uint8], content: NDArray[np.int64]) -> list[ImageFeatures]:
         """Features of images."""
+        key = pixel_digest(images), content.tobytes()
         with self._turns.turn(self._rank):
-            return self._runtime.encode(images, content)
+            found = self._latest.get(key)
+            if found is None:
+                found = self._runtime.encode(images, content)
+                self._latest.clear()
+                self._latest[key] = found
+            return found
 
     def decode(
         self, features: Sequence[ImageFeatures], prompts: PromptArrays, multimask: bool
@@ -259,10 +270,11 @@ class Engine:
 
     def __init__(self, predictor: Predictor, *, memory: int = 2**29, limit: int = 32, session_limit: int = 4) -> None:
         turns, cache = Turns(), EmbeddingCache(memory // 2)
+        latest: dict[tuple[str, bytes], list[ImageFeatures]] = {}
         self.name = predictor.name
         self.runtime = predictor.runtime
         self.people, self.waiting, self.ahead = (
-            Predictor(SharedRuntime(predictor.runtime, turns, rank), predictor.name, cache) for rank in Rank
+            Predictor(SharedRuntime(predictor.runtime, turns, rank, latest), predictor.name, cache) for rank in Rank
         )
         self.asking = Asking(limit, session_limit)
         self.preparing = Background("vesalius-preparing", limit=16)

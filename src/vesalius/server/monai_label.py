@@ -1,4 +1,4 @@
-"""MONAI Label's protocol, so that the plug-ins of 3D Slicer, OHIF and MITK can use this server.
+"""MONAI Label's protocol, which plug-ins of viewers speak.
 
 Images are named by their ids. A model answers clicks (``foreground``, ``background``: voxels x, y, z), a box (``roi``:
 x0, x1, y0, y1 and perhaps z0, z1 in voxels, last ones included) and a name (``label``, for models that take words;
@@ -269,6 +269,10 @@ def _add_inference(app: FastAPI, annotator: Annotator, uploads: Uploads) -> None
                 raise Refusal(400, "bad_request", f"no result can be written as {suffix}")
             path = Path(name) / f"result{suffix}"
             write_mask(path, labels, like=volume)
+            if suffix == ".nrrd" and asked.get("result_compress") is False:  # as OHIF's plug-in asks
+                import SimpleITK as sitk
+
+                sitk.WriteImage(sitk.ReadImage(str(path)), str(path), useCompression=False)
             content = path.read_bytes()
         if output == "image":
             return Response(content, media_type=_MEDIA[suffix])
@@ -387,12 +391,17 @@ def multipart(told: Mapping[str, Any], name: str, content: bytes, kind: str) -> 
 
 
 def image_id(annotator: Annotator, image: str) -> str:
-    """The id of an image, which may also be named by its name, with or without suffix."""
+    """The id of an image, which may also be named by its name, with or without suffix, or its SeriesInstanceUID."""
     items = annotator.workspace.items
     if image in items:
         return image
     for number, item in items.items():
-        if image in (item.name, Path(item.name).name, Path(item.name).name.removesuffix(suffix_of(Path(item.name)))):
+        if image in (
+            item.series,
+            item.name,
+            Path(item.name).name,
+            Path(item.name).name.removesuffix(suffix_of(Path(item.name))),
+        ):
             return number
     raise Refusal(404, "no_image", "there is no such image")
 

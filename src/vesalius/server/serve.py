@@ -112,7 +112,13 @@ def serve(
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         config = uvicorn.Config(
-            app, http=Connection, log_config=None, access_log=False, server_header=False, limit_concurrency=CONNECTIONS
+            app,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=30,
         )
         uvicorn.Server(config).run(sockets=[listening])
 

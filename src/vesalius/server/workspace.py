@@ -46,6 +46,7 @@ class Item:
         files: The files of a DICOM series.
         time: Time point of a file that holds several.
         error: What is wrong with it, where its header says so already.
+        series: SeriesInstanceUID of a DICOM image, by which viewers name it.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Item:
     files: tuple[Path, ...] | None = None
     time: int | None = None
     error: str | None = None
+    series: str | None = None
 
     def check(self) -> None:
         """ReadError where a link, or the name of another file in its header, leads out of the given folder by now."""
@@ -285,14 +287,16 @@ def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None
         if listed is None:
             continue
         if listed.frames > 1:
-            yield from _items_of_times(path, listed.times, base, output)
+            for item in _items_of_times(path, listed.times, base, output):
+                yield replace(item, series=listed.series)
         else:
             series.setdefault(listed.series, []).append(path)
     for uid, members in series.items():
         if len(members) == 1:
-            yield _item(members[0], base, output)
+            item = _item(members[0], base, output)
         else:
-            yield _item(folder, base, output, "" if len(series) == 1 else f" [{uid}]", files=tuple(members))
+            item = _item(folder, base, output, "" if len(series) == 1 else f" [{uid}]", files=tuple(members))
+        yield replace(item, series=uid)
 
 
 def _item(
