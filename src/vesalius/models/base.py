@@ -62,10 +62,12 @@ class SegmentationModel(nn.Module):
         config: Its sizes.
         preset: How it wants its input.
         takes: Parts of prompts that it takes.
+        vocabulary: Names of targets that it was trained on, where it knows no other words.
     """
 
     architecture: ClassVar[str]
     takes: frozenset[Part] = SPATIAL
+    vocabulary: tuple[str, ...] = ()
     config: Config
     preset: Preset
 

@@ -72,6 +72,7 @@ class Specialist(SegmentationModel):
         super().__init__()
         self.config, self.preset = config, preset
         self.takes = frozenset({"text"} if config.words else {"box"})
+        self.vocabulary = config.words
         words = len(config.words)
         self.network = self._network(3 if words else 4, words + 1 if words else 1)
 

@@ -171,6 +171,7 @@ class Tiny(SegmentationModel):
         self.encoder = _Encoder(self.config)
         self.decoder = _Decoder(self.config)
         self.takes = SPATIAL | {"text"} if self.config.words else SPATIAL
+        self.vocabulary = self.config.words
         if self.config.words:
             self.words = nn.Embedding(len(self.config.words), self.config.key)
 

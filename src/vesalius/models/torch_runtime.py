@@ -62,7 +62,7 @@ class TorchRuntime:
         self._arithmetic = without_tf32 if precision == "fp32" and str(device).startswith("cuda") else nullcontext
         self.preset = model.preset
         self.takes = model.takes
-        self.words: tuple[str, ...] = getattr(model.config, "words", ())
+        self.words = model.vocabulary
         where = "" if device == "cpu" else f" on {device}"
         self.label = f"torch {precision}{', compiled' if compile else ''}{where}"
         self._words: dict[str, Tensor] = {}
