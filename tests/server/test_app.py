@@ -366,24 +366,30 @@ def finished(tab, answer):
     raise TimeoutError(job)
 
 
-def test_a_correction_is_carried_to_the_next_corrected_slices_alone(tab, monkeypatch):
-    mask = box(6, 5, 18, 15, (24, 20))
-    made = tab.draw("scan", mask, "block", index=2)
-    for index in (6, 10):
-        tab.draw("scan", mask, index=index, object=made)
+def asked_slices(tab, monkeypatch):
+    """A list that takes up the slices which the model is asked about from now on."""
     asked = []
     predict = tab.annotator.engine.waiting.predict_slices
     monkeypatch.setattr(
         tab.annotator.engine.waiting,
         "predict_slices",
-        lambda images, prompts: (asked.extend(image.index for image in images), predict(images, prompts))[1],
+        lambda images, prompts: (asked.extend(images), predict(images, prompts))[1],
     )
+    return asked
+
+
+def test_a_correction_is_carried_to_the_next_corrected_slices_alone(tab, monkeypatch):
+    mask = box(6, 5, 18, 15, (24, 20))
+    made = tab.draw("scan", mask, "block", index=2)
+    for index in (6, 10):
+        tab.draw("scan", mask, index=index, object=made)
+    asked = asked_slices(tab, monkeypatch)
     assert finished(tab, tab.post("scan", "/propagate", {"object": made}))["state"] == "done"
-    assert {3, 4, 5, 7, 8, 9} <= set(asked)
+    assert {3, 4, 5, 7, 8, 9} <= {image.index for image in asked}
     tab.draw("scan", box(7, 6, 17, 14, (24, 20)), index=8, object=made)
     asked.clear()
     assert finished(tab, tab.post("scan", "/propagate", {"object": made}))["state"] == "done"
-    assert set(asked) == {7, 9}
+    assert {image.index for image in asked} == {7, 9}
 
 
 def test_propagation_is_one_action(tab):
@@ -437,30 +443,18 @@ def test_a_slice_whose_prompts_were_taken_back_ends_nothing_and_an_emptied_one_d
 
 def test_the_model_carries_in_the_window_that_is_shown(tab, monkeypatch):
     made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=4)
-    seen = set()
-    predict = tab.annotator.engine.waiting.predict_slices
-    monkeypatch.setattr(
-        tab.annotator.engine.waiting,
-        "predict_slices",
-        lambda images, prompts: (seen.update(image.window for image in images), predict(images, prompts))[1],
-    )
+    asked = asked_slices(tab, monkeypatch)
     # What was found in one window is no answer in another.
     for window in ({"low": -160.0, "high": 240.0}, {"low": 0.0, "high": 80.0}):
-        seen.clear()
+        asked.clear()
         job = finished(tab, tab.post("scan", "/propagate", {"object": made, "window": window}))
         assert job["state"] == "done", job
-        assert seen == {(window["low"], window["high"])}
+        assert {image.window for image in asked} == {(window["low"], window["high"])}
 
 
 def test_rules_and_span_bound_what_is_carried(tab, monkeypatch):
     made = tab.draw("scan", box(6, 5, 18, 15, (24, 20)), "block", index=5)
-    asked = []
-    predict = tab.annotator.engine.waiting.predict_slices
-    monkeypatch.setattr(
-        tab.annotator.engine.waiting,
-        "predict_slices",
-        lambda images, prompts: (asked.extend(image.index for image in images), predict(images, prompts))[1],
-    )
+    asked = asked_slices(tab, monkeypatch)
     anything = {"least_quality": 0, "least_overlap": 0, "least_grey": -1e6, "least_contrast": -1e6}
     anything |= {"most_change": 1e6, "least_area": 1}
     for rules, reached in ((anything, {3, 4, 6, 7, 8}), ({"least_quality": 1.0}, {4, 6})):
@@ -468,7 +462,7 @@ def test_rules_and_span_bound_what_is_carried(tab, monkeypatch):
         wish = {"object": made, "first": 3, "last": 8, "rules": rules}
         job = finished(tab, tab.post("scan", "/propagate", wish))
         assert job["state"] == "done", job
-        assert set(asked) == reached
+        assert {image.index for image in asked} == reached
     for rules in ({"least_quality": 2}, {"most_change": 1}, {"least_area": 0}, {"margin": -1}, {"other": 1}):
         assert tab.post("scan", "/propagate", {"object": made, "rules": rules}).status_code == 400
 

@@ -170,12 +170,13 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
     shown = {name: way for name, way in tables.SAM_MED2D.items() if evaluation.has(**way)} or ways
     items: list[Item] = []
     if shown:
+        used = source(tables.with_prompt(rows, shown), _told(shown))
         items.append(
             _table(
                 "overall",
                 "Dice (%) by model and prompt, and frames per second",
                 tables.overall(rows, evaluation.times),
-                source(tables.with_prompt(rows, shown), _told(shown)),
+                used,
                 (
                     _MEANS,
                     "FPS: images per second, each encoded and asked for one object by a box. Form of SAM-Med2D, "
@@ -188,7 +189,7 @@ def _overall(evaluation: Evaluation) -> Iterator[Section]:
                 "overall_objects",
                 "Dice (%) by model and prompt, over the objects of all data sets together",
                 tables.over_objects(rows, shown),
-                source(tables.with_prompt(rows, shown), _told(shown)),
+                used,
                 (
                     "Means over all objects, as the papers state them, with 95 % confidence intervals over cases; "
                     "medians (first, third quartile) over all objects.",
