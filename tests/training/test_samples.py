@@ -123,6 +123,24 @@ def test_objects_are_drawn_by_modality_data_set_and_target(exponents, expected) 
         assert abs(drawn[name] / 2000 - chance) < 4 * np.sqrt(chance * (1 - chance) / 2000)
 
 
+def test_an_emphasised_data_set_is_drawn_more_often() -> None:
+    config = PLAIN.model_copy(update={"by_dataset": 0.5, "emphasis": {"c": 3.0}})
+    source = SampleSource(IMAGES, SMALL, config, seed=0)
+    objects = source.pool.objects
+    image = np.searchsorted(objects.first, np.arange(len(objects.target)), side="right") - 1
+    chances: Counter[str] = Counter()
+    for row, chance in zip(image, source.chances, strict=True):
+        chances[IMAGES[row].dataset] += chance
+    # 3 to 2 to 1 without it.
+    assert chances == {"a": pytest.approx(3 / 8), "b": pytest.approx(2 / 8), "c": pytest.approx(3 / 8)}
+
+
+def test_only_data_sets_that_there_are_can_be_emphasised() -> None:
+    config = PLAIN.model_copy(update={"emphasis": {"a": 2.0, "x": 3.0}})
+    with pytest.raises(ConfigError, match="that there are not: x"):
+        SampleSource(IMAGES, SMALL, config, seed=0)
+
+
 def test_images_of_one_group_are_drawn_alike() -> None:
     source = SampleSource(IMAGES, SMALL, PLAIN, seed=1)
     drawn = Counter(source[i].index for i in range(3000))

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from vesalius.core.errors import ConfigError, ReadError
 from vesalius.core.frame import Frame
@@ -59,6 +59,7 @@ class SampleConfig(AugmentConfig):
         by_modality: Exponent of modalities; None draws data sets without regard to it.
         by_dataset: Exponent of data sets; None as above.
         by_target: Exponent of targets; None as above.
+        emphasis: Factors by which the chance of data sets is multiplied, for those that a network finds hard.
         objects: Most objects taken from one image.
         repeat: Whether an image of fewer objects shows some of them again, chosen at random.
         pseudo_share: Probability that a place after the first goes to one of the image's pseudo masks, if it has some.
@@ -72,6 +73,7 @@ class SampleConfig(AugmentConfig):
     by_modality: float | None = None
     by_dataset: float | None = 0.5
     by_target: float | None = None
+    emphasis: dict[str, PositiveFloat] = Field(default_factory=dict)
     objects: int = Field(3, ge=1)
     repeat: bool = False
     pseudo_share: float = Field(0.0, ge=0, le=1)
@@ -123,6 +125,7 @@ class SampleSource:
 
     Raises:
         ReadError: The split has no object.
+        ConfigError: The configuration emphasises a data set that there is not.
     """
 
     def __init__(
@@ -136,6 +139,12 @@ class SampleSource:
         self.preset, self.config, self.seed = preset, config, seed
         self.pool = pool_of(images, split, int(config.memory * 1e9))
         objects = self.pool.objects
+        if unknown := sorted(set(config.emphasis) - set(objects.datasets)):
+            raise ConfigError(
+                f"samples.emphasis names data sets that there are not: {', '.join(unknown)}",
+                path=images.folder if isinstance(images, Corpus) else None,
+                remedy=f"name some of: {', '.join(objects.datasets)}",
+            )
         counts = np.diff(objects.first)
         # Numbers of the images that are drawn, in order.
         self.indices: NDArray[np.int64] = np.flatnonzero(objects.wanted & (counts > 0))
@@ -151,7 +160,8 @@ class SampleSource:
             (np.repeat(objects.dataset, counts), config.by_dataset),
             (objects.target, config.by_target),
         ]
-        self._until = np.cumsum(balanced(weight, levels))
+        factors = np.array([config.emphasis.get(name, 1.0) for name in objects.datasets])
+        self._until = np.cumsum(balanced(weight, levels) * np.repeat(factors[objects.dataset], counts))
         self._until /= self._until[-1]
         self._epoch = (-1, self.indices)
 
