@@ -20,6 +20,7 @@ TRAINED = {
     "vesalius-tiny": {"encoder", "decoder", "words"},
     "vesalius-tiny-1": {"encoder", "decoder"},
     "vesalius-tiny-2": {"encoder", "decoder"},
+    "vesalius-tiny-3": {"encoder", "decoder", "words"},
     "sam-med2d": {"adapters", "prompt_encoder", "mask_decoder"},
     "ft-sam": {"mask_decoder"},
     "cosmos-decoder": {"mask_decoder"},
@@ -71,7 +72,7 @@ def test_exactly_what_a_recipe_trains_changes_in_a_step(name: str, tmp_path: Pat
             pytest.importorskip(library)
     recipe = TrainConfig.from_toml(find_recipe(name))
     # All kinds of first prompts come in one step.
-    samples = recipe.samples.model_copy(update={"objects": min(recipe.samples.objects, 3)})
+    samples = recipe.samples.model_copy(update={"objects": min(recipe.samples.objects, 3), "emphasis": {}})
     length = {"epochs": None, "steps": 1, "stop": None, "images": 6, "accumulate": 2, "warmup": 0, "rate": 1e-2}
     config = recipe.model_copy(update={**length, "seed": 0, "bf16": False, "ema": 0.0, "samples": samples})
     model = small(recipe, tmp_path)
