@@ -14,12 +14,13 @@ from vesalius.training.interaction import (
     FirstPrompt,
     InteractionConfig,
     InteractiveStep,
+    Round,
     draw,
     draw_turns,
     first_kinds,
     first_prompts,
 )
-from vesalius.training.losses import LossConfig
+from vesalius.training.losses import LossConfig, mask_loss, true_iou
 from words import CONFIG, imis, write_tokenizer
 
 PRESET = Preset(side=64, mask_side=32, fit="stretch", box="half_open")
@@ -259,13 +260,40 @@ def test_the_loss_is_on_the_mask_that_the_recipe_selects(select: str) -> None:
     real = torch.zeros(2, 16, 16, dtype=torch.bool)
     real[0, 2:9, 2:9], real[1, 5:15, 3:14] = True, True
     loss, _ = step(batch_of(real))
-    from vesalius.training.losses import mask_loss, true_iou
-
     (turn,) = step.seen
     truth = real[:, None].float()
-    best = (true_iou(turn.logits, truth) if select == "iou" else turn.quality).argmax(1)
+    best = (true_iou(turn.logits, real[:, None]) if select == "iou" else turn.quality).argmax(1)
     losses = mask_loss(turn.logits, truth, step.loss)
     assert loss.item() == pytest.approx(losses[torch.arange(2), best].mean().item(), rel=1e-5)
+
+
+class Answering(InteractiveStep):
+    """Gives the same answer in every round."""
+
+    answer: tuple[torch.Tensor, torch.Tensor]
+
+    def _answer(self, features, prompts):
+        logits, quality = self.answer
+        return Round(prompts, logits, quality, None)
+
+
+def test_a_thin_object_s_iou_is_that_with_its_own_pixels() -> None:
+    share = torch.zeros(1, 32, 32)
+    share[0, 10, 4:28] = 0.3  # it covers half of no pixel
+    right = torch.where(share > 0, 5.0, -5.0)
+    answer = torch.stack([torch.full((1, 32, 32), -5.0), right, -right], dim=1), torch.tensor([[0.0, 1.0, 0.0]])
+    config = InteractionConfig(rounds=1, first=only("box"), select="iou", spread=0)
+    losses = {}
+    for quality in (0.0, 1.0):
+        step = Answering(sam(), config, LossConfig(dice=1, quality=quality))
+        step.answer = answer
+        loss, stats = step(batch_of(share))
+        assert stats[0] == 1
+        losses[quality] = float(loss)
+    # The mask that is right is the selected one, and that it says so costs nothing.
+    expected = mask_loss(right[:, None], share[:, None], LossConfig(dice=1))
+    assert losses[0.0] == pytest.approx(expected.item(), rel=1e-5)
+    assert losses[1.0] == pytest.approx(losses[0.0], abs=1e-5)
 
 
 def test_the_loss_of_a_batch_is_the_mean_over_its_objects() -> None:

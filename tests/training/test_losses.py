@@ -73,4 +73,4 @@ def test_categories_are_told_by_the_direction_of_their_embedding() -> None:
 def test_iou_is_per_mask_and_thresholded_at_zero_even_without_negative_logits() -> None:
     truth = torch.cat([square(16, 4), square(16, 8)])
     logits = torch.cat([12 * (square(16, 4) - 0.5), 0.5 + torch.rand(1, 1, 16, 16)])
-    assert true_iou(logits, truth)[:, 0].tolist() == [1.0, pytest.approx(64 / 256)]
+    assert true_iou(logits, truth > 0.5)[:, 0].tolist() == [1.0, pytest.approx(64 / 256)]

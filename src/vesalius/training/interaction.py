@@ -254,9 +254,11 @@ class InteractiveStep(nn.Module):
         sums = []
         chosen = truth
         names = self._categories() if self.loss.category else None
+        # Where prompts are drawn, so that an object too thin to cover half a pixel is not one that no mask can find.
+        real = _thresholded(truth)
         for turn in self.play(batch):
             side = truth.shape[2]
-            iou = true_iou(_enlarged(turn.logits.detach(), side), truth)
+            iou = true_iou(_enlarged(turn.logits.detach(), side), real)
             if config.select == "loss" or config.spread:
                 losses = mask_loss(_enlarged(turn.logits, side), truth, self.loss)
                 best = {"loss": losses, "iou": -iou, "quality": -turn.quality}[config.select].argmin(1, keepdim=True)

@@ -104,9 +104,9 @@ def category_loss(shown: Tensor, names: Tensor, target: Tensor, temperature: flo
     return F.cross_entropy(cosines / temperature, target, ignore_index=-1, reduction="none")
 
 
-def true_iou(logits: Tensor, truth: Tensor) -> Tensor:
-    """(N, M) IoU of the thresholded logits (N, M, h, w) with the truth (N, 1, h, w) thresholded at one half."""
-    predicted, real = logits > 0, truth > 0.5
+def true_iou(logits: Tensor, real: Tensor) -> Tensor:
+    """(N, M) IoU of the thresholded logits (N, M, h, w) with the pixels (N, 1, h, w) bool of an object."""
+    predicted = logits > 0
     both = (predicted & real).sum((2, 3))
     union = predicted.sum((2, 3)) + real.sum((2, 3)) - both
     return both / union.clamp_min(1)
