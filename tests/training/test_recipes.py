@@ -1,17 +1,22 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tests.training.conftest import SMALL, discs
+from tests.training.conftest import SMALL, disc_images, discs
 
 from golden.networks import CONFIG, sam
 from made_specialists import SIZES, specialist
 from vesalius.core.errors import ConfigError
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
+from vesalius.prompts.sample import tight_box
+from vesalius.training.batches import collate
 from vesalius.training.config import TrainConfig
+from vesalius.training.interaction import InteractionConfig, InteractiveStep, Round
 from vesalius.training.loop import train
 from vesalius.training.run import RECIPES, find_recipe, make_network, tune
+from vesalius.training.samples import SampleSource
 from words import CONFIG as WORDED
 from words import imis, write_tokenizer
 
@@ -107,6 +112,39 @@ def is_idle(key: str, recipe: TrainConfig) -> bool:
     # Of low-rank updates the second factor starts at zero, so the first has no gradient in the first step.
     idle += ["lora_A"]
     return any(pattern in key for pattern in idle)
+
+
+class Asked(InteractiveStep):
+    """Plays rounds that nobody answers."""
+
+    def _answer(self, features, prompts):
+        nothing = torch.zeros(len(prompts), 3, 4, 4)
+        return Round(prompts, nothing, nothing[:, :, 0, 0], None)
+
+
+@pytest.mark.parametrize("name", ["medsam", "cosmos-decoder", "ft-sam"])
+def test_a_box_holds_its_object_to_the_pixel_of_the_network_s_input(name: str) -> None:
+    recipe = TrainConfig.from_toml(find_recipe(name))
+    preset = PRESETS[recipe.network.preset]
+    assert preset.side == {"ft-sam": 256}.get(name, 1024)
+    model = sam()
+    model.preset = preset
+    source = SampleSource(disc_images(3), preset, recipe.samples, 0)
+    samples = [source[number] for number in range(3)]
+    tight = torch.tensor([tight_box(mask) for sample in samples for mask in sample.masks])
+    assert (tight % 4 != 0).any()  # which a box of the low resolution could not be
+
+    def widening(interaction: InteractionConfig) -> torch.Tensor:
+        """(N, 4) pixels by which the sides of the boxes are further out than the objects'."""
+        batch = replace(collate(samples, range(3), 0, preset, interaction.grid), features=())
+        (asked,) = Asked(model, interaction, recipe.loss).play(batch)
+        far = 1 if preset.box == "inclusive" else 0
+        return (asked.prompts.boxes + torch.tensor([0, 0, far, far]) - tight) * torch.tensor([-1, -1, 1, 1])
+
+    assert (widening(recipe.interaction.model_copy(update={"jitter": 0.0})) == 0).all()
+    if recipe.interaction.jitter_outward:
+        assert (widening(recipe.interaction) >= 0).all()
+        assert 4 < widening(recipe.interaction).max() <= 20
 
 
 @pytest.mark.parametrize("name", sorted(TRAINED))
