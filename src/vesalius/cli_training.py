@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from vesalius.corpus.objects import LabelledImage
+    from vesalius.training.interaction import InteractionConfig
 
 # Images of the validation split that a network is measured on during training.
 MOST = 200
@@ -39,15 +40,17 @@ def train(
 
     from vesalius.core.errors import ReadError
     from vesalius.evaluation.validation import validation
+    from vesalius.training.config import TrainConfig
     from vesalius.training.distributed import world
-    from vesalius.training.run import run_training
+    from vesalius.training.run import find_recipe, run_training
 
+    decisive = _decisive(TrainConfig.from_toml(find_recipe(config)).interaction)
     console = Console(stderr=True)
     with world(device) as here:
         validate = None
         if here.is_first:
             try:
-                validate = validation(_validation_images(corpus), here.device)
+                validate = validation(_validation_images(corpus), here.device, strategies=decisive)
             except ReadError as error:
                 console.print(f"no validation: {error}", highlight=False)
         run_training(
@@ -60,6 +63,16 @@ def train(
             validate,
             tell=lambda text: console.print(text, highlight=False) if here.is_first else None,
         )
+
+
+def _decisive(interaction: InteractionConfig) -> tuple[str, ...]:
+    """The prompts by which the best network is chosen: those that it is trained for."""
+    from vesalius.evaluation.strategies import CLICKS, STRATEGIES
+
+    clicks = interaction.first.point or interaction.rounds > 1
+    if interaction.first.box and not clicks:
+        return ("box",)
+    return tuple(CLICKS) if clicks and not interaction.first.box else STRATEGIES
 
 
 def _validation_images(corpus: Path) -> list[LabelledImage]:

@@ -83,6 +83,28 @@ def test_the_command_leaves_a_checkpoint_that_answers(data: Path, tmp_path: Path
     assert command(*line, "--resume") == 0
 
 
+@pytest.mark.parametrize(
+    ("first", "rounds", "decisive"),
+    [
+        ("box = 1, point = 0, mask = 0", 1, ["box"]),
+        ("box = 1, point = 0, mask = 0", 2, ["box", "1_point", "3_points", "5_points"]),
+        ("box = 0.5, point = 0.5, mask = 0", 1, ["box", "1_point", "3_points", "5_points"]),
+        ("box = 0, point = 1, mask = 0", 1, ["1_point", "3_points", "5_points"]),
+    ],
+)
+def test_the_best_network_is_that_under_the_prompts_it_is_trained_for(
+    first: str, rounds: int, decisive: list[str], data: Path, tmp_path: Path
+) -> None:
+    recipe, output = write_recipe(tmp_path, steps=1), tmp_path / "run"
+    recipe.write_text(recipe.read_text().replace("rounds = 2", f"rounds = {rounds}\nfirst = {{ {first} }}"))
+    assert command("train", recipe, "--corpus", data, "-o", output, "--device", "cpu") == 0
+    header, row = (output / "validation.csv").read_text().splitlines()
+    figures = dict(zip(header.split(","), map(float, row.split(",")), strict=True))
+    assert list(figures) == ["step", "dice", "box", "1_point", "3_points", "5_points"]
+    assert len(set(figures.values())) > 3
+    assert figures["dice"] == pytest.approx(np.mean([figures[name] for name in decisive]), abs=1e-5)
+
+
 def test_a_run_can_start_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
     run_training(write_recipe(tmp_path), data, tmp_path / "a")
     run_training(write_recipe(tmp_path, steps=1), data, tmp_path / "b", init=tmp_path / "a" / "checkpoint")
