@@ -22,18 +22,23 @@ def test_padding_is_as_in_use_zero_after_normalisation() -> None:
     assert collate([source[0]], [0], 0, preset, "input").truth.shape[1:] == (1, 128, 128)
 
 
-@pytest.mark.parametrize(("size", "parts"), [(1, 1), (2, 1), (1, 4), (2, 2)])
-def test_a_step_has_the_same_samples_however_it_is_shared_out(size: int, parts: int) -> None:
+@pytest.mark.parametrize(
+    ("images", "size", "parts"), [(4, 1, 1), (4, 2, 1), (4, 1, 4), (4, 2, 2), (5, 4, 1), (8, 3, 2), (4, 4, 1)]
+)
+def test_a_step_has_the_same_samples_however_it_is_shared_out(images: int, size: int, parts: int) -> None:
     preset = Preset(side=64, mask_side=16, fit="stretch")
-    config = TrainConfig(steps=3, images=4, accumulate=parts, samples=SampleConfig(augment=False))
+    config = TrainConfig(steps=3, images=images, accumulate=parts, samples=SampleConfig(augment=False))
     seen: dict[int, torch.Tensor] = {}
     for rank in range(size):
         source = SampleSource(disc_images(5), preset, config.samples, 0)
         for step, batches in steps(source, preset, config, 1, 3, World(rank, size)):
-            assert len(batches) == parts
+            sizes = [len(batch.images) for batch in batches]
+            assert len(sizes) == parts
+            assert max(sizes) - min(sizes) <= 1
             for batch in batches:
                 assert batch.step == step
+                assert seen.keys().isdisjoint(batch.numbers)
                 seen |= dict(zip(batch.numbers, batch.images, strict=True))
-    assert sorted(seen) == list(range(4, 12))
+    assert sorted(seen) == list(range(images, 3 * images))
     source = SampleSource(disc_images(5), preset, config.samples, 0)
     assert all(torch.equal(image, torch.from_numpy(source[number].image)) for number, image in seen.items())

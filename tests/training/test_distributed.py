@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.conftest import tiny
 from tests.training.test_loop import assert_close, rows
+
+from vesalius.training import distributed
+from vesalius.training.distributed import World
+from vesalius.training.interaction import InteractionConfig, InteractiveStep
+from vesalius.training.losses import LossConfig
 
 SCRIPT = """
 import sys, torch
@@ -21,7 +27,8 @@ torch.set_num_threads(1)
 with world("cpu") as here:
     model = sam()
     apply_tuning(model, TUNINGS["medsam"])
-    config = SAM_RUN.model_copy(update={"images": 4, "accumulate": 2, "steps": 2, "ema": 0.5})
+    images, parts = map(int, sys.argv[2:])
+    config = SAM_RUN.model_copy(update={"images": images, "accumulate": parts, "steps": 2, "ema": 0.5})
     trained = train(model, discs(model, config), config, Path(sys.argv[1]), here)
     torch.save(trained.state_dict(), f"{sys.argv[1]}/rank{here.rank}.pt")
 """
@@ -29,13 +36,15 @@ with world("cpu") as here:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="torchrun's rendezvous is tried on POSIX alone")
-def test_two_processes_end_as_one_with_the_summed_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("images", "parts"), [(4, 2), (3, 1)])  # even shares, and two images beside one
+def test_two_processes_end_as_one_with_the_summed_batch(images: int, parts: int, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for folder, command in (("one", [sys.executable]), ("two", launched)):
-        done = subprocess.run([*command, str(script), str(tmp_path / folder)], env=environment, capture_output=True)
+        arguments = [str(script), str(tmp_path / folder), str(images), str(parts)]
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()[-3000:]
     one = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     first, second = (torch.load(tmp_path / "two" / f"rank{i}.pt", weights_only=True) for i in (0, 1))
@@ -66,9 +75,10 @@ with world("cpu") as here:
     model = tiny()
     # Only the first process validates.
     task = discs(model, config, validate=(lambda _: {"dice": 0.5}) if here.is_first else None)
-    for _ in range(2):
-        trained = train(model, task, config, Path(sys.argv[1]), here)
-    torch.save(trained.state_dict(), f"{sys.argv[1]}/rank{here.rank}.pt")
+    trained = train(model, task, config, Path(sys.argv[1]), here)
+    # Before a second call, which reads the state of the first process in both.
+    torch.save(dict(trained.named_parameters()), f"{sys.argv[1]}/rank{here.rank}.pt")
+    train(model, task, config, Path(sys.argv[1]), here)
 """
 
 
@@ -84,4 +94,24 @@ def test_all_processes_stop_when_the_first_finds_validation_no_better(tmp_path: 
     assert [row["step"] for row in rows(tmp_path / "run" / "validation.csv")] == ["0", "2", "4"]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["step"] == 4
     first, second = (torch.load(tmp_path / "run" / f"rank{i}.pt", weights_only=True) for i in (0, 1))
+    assert first
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cuda:0", torch.nn.SyncBatchNorm), ("cpu", torch.nn.BatchNorm2d)])
+def test_on_gpus_batches_are_normalised_over_all_processes(device: str, kind: type, monkeypatch) -> None:
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda step, **_: step)
+    model = tiny()
+    before = dict(model.state_dict(keep_vars=True))
+    World(1, 2, device).wrap(InteractiveStep(model, InteractionConfig(), LossConfig()))
+    norms = [part for part in model.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert {type(part) for part in norms} == {kind}
+    # The optimiser has the same parameters, and a checkpoint the same names.
+    after = model.state_dict(keep_vars=True)
+    assert list(after) == list(before)
+    assert all(after[name] is value for name, value in before.items())
+    # Alone, as in validation, it answers as it did.
+    images = torch.rand(1, 3, 64, 64)
+    expected, found = (network.eval().encode(images) for network in (tiny(), model))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))

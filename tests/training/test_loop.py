@@ -169,6 +169,13 @@ def test_a_run_is_continued_by_as_many_processes_as_began_it(small_model: Tiny, 
         train(small_model, discs(small_model, RUN), RUN, tmp_path, World(size=2))
 
 
+def test_more_processes_than_a_step_has_images_are_refused(small_model: Tiny, tmp_path: Path) -> None:
+    config = RUN.model_copy(update={"images": 6, "accumulate": 2})
+    with pytest.raises(ConfigError, match="4 processes need 8 images per step, and the recipe has 6; start at most 3"):
+        train(small_model, discs(small_model, config), config, tmp_path, World(size=4))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_killed_runs_left_half_written_is_removed(small_model: Tiny, tmp_path: Path) -> None:
     left = [tmp_path / folder / ".part-1-abc-x.pt" for folder in ("", "predictions", "features")]
     for path in left:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import cv2
@@ -52,16 +53,17 @@ def steps(
 ) -> Iterator[tuple[int, list[Batch]]]:
     """This process's batches of the steps from ``first`` to before ``end``, drawn ahead of their use.
 
-    Step s is made of the samples s * images to (s + 1) * images - 1, whatever the number of processes and parts.
+    Step s is made of the samples s * images to (s + 1) * images - 1, whatever the number of processes and parts. Shares
+    and parts may differ by an image, but all processes have as many parts, of at least one image: they meet at the last.
     """
-    each = config.images // (config.accumulate * world.size)
     drawn = batches(source, first, end, config.images, config.workers, (world.rank, world.size))
     for step, samples in enumerate(drawn, start=first):
         numbers = list(range(step * config.images + world.rank, (step + 1) * config.images, world.size))
+        edges = [len(samples) * part // config.accumulate for part in range(config.accumulate + 1)]
         yield (
             step,
             [
-                collate(samples[i : i + each], numbers[i : i + each], step, preset, config.interaction.grid)
-                for i in range(0, len(samples), each)
+                collate(samples[a:b], numbers[a:b], step, preset, config.interaction.grid)
+                for a, b in pairwise(edges)
             ],
         )

@@ -37,9 +37,12 @@ class World:
         return self.rank == 0
 
     def wrap(self, step: nn.Module) -> nn.Module:
-        """The step, with gradients averaged over all processes."""
+        """The step, with gradients averaged over all processes, and on GPUs batch normalisation over all their images."""
         if self.size == 1:
             return step
+        if self.device.startswith("cuda"):
+            # Else each process would normalise by its own share of the images; torch has this for GPUs alone.
+            step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
         # Not every round trains every parameter: a batch without a rough mask leaves that encoder alone.
         return DistributedDataParallel(step, find_unused_parameters=True)
 

@@ -164,10 +164,11 @@ class _Run:
 
     def __init__(self, model: SegmentationModel, task: Task, config: TrainConfig, output: Path, world: World) -> None:
         self.task, self.config, self.output, self.world = task, config, output, world
-        if config.images % (config.accumulate * world.size):
+        if config.images < config.accumulate * world.size:
             raise ConfigError(
-                f"{config.images} images are not a multiple of {config.accumulate} parts on {world.size} processes",
-                remedy="take another number of processes, or another recipe",
+                f"{world.size} processes need {config.accumulate * world.size} images per step, and the recipe has "
+                f"{config.images}",
+                remedy=f"start at most {config.images // config.accumulate}, or raise images in the recipe",
             )
         self.device = torch.device(world.device)
         self.steps = config.total_steps(task.count)
