@@ -367,6 +367,29 @@ def test_words_are_first_prompts_and_come_beside_masks(worded) -> None:
     assert without(batch)[0] < value
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_names_of_categories_are_embedded_once_unless_the_text_encoder_trains(worded, frozen, monkeypatch) -> None:
+    names, asked = ("kidney", "liver", "spleen"), []
+    embed = type(worded).embed_names
+    monkeypatch.setattr(type(worded), "embed_names", lambda model, words: (asked.append(words), embed(model, words))[1])
+    worded.text_model.requires_grad_(not frozen)
+    step = InteractiveStep(worded, IMIS, LossConfig(focal=20, dice=1, category=1), names=names)
+    batch = batch_of(small_masks(2), ("liver", "spleen"))
+    weight = worded.mask_decoder.semantic_prediction_head.layers[2].weight
+
+    def outcome(step: InteractiveStep) -> tuple[float, torch.Tensor]:
+        worded.zero_grad()
+        loss, _ = step(batch)
+        loss.backward()
+        return loss.item(), weight.grad.clone()
+
+    first, second = outcome(step), outcome(step)
+    assert asked == [["kidney", "liver", "spleen"]] * (1 if frozen else 2)
+    for found in (second, outcome(InteractiveStep(worded, IMIS, step.loss, names=names))):
+        assert found[0] == first[0]
+        assert torch.equal(found[1], first[1])
+
+
 def test_networks_without_words_refuse_recipes_with_words(small_model: Tiny, worded) -> None:
     with pytest.raises(ConfigError, match="do not take a name"):
         InteractiveStep(small_model, IMIS, LOSS)

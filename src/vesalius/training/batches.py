@@ -54,7 +54,7 @@ def steps(
     """This process's batches of the steps from ``first`` to before ``end``, drawn ahead of their use.
 
     Step s is made of the samples s * images to (s + 1) * images - 1, whatever the number of processes and parts. Shares
-    and parts may differ by an image, but all processes have as many parts, of at least one image: they meet at the last.
+    and parts may differ by an image, but all processes have as many parts, of an image or more: they meet at the last.
     """
     drawn = batches(source, first, end, config.images, config.workers, (world.rank, world.size))
     for step, samples in enumerate(drawn, start=first):
@@ -62,8 +62,5 @@ def steps(
         edges = [len(samples) * part // config.accumulate for part in range(config.accumulate + 1)]
         yield (
             step,
-            [
-                collate(samples[a:b], numbers[a:b], step, preset, config.interaction.grid)
-                for a, b in pairwise(edges)
-            ],
+            [collate(samples[a:b], numbers[a:b], step, preset, config.interaction.grid) for a, b in pairwise(edges)],
         )

@@ -37,7 +37,7 @@ class World:
         return self.rank == 0
 
     def wrap(self, step: nn.Module) -> nn.Module:
-        """The step, with gradients averaged over all processes, and on GPUs batch normalisation over all their images."""
+        """The step, with gradients averaged over all processes, and on GPUs batches normalised over all of them."""
         if self.size == 1:
             return step
         if self.device.startswith("cuda"):

@@ -226,6 +226,7 @@ class InteractiveStep(nn.Module):
         super().__init__()
         self.model, self.config, self.loss, self.seed = model, config, loss, seed
         self.names = {name: row for row, name in enumerate(names)}
+        self._embedded: Tensor | None = None
         if lacking := asked_parts(config, loss) - model.takes:
             raise ConfigError(
                 f"{model.architecture} networks do not take {listed(lacking)}",
@@ -349,8 +350,14 @@ class InteractiveStep(nn.Module):
     def _categories(self) -> Tensor:
         if not self.names:
             raise ConfigError("there are no names of categories to learn", remedy="set loss.category to zero")
+        if self._embedded is not None:
+            return self._embedded
         assert isinstance(self.model, Imis)
-        return self.model.embed_names(list(self.names)).float()
+        embedded = self.model.embed_names(list(self.names)).float()
+        if not any(parameter.requires_grad for parameter in self.model.text_model.parameters()):
+            # They stay as they are: the projection of prompts, which may train, has no part in them.
+            self._embedded = embedded
+        return embedded
 
     @contextmanager
     def _frozen(self, later: bool) -> Iterator[None]:
