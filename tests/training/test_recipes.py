@@ -68,6 +68,49 @@ def small(config: TrainConfig, folder: Path):
     return sam(CONFIG, preset)
 
 
+# What the papers state of their recipes, or the code published with them.
+ONE_BOX = {"rounds": 1, "first": (0.0, 1.0, 0.0, 0.0)}
+SAM_LOSS = {"focal": 20.0, "dice": 1.0, "entropy": 0.0, "sized_entropy": 0.0, "quality": 1.0, "category": 0.0}
+ENTROPY_LOSS = {**SAM_LOSS, "focal": 0.0, "entropy": 1.0}
+DECODER = {"optimiser": "adamw", "rate": 1e-4, "images": 2, "epochs": 20, "schedule": "constant", "cache": "disk"}
+VALUES = {
+    "sam-med2d": {
+        **SAM_LOSS,
+        **{"optimiser": "adam", "rate": 1e-4, "images": 50, "epochs": 12, "schedule": "halved", "halve": (7, 10)},
+        **{"rounds": 9, "first": (0.5, 0.5, 0.0, 0.0), "points": (1, 3, 5, 9), "keep": False},
+        **{"jitter": 5.0, "jitter_outward": False, "mask_only": "last and middle", "select": "iou", "spread": 0.0},
+        **{"objects": 5, "repeat": True, "side": 256, "later": ("mask_decoder.*",), "grid": "input"},
+    },
+    "ft-sam": {**SAM_LOSS, **DECODER, **ONE_BOX, "jitter": 5.0, "jitter_outward": False, "side": 256, "grid": "input"},
+    "cosmos-decoder": {**ENTROPY_LOSS, **DECODER, **ONE_BOX, "jitter": 0.0, "side": 1024, "grid": "input"},
+    "medsam": {
+        **ENTROPY_LOSS,
+        **ONE_BOX,
+        **{"optimiser": "adamw", "rate": 1e-4, "decay": 0.01, "images": 160, "epochs": 150, "schedule": "constant"},
+        **{"jitter": 20.0, "jitter_outward": True, "objects": 1, "side": 1024, "grid": "input", "squares": True},
+    },
+    "imis-net": {
+        **SAM_LOSS,
+        **{"category": 1.0, "optimiser": "adamw", "rate": 1e-4, "images": 10, "epochs": 20, "schedule": "constant"},
+        **{"rounds": 5, "first": (0.3, 0.4, 0.0, 0.3), "keep": False, "mask_only": "last and middle"},
+        **{"mask_text": True, "pseudo_share": 0.5, "side": 256, "grid": "input"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_recipes_have_the_values_of_their_papers(name: str) -> None:
+    recipe = TrainConfig.from_toml(find_recipe(name))
+    found: dict[str, object] = {}
+    for part in (recipe, recipe.samples, recipe.interaction, recipe.loss):
+        assert found.keys().isdisjoint(vars(part))
+        found |= vars(part)
+    found["first"] = recipe.interaction.first.of(named=True)
+    found["side"] = recipe.network.sizes.get("side", PRESETS[recipe.network.preset].side)
+    assert {key: found[key] for key in VALUES[name]} == VALUES[name]
+    assert found["side"] == PRESETS[recipe.network.preset].side
+
+
 def test_the_table_names_all_recipes() -> None:
     assert {path.stem for path in RECIPES.glob("*.toml")} == set(TRAINED)
 
