@@ -42,7 +42,7 @@ class World:
             return step
         if self.device.startswith("cuda"):
             # Else each process would normalise by its own share of the images; torch has this for GPUs alone.
-            step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
+            step = nn.SyncBatchNorm.convert_sync_batchnorm(step)  # type: ignore[no-untyped-call]
         # Not every round trains every parameter: a batch without a rough mask leaves that encoder alone.
         return DistributedDataParallel(step, find_unused_parameters=True)
 
