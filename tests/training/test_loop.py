@@ -278,6 +278,27 @@ def test_each_image_is_encoded_once_with_equal_results(where: str, tmp_path: Pat
         trained_by(config, tmp_path / "c", "full")
 
 
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_run_that_keeps_features_is_resumed_bit_for_bit(where: str, tmp_path: Path, monkeypatch) -> None:
+    encode = type(sam()).encode
+
+    def by_company(self, images):
+        """As sums over more images may be taken in another order, features differ with what is encoded together."""
+        return tuple(level * (1 + 1e-6 * (len(images) - 1)) for level in encode(self, images))
+
+    monkeypatch.setattr(type(sam()), "encode", by_company)
+    # Images come again beside others than at first.
+    config = SAM_RUN.model_copy(
+        update={"steps": 6, "images": 3, "cache": where, "save_every": 2, "samples": SampleConfig(augment=False)}
+    )
+    whole = trained_by(config, tmp_path / "whole", "decoder")
+    trained_by(config.model_copy(update={"stop": 2}), tmp_path / "stopped", "decoder")
+    for path in sorted((tmp_path / "stopped" / "features").glob("*"))[::2]:
+        path.unlink()  # as if the process had ended before they were written
+    resumed = trained_by(config, tmp_path / "stopped", "decoder")
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
 def test_bf16_is_near(tmp_path: Path) -> None:
     for name, config in (("a", SAM_RUN), ("b", SAM_RUN.model_copy(update={"bf16": True}))):
         trained_by(config, tmp_path / name)
