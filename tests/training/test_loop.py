@@ -385,6 +385,13 @@ def test_a_run_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
     stopping(tmp_path, kill_at=1, before="_one")
 
 
+def test_patience_without_validation_is_refused(tmp_path: Path) -> None:
+    model = tiny()
+    with pytest.raises(ConfigError, match=r"patience = 2 .* leave patience out"):
+        train(model, discs(model, PATIENT), PATIENT, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.long
 def test_a_run_that_stops_early_stops_at_the_same_step_after_a_kill(tmp_path: Path) -> None:
     whole = copied(stopping(tmp_path / "whole"))
