@@ -153,11 +153,12 @@ class SampleSource:
         # Numbers of the images that are drawn, in order.
         self.indices: NDArray[np.int64] = np.flatnonzero(objects.wanted & (counts > 0))
         if not self.indices.size:
-            raise ReadError(
-                f"no image of the split {split!r} has an object",
-                path=self.folder,
-                remedy="give more images, or another split",
-            )
+            remedy = "give more images, or another split"
+            if self.folder is not None:
+                remedy = "give a corpus with labelled images"
+                if counts.any():
+                    remedy = f"divide it by case: vesalius corpus split {self.folder} --shares 0.6 0.2 0.2"
+            raise ReadError(f"no image of the split {split!r} has an object", path=self.folder, remedy=remedy)
         weight = np.repeat(np.where(objects.wanted, 1 / np.maximum(counts, 1), 0.0), counts)
         levels = [
             (np.repeat(objects.modality, counts), config.by_modality),
