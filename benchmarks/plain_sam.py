@@ -46,7 +46,7 @@ def attention(attn: nn.Module, x: Tensor, window: int | None) -> Tensor:
     qkv = F.linear(x, attn.qkv.weight, attn.qkv.bias)
     q, k, v = qkv.view(count, size * size, 3, heads, -1).permute(2, 0, 3, 1, 4).reshape(3, count * heads, size**2, -1)
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)
-    at = torch.arange(size)
+    at = torch.arange(size, device=x.device)
     distance = at[:, None] - at[None, :] + size - 1
     grid = q.view(count * heads, size, size, -1)
     along_h = torch.einsum("nhwd,hkd->nhwk", grid, attn.rel_pos_h[distance])

@@ -50,7 +50,7 @@ def as_it_is(sam: Sam) -> Network:
     """The network by the code that the engine runs."""
 
     def decode(embedding: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(len(embedding)).repeat_interleave(len(prompts) // len(embedding))
+        rows = torch.arange(len(embedding), device=embedding.device).repeat_interleave(len(prompts) // len(embedding))
         return sam.decode((embedding,), PromptBatch(**{**vars(prompts), "rows": rows}))
 
     return Network(sam, lambda images: sam.encode(images)[0], decode)
@@ -94,7 +94,7 @@ def step(
     count, preset = len(batch), network.sam.preset
     draws = draw(batch, seed, config)
     turns = draw_turns(config, np.random.default_rng((seed, batch.step, 0, 2)))
-    truths = (batch.truth[:, 0] > 0.5).numpy()
+    truths = (batch.truth[:, 0] > 0.5).cpu().numpy()
     embedding = network.encode(prepare(batch.images, batch.content, preset))
     prompts = [
         first_prompt(truths[i], draws.kind[i], draws.point[i], draws.jitter[i], config, preset.side)
@@ -111,7 +111,9 @@ def step(
         answers: list[Answer] = []
         total = torch.zeros(())
         for rows, images, prompt in groups:
-            logits, quality = (value.float() for value in network.decode(embedding[images], prompt))
+            logits, quality = (
+                value.float() for value in network.decode(embedding[images], prompt.to(embedding.device))
+            )
             truth = batch.truth[rows]
             enlarged = F.interpolate(logits, truth.shape[2:], mode="bilinear", align_corners=False)
             total = total + round_loss(enlarged, quality, truth, loss).sum() / count
@@ -182,7 +184,7 @@ def next_prompt(answer: Answer, truth: np.ndarray, uniforms: np.ndarray) -> Prom
     chosen = answer.logits[int(answer.quality.argmax())][None, None]
     mask = chosen.sigmoid()
     enlarged = F.interpolate(chosen, truth.shape, mode="bilinear", align_corners=False)
-    predicted = enlarged[0, 0].numpy() > 0
+    predicted = (enlarged[0, 0] > 0).cpu().numpy()
     wrong = np.argwhere(predicted != truth)
     points, labels = [], []
     for uniform in uniforms:

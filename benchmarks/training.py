@@ -1,11 +1,16 @@
 """Training beside SAM-Med2D's published loop written plainly (`plain_training.py`), on the same weights and samples.
 
     python benchmarks/training.py [--images 2] [--turns 5] [--steps 10] [--parts float32 bfloat16 run loader features]
+                                  [--device cuda]
 
 ViT-B at 256 with SAM-Med2D's adapters by the recipe ``sam-med2d``: 5 masks per image and 9 rounds. A step is forward,
 backward and Adam; all contestants take turns in one process, so a busy machine slows them alike: the ratios are
 comparable between machines, the seconds are not. The plain loop runs on the network written plainly (`plain_sam.py`)
 and on our own modules, decoding mask by mask or all masks of a batch at once.
+
+"Of peak" is the useful work of a step, in floating-point operations of the engine's forward and backward, per second,
+as a share of what a large matrix product in the same precision reaches on the same device in the same turns. Float32 is
+float32 in full, without TF32.
 
 "Apart" compares the plain loop's loss and gradients with the engine's where both are shown the same prompts: the
 largest difference of any gradient, as a share of the largest gradient. Prompts follow from the masks drawn before, so
@@ -22,10 +27,12 @@ import csv
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -33,21 +40,26 @@ from torch import nn
 
 import plain_training
 from curation import made_up
+from flop_count import flops
 from vesalius.corpus.curate import curate
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
 from vesalius.corpus.store import Corpus
 from vesalius.models.presets import PRESETS
 from vesalius.models.sam.config import SamConfig
 from vesalius.models.sam.model import Sam
+from vesalius.models.torch_runtime import without_tf32
 from vesalius.models.tuning import TUNINGS, apply_tuning
 from vesalius.training.batches import collate
 from vesalius.training.config import TrainConfig
+from vesalius.training.distributed import World
 from vesalius.training.interaction import Batch, InteractiveStep
 from vesalius.training.loop import Task, optimiser_of, train
 from vesalius.training.run import find_recipe
 from vesalius.training.samples import SampleSource, batches
 
 PARTS = ("float32", "bfloat16", "run", "loader", "features")
+# Side of the matrices of the large product; a GPU would be done with those of a CPU before it is busy.
+PRODUCT = {"cpu": 2048, "cuda": 8192}
 
 
 def network(tuning: str) -> Sam:
@@ -78,6 +90,24 @@ def batch_of(source: SampleSource, config: TrainConfig, step: int) -> Batch:
     return collate(samples, numbers, step, source.preset, config.interaction.grid)
 
 
+def now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def products(config: TrainConfig, device: torch.device) -> dict[str, Callable[[], object]]:
+    """A large matrix product in a run's precision; two libraries have one in float32 on a CPU."""
+    kind = torch.bfloat16 if config.bf16 else torch.float32
+    a, b = torch.randn(2, PRODUCT[device.type], PRODUCT[device.type], device=device).to(kind)
+    calls: dict[str, Callable[[], object]] = {"BLAS": lambda: a @ b}
+    if device.type == "cpu" and not config.bf16:
+        picture, kernel = a[None, :, None].permute(0, 3, 1, 2), b[:, :, None, None]
+        calls["oneDNN"] = lambda: F.conv2d(picture, kernel)
+    return calls
+
+
 class Engine:
     """The engine's step, as `vesalius.training.loop` takes it."""
 
@@ -86,7 +116,7 @@ class Engine:
 
     def __call__(self, batch: Batch) -> float:
         """Leaves gradients; the loss."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.config.bf16):
             loss, _ = self.step(batch)
         loss.backward()
         return float(loss.detach())
@@ -101,7 +131,7 @@ class Plain:
     def __call__(self, batch: Batch, **given: Any) -> float:
         """Leaves gradients; the loss."""
         config = self.config
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.bf16):
             losses = plain_training.step(
                 self.network, batch, config.interaction, config.loss, together=self.together, **given
             )
@@ -115,8 +145,9 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 def apart(engine: Engine, plain: Plain, batch: Batch) -> tuple[float, float]:
     """Differences of the loss and of the gradients, as shares of the largest, where both are shown the same prompts."""
     model = engine.step.model
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=engine.config.bf16):
-        given = [(now.logits, now.quality) for now in engine.step.play(batch)]
+    low = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=engine.config.bf16)
+    with torch.no_grad(), low:
+        given = [(told.logits, told.quality) for told in engine.step.play(batch)]
     model.zero_grad()
     loss = engine(batch)
     ours = gradients(model)
@@ -130,9 +161,10 @@ def apart(engine: Engine, plain: Plain, batch: Batch) -> tuple[float, float]:
     return abs(loss - theirs_loss) / abs(theirs_loss), difference / largest
 
 
-def compete(source: SampleSource, config: TrainConfig, turns: int) -> Table:
+@without_tf32()
+def compete(source: SampleSource, config: TrainConfig, turns: int, device: torch.device) -> Table:
     """One step of all contestants."""
-    model = network("sam-med2d")
+    model = network("sam-med2d").to(device)
     plainly = plain_training.written_plainly(model)
     own = plain_training.as_it_is(model)
     contestants: dict[tuple[str, str], Engine | Plain] = {
@@ -144,7 +176,9 @@ def compete(source: SampleSource, config: TrainConfig, turns: int) -> Table:
     }
     engine = contestants["ours", "the engine"]
     assert isinstance(engine, Engine)
-    batch = batch_of(source, config, 0)
+    batch = batch_of(source, config, 0).to(device)
+    work = flops(lambda: engine(batch))
+    model.zero_grad()
     agreement = {
         key: apart(engine, one, batch)
         for key, one in contestants.items()
@@ -154,54 +188,62 @@ def compete(source: SampleSource, config: TrainConfig, turns: int) -> Table:
     adam = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=config.rate)
     fused = optimiser_of(model, config)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in contestants}
+    large = products(config, device)
+    times_of_products: dict[str, list[float]] = {name: [] for name in large}
     for turn in range(turns + 1):
-        batch = batch_of(source, config, turn)
+        batch = batch_of(source, config, turn).to(device)
         for key, call in contestants.items():
             optimiser = fused if call is engine else adam
-            start = time.perf_counter()
+            start = now(device)
             optimiser.zero_grad(set_to_none=True)
             call(batch)
             optimiser.step()
-            times[key].append(time.perf_counter() - start)
+            times[key].append(now(device) - start)
+        for name, product in large.items():
+            start = now(device)
+            product()
+            times_of_products[name].append(now(device) - start)
     # The first turn warms up.
     medians = {key: statistics.median(values[1:]) for key, values in times.items()}
+    peak = max(2 * PRODUCT[device.type] ** 3 / statistics.median(values[1:]) for values in times_of_products.values())
     slowest = medians["plain", "mask by mask"]
-    table = Table("network", "loop", "s per step", "images/s", "times as fast", "loss apart", "gradients apart")
+    columns = ("s per step", "images/s", "times as fast", "of peak", "loss apart", "gradients apart")
+    table = Table("network", "loop", *columns)
     for key, seconds in medians.items():
         told = [f"{value:.1e}" for value in agreement[key]] if key in agreement else ["", ""]
         loop = key[1] if key[1] == "the engine" else f"plain, {key[1]}"
-        table.add_row(
-            key[0], loop, f"{seconds:.2f}", f"{config.images / seconds:.2f}", f"{slowest / seconds:.2f}", *told
-        )
+        figures = [f"{value:.2f}" for value in (config.images / seconds, slowest / seconds)]
+        table.add_row(key[0], loop, f"{seconds:.3g}", *figures, f"{work / seconds / peak:.1%}", *told)
     return table
 
 
-def rows_of_run(model: Sam, source: SampleSource, config: TrainConfig) -> list[float]:
+def rows_of_run(model: Sam, source: SampleSource, config: TrainConfig, device: torch.device) -> list[float]:
     """Images per second of each part of ``save_every`` steps of a run, without its start, checkpoints and pictures."""
     with tempfile.TemporaryDirectory() as folder:
-        train(model, Task(source), config.model_copy(update={"validate_every": 10**6}), Path(folder))
+        config = config.model_copy(update={"validate_every": 10**6})
+        train(model, Task(source), config, Path(folder), World(device=str(device)))
         with (Path(folder) / "log.csv").open(newline="") as file:
             return [float(row["images_per_second"]) for row in csv.DictReader(file)]
 
 
-def plain_run(source: SampleSource, config: TrainConfig, steps: int) -> float:
+def plain_run(source: SampleSource, config: TrainConfig, steps: int, device: torch.device) -> float:
     """Images per second of a plain run, which draws samples between its steps."""
-    model = network("sam-med2d")
+    model = network("sam-med2d").to(device)
     loop = Plain(plain_training.written_plainly(model), config, together=False)
     optimiser = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=config.rate)
-    start = time.perf_counter()
+    start = now(device)
     for step in range(steps):
         optimiser.zero_grad(set_to_none=True)
-        loop(batch_of(source, config, step))
+        loop(batch_of(source, config, step).to(device))
         optimiser.step()
-    return config.images * steps / (time.perf_counter() - start)
+    return config.images * steps / (now(device) - start)
 
 
-def runs(source: SampleSource, config: TrainConfig, steps: int) -> Table:
+def runs(source: SampleSource, config: TrainConfig, steps: int, device: torch.device) -> Table:
     """A run of several steps, samples and records included."""
     config = config.model_copy(update={"stop": steps, "save_every": steps})
-    plain = plain_run(source, config, steps)
-    (engine,) = rows_of_run(network("sam-med2d"), source, config)
+    plain = plain_run(source, config, steps, device)
+    (engine,) = rows_of_run(network("sam-med2d"), source, config, device)
     table = Table("run", "images/s", "times as fast")
     table.add_row("plain, mask by mask", f"{plain:.2f}", "1.00")
     table.add_row("vesalius train", f"{engine:.2f}", f"{engine / plain:.2f}")
@@ -236,7 +278,7 @@ def loading(corpus: Corpus, config: TrainConfig) -> Table:
     return table
 
 
-def features(corpus: Corpus, steps: int) -> Table:
+def features(corpus: Corpus, steps: int, device: torch.device) -> Table:
     """FT-SAM's recipe on few images, so that all are known after the first part of the run."""
     table = Table("features", "images/s after the first epoch", "times as fast")
     base = 0.0
@@ -244,7 +286,7 @@ def features(corpus: Corpus, steps: int) -> Table:
         config = recipe("ft-sam", epochs=None, steps=8 * (1 + steps), cache=cache, bf16=False, save_every=8)
         images = [image for i in range(100) if (image := corpus.read(i)).masks and image.split == "train"]
         source = SampleSource(images[: 8 * config.images], PRESETS["sam-med2d"], config.samples, seed=0)
-        rate = statistics.median(rows_of_run(network("decoder"), source, config)[1:])
+        rate = statistics.median(rows_of_run(network("decoder"), source, config, device)[1:])
         base = base or rate
         table.add_row({"none": "computed each time"}.get(cache, f"kept ({cache})"), f"{rate:.2f}", f"{rate / base:.2f}")
     return table
@@ -256,6 +298,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--device", type=torch.device, default="cpu")
     arguments = parser.parse_args()
     console = Console(width=140)
     exact = recipe("sam-med2d", images=arguments.images, bf16=False)
@@ -265,11 +308,12 @@ def main() -> None:
         for part in arguments.parts:
             if part in ("float32", "bfloat16"):
                 config = exact.model_copy(update={"bf16": part == "bfloat16"})
-                table = compete(source, config, arguments.turns)
+                table = compete(source, config, arguments.turns, arguments.device)
             elif part == "run":
-                table = runs(source, exact, arguments.steps)
+                table = runs(source, exact, arguments.steps, arguments.device)
             else:
-                table = loading(corpus, exact) if part == "loader" else features(corpus, arguments.steps)
+                loader = part == "loader"
+                table = loading(corpus, exact) if loader else features(corpus, arguments.steps, arguments.device)
             table.box, table.title = box.MARKDOWN, part
             console.print(table)
 

@@ -76,22 +76,21 @@ def _decisive(interaction: InteractionConfig) -> tuple[str, ...]:
 
 
 def _validation_images(corpus: Path) -> list[LabelledImage]:
-    """Images of the validation split, or of what is held out in its place, evenly from all of it."""
+    """Images with objects of the validation split, or of what is held out in its place, evenly from all of them."""
     from vesalius.core.errors import ReadError
     from vesalius.corpus.store import Corpus
     from vesalius.training.pool import rows_of
     from vesalius.training.run import open_images
 
     images = open_images(corpus, "val")
-    if not isinstance(images, Corpus):
-        found = [image for image in images if image.masks]
-        chosen: list[LabelledImage] = found[:: -(-len(found) // MOST) or 1]
+    if isinstance(images, Corpus):
+        rows = (rows_of(images, "val") & (images.images["masks"].to_numpy() > 0)).nonzero()[0].tolist()
     else:
-        rows = rows_of(images, "val").nonzero()[0].tolist()
-        chosen = [images.read(i) for i in rows[:: -(-len(rows) // MOST) or 1]]
-    if not any(image.masks for image in chosen):
+        rows = [row for row, image in enumerate(images) if image.masks]
+    if not rows:
         raise ReadError("no image of the validation split has an object", path=corpus)
-    return chosen
+    chosen = rows[:: -(-len(rows) // MOST)]
+    return [images.read(row) if isinstance(images, Corpus) else images[row] for row in chosen]
 
 
 def finetune(

@@ -96,6 +96,14 @@ def test_a_crop_is_warped_as_the_whole_mask_is(scale: float) -> None:
     assert scale > 0.5 or abs(scale**2 * mask.sum() / whole.sum() - 1) < 0.04
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+def test_a_line_does_not_vanish_where_it_is_warped(angle: float) -> None:
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * 0.25
+    matrix = np.column_stack([turn, 64 - turn @ np.array([150, 90])])
+    line = warp_crop(np.ones((1, 200), bool), 90, 50, matrix, 128)
+    assert 40 <= line.any(0).sum() <= line.sum() <= 51
+
+
 def test_what_shrinks_is_averaged() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (400, 200))
     matrix = np.array([[0.1, 0, 0], [0, 0.1, 0]])

@@ -42,3 +42,11 @@ def test_a_step_has_the_same_samples_however_it_is_shared_out(images: int, size:
     assert sorted(seen) == list(range(images, 3 * images))
     source = SampleSource(disc_images(5), preset, config.samples, 0)
     assert all(torch.equal(image, torch.from_numpy(source[number].image)) for number, image in seen.items())
+
+
+def test_batches_are_prepared_where_they_are() -> None:
+    # The device without values stands for a GPU: it mixes with the CPU as little.
+    images, content = torch.zeros(2, 64, 64, 3, dtype=torch.uint8), torch.tensor([[0, 0, 64, 64]] * 2)
+    preset = Preset(side=64, mask_side=16)
+    assert prepare(images.to("meta"), content.to("meta"), preset).shape == (2, 3, 64, 64)
+    assert prepare(images.to("meta"), content, preset).shape == (2, 3, 64, 64)

@@ -285,6 +285,27 @@ def test_each_image_is_encoded_once_with_equal_results(where: str, tmp_path: Pat
         trained_by(config, tmp_path / "c", "full")
 
 
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_run_that_keeps_features_is_resumed_bit_for_bit(where: str, tmp_path: Path, monkeypatch) -> None:
+    encode = type(sam()).encode
+
+    def by_company(self, images):
+        """As sums over more images may be taken in another order, features differ with what is encoded together."""
+        return tuple(level * (1 + 1e-6 * (len(images) - 1)) for level in encode(self, images))
+
+    monkeypatch.setattr(type(sam()), "encode", by_company)
+    # Images come again beside others than at first.
+    config = SAM_RUN.model_copy(
+        update={"steps": 6, "images": 3, "cache": where, "save_every": 2, "samples": SampleConfig(augment=False)}
+    )
+    whole = trained_by(config, tmp_path / "whole", "decoder")
+    trained_by(config.model_copy(update={"stop": 2}), tmp_path / "stopped", "decoder")
+    for path in sorted((tmp_path / "stopped" / "features").glob("*"))[::2]:
+        path.unlink()  # as if the process had ended before they were written
+    resumed = trained_by(config, tmp_path / "stopped", "decoder")
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
 def test_bf16_is_near(tmp_path: Path) -> None:
     for name, config in (("a", SAM_RUN), ("b", SAM_RUN.model_copy(update={"bf16": True}))):
         trained_by(config, tmp_path / name)
@@ -369,6 +390,13 @@ def test_a_run_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
     assert (record["step"], record["steps"], record["best_dice"]) == (12, 18, 0.7)
     # Nothing is left to do.
     stopping(tmp_path, kill_at=1, before="_one")
+
+
+def test_patience_without_validation_is_refused(tmp_path: Path) -> None:
+    model = tiny()
+    with pytest.raises(ConfigError, match=r"patience = 2 .* leave patience out"):
+        train(model, discs(model, PATIENT), PATIENT, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.long

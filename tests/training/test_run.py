@@ -1,19 +1,24 @@
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import made_corpus
 import vesalius as vs
 from made_specialists import specialist
+from vesalius import cli_training
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ModelError, ReadError
+from vesalius.corpus.resplit import resplit
+from vesalius.corpus.store import PSEUDO, Corpus
 from vesalius.models.checkpoint import save_checkpoint
 from vesalius.training.pool import rows_of
-from vesalius.training.run import find_recipe, open_images, run_training
+from vesalius.training.run import find_recipe, images_digest, open_images, run_training
 
 RECIPE = """
 steps = {steps}
@@ -148,6 +153,74 @@ def test_a_corpus_without_a_validation_split_is_validated_on_what_is_held_out(tm
     assert (output / "validation.csv").exists()
     trained = rows_of(corpus, "train") & (counts > 0)
     assert json.loads((output / "run.json").read_text())["images"] == trained.sum()
+
+
+def test_a_run_is_not_resumed_on_a_corpus_that_was_split_anew(tmp_path: Path, capsys) -> None:
+    folder = made_corpus.write(tmp_path / "corpus", [list(range(20))]).folder
+    line = ("train", write_recipe(tmp_path), "--corpus", folder, "-o", tmp_path / "run", "--device", "cpu", "--resume")
+    assert command(*line) == 0
+    assert command(*line) == 0
+    assert command("corpus", "split", folder, "--shares", 0.6, 0.2, 0.2) == 0
+    capsys.readouterr()
+    assert command(*line) == 2
+    assert "holds a run of another configuration: about.corpus_digest was" in capsys.readouterr().err
+
+
+def test_the_digest_of_a_corpus_is_of_its_splits_and_masks_too(tmp_path: Path) -> None:
+    folder = made_corpus.write(tmp_path / "corpus", [[1, 2, 3]]).folder
+    digests = {images_digest(Corpus(folder))}
+    assert images_digest(Corpus(folder)) in digests
+    digests.add(images_digest(Corpus(folder, splits={("set", "case0"): "val"})))
+    masks = folder / "masks" / "00000.parquet"
+    table = pq.read_table(masks)
+    (folder / PSEUDO).mkdir()
+    pq.write_table(table, folder / PSEUDO / masks.name)
+    digests.add(images_digest(Corpus(folder)))
+    names = ["spleen"] * len(table)
+    masks.unlink()
+    pq.write_table(table.set_column(table.schema.get_field_index("target"), "target", [names]), masks)
+    digests.add(images_digest(Corpus(folder)))
+    assert len(digests) == 4
+
+
+def test_images_without_objects_are_no_validation(tmp_path: Path, monkeypatch) -> None:
+    folder = made_corpus.write(tmp_path / "corpus", [list(range(8))]).folder
+    resplit(folder, 1, lambda *_: "val")
+    # Every fourth image, from the first on, has no object.
+    monkeypatch.setattr(cli_training, "MOST", 2)
+    assert [image.path.stem for image in cli_training._validation_images(folder)] == ["1", "5"]
+    nothing = made_corpus.write(tmp_path / "nothing", [[0, 4]]).folder
+    resplit(nothing, 1, lambda *_: "val")
+    with pytest.raises(ReadError, match="no image of the validation split has an object"):
+        cli_training._validation_images(nothing)
+
+
+def test_a_recipe_that_stops_by_validation_needs_one(tmp_path: Path, capsys) -> None:
+    # Too few cases for some to be held out.
+    folder = made_corpus.write(tmp_path / "corpus", [list(range(8))]).folder
+    recipe = write_recipe(tmp_path)
+    line = ("train", recipe, "--corpus", folder, "-o", tmp_path / "run", "--device", "cpu")
+    recipe.write_text(f"patience = 3\n{recipe.read_text()}")
+    assert command(*line) == 2
+    told = capsys.readouterr().err
+    assert "no validation: " in told
+    assert "patience = 3 stops a run by its validation, and there is none" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_without_splits_is_told_to_be_divided(tmp_path: Path, capsys) -> None:
+    folder = made_corpus.write(tmp_path / "corpus", [list(range(20))]).folder
+    resplit(folder, 1, lambda *_: None)
+    line = ("train", write_recipe(tmp_path), "--corpus", folder, "-o", tmp_path / "run", "--device", "cpu")
+    assert command(*line) == 2
+    told = capsys.readouterr().err
+    assert "no image of the split 'train' has an object" in told
+    _, remedy = " ".join(told.split()).split("divide it by case: vesalius ")
+    assert command(*shlex.split(remedy)) == 0
+    assert command(*line) == 0
+    nothing = made_corpus.write(tmp_path / "nothing", [[4, 8]]).folder
+    with pytest.raises(ReadError, match="give a corpus with labelled images"):
+        run_training(write_recipe(tmp_path), nothing, tmp_path / "nowhere")
 
 
 def test_bundled_recipes_are_found_and_others_named(tmp_path: Path) -> None:

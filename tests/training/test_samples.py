@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tests.training.conftest import disc_images, tiny
@@ -20,7 +21,7 @@ from vesalius.predict.predictor import whole_frame
 from vesalius.training.batches import collate
 from vesalius.training.interaction import InteractionConfig, InteractiveStep
 from vesalius.training.losses import LossConfig
-from vesalius.training.pool import Crop, joined, rows_of
+from vesalius.training.pool import Crop, Item, joined, rows_of
 from vesalius.training.samples import Sample, SampleConfig, SampleSource, batches
 
 SMALL = Preset(side=64, mask_side=32, fit="stretch")
@@ -234,6 +235,69 @@ def test_what_is_thin_does_not_vanish() -> None:
     mask = SampleSource([image], SMALL, PLAIN, seed=0)[0].masks[0]
     assert set(np.flatnonzero(mask.any(1))) == {100 // 8}
     assert mask.sum() in (47, 48)
+
+
+SHAPES = {
+    "disc": lambda x, y: (x - 300) ** 2 + (y - 200) ** 2 <= 8**2,
+    "row": lambda x, y: (y == 100) & (x > 40) & (x < 400),
+    "slope": lambda x, y: (y == x // 3 + 60) & (x > 100),
+    "corner": lambda x, y: (x < 14) & (y < 14),
+    "point": lambda x, y: (x == 511) & (y == 77),
+}
+
+
+@pytest.mark.parametrize("side", [64, 256])
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_a_sample_is_about_is_in_it_however_small_or_thin(name: str, side: int) -> None:
+    y, x = np.mgrid[:512, :512]
+    mask = SHAPES[name](x, y)
+    pixels = np.where(mask, 255, 0).astype(np.uint8)
+    image = LabelledImage(Slice(pixels), "ct", "a", "case", Path("x"), [ObjectMask(mask, name, 1)])
+    config = SampleConfig(intensity=0, shapes=0, grown=0, objects=2)
+    source = SampleSource([image], Preset(side=side, mask_side=side // 4, fit="stretch"), config, seed=0)
+    for number in range(100):
+        sample = source[number]
+        assert sample.targets == (name,)
+        (found,) = sample.masks
+        assert found.any()
+        grey = sample.image[:, :, 0]
+        near = cv2.dilate(found.astype(np.uint8), np.ones((3, 3))) > 0
+        assert not grey.any() or grey[near].mean() > 1.2 * grey.mean()
+    again = SampleSource([image], source.preset, config, seed=0)
+    assert all(same(again[number], source[number]) for number in (0, 31, 57))
+
+
+def test_a_painted_shape_leaves_a_small_object_that_it_does_not_cover() -> None:
+    y, x = np.mgrid[:512, :512]
+    mask = SHAPES["disc"](x, y)
+    image = LabelledImage(
+        Slice(np.zeros((512, 512), np.uint8)), "ct", "a", "case", Path("x"), [ObjectMask(mask, "disc", 1)]
+    )
+    config = SampleConfig(focus=0, zoom=(1, 1), aspect=1, shapes=1, grown=0, objects=2)
+    source = SampleSource([image], Preset(side=256, mask_side=64, fit="stretch"), config, seed=0)
+    drawn = [source[number] for number in range(40)]
+    assert Counter(sample.targets for sample in drawn).keys() == {("", "disc"), ("",)}
+    assert all(sample.masks[1].sum() > 40 for sample in drawn if len(sample.masks) == 2)
+
+
+def test_an_object_that_is_lost_in_a_pixel_is_that_pixel() -> None:
+    mask = np.zeros((6400, 6400), bool)
+    mask[1234, 5678] = True
+    image = LabelledImage(
+        Slice(np.zeros((6400, 6400), np.uint8)), "ct", "a", "case", Path("x"), [ObjectMask(mask, "dot", 1)]
+    )
+    for preset in (SMALL, Preset(side=64, mask_side=32, fit="pad"), Preset(side=64, mask_side=32, fit="longest_side")):
+        (found,) = SampleSource([image], preset, PLAIN, seed=0)[0].masks
+        assert np.argwhere(found).tolist() == [[12, 56]]
+    varied = SampleSource([image], SMALL, SampleConfig(shapes=0, grown=0), seed=0)
+    assert all((varied[i].targets, varied[i].masks.any()) == (("dot",), True) for i in range(5))
+
+
+def test_masks_that_are_empty_are_no_sample(monkeypatch) -> None:
+    source = SampleSource([labelled("ct", "a", "l")], SMALL, SampleConfig(), seed=0)
+    monkeypatch.setattr(source.pool, "item", lambda index, numbers: Item(np.zeros((16, 16), np.uint8), {}))
+    with pytest.raises(ReadError, match="masks of its image 0 are empty"):
+        source[0]
 
 
 def test_in_a_mirror_sides_have_no_name() -> None:

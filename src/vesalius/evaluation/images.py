@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from functools import cache
 from pathlib import Path
 
 from vesalius.core.errors import ReadError
+from vesalius.corpus.digest import corpus_digest, file_digest
 from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
 from vesalius.corpus.objects import LabelledImage
-from vesalius.corpus.schema import DESCRIPTION
 from vesalius.corpus.split import split_of
 from vesalius.corpus.store import Corpus, is_corpus
 
@@ -132,25 +131,14 @@ def name_of(labelled: LabelledImage) -> str:
 
 def digest_of(folder: Path, places: Sequence[Place]) -> str:
     """SHA-256 of what is measured on: a corpus's description, images and masks, or the files of the sets of pairs."""
-    digest = hashlib.sha256()
     if is_corpus(folder):
-        digest.update((folder / DESCRIPTION).read_bytes())
-        # The description stays as it is where cases are divided anew.
-        images = _open(folder).images.select(["id", "source_digest", "split", "masks"])
-        for batch in images.take([place.row for place in places]).to_batches(1024):
-            digest.update(json.dumps(batch.to_pydict()).encode())
-        for path in sorted((folder / "masks").glob("*.parquet")):
-            digest.update(_file_digest(path))
-    for path in dict.fromkeys(place.folder for place in places) if not is_corpus(folder) else ():
+        return corpus_digest(_open(folder), [place.row for place in places])
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(place.folder for place in places):
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode())
-            digest.update(_file_digest(file))
+            digest.update(file_digest(file))
     return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 @cache

@@ -128,7 +128,7 @@ def without_tf32() -> Iterator[None]:
 def prepare(images: Tensor, content: Tensor, preset: Preset) -> Tensor:
     """(B, 3, S, S) float network input of (B, S, S, 3) uint8 RGB images, zero outside their (B, 4) content."""
     pixels = normalise(images, preset)
-    at = torch.arange(preset.side)
+    at = torch.arange(preset.side, device=content.device)
     x0, y0, x1, y1 = (edge[:, None] for edge in content.unbind(1))
     inside = ((at >= y0) & (at < y1))[:, None, :, None] & ((at >= x0) & (at < x1))[:, None, None, :]
     return pixels * inside.to(pixels.device)

@@ -122,6 +122,8 @@ def warp(array: NDArray[Any], matrix: NDArray[np.float64], side: int) -> NDArray
 def warp_crop(crop: NDArray[np.bool_], top: int, left: int, matrix: NDArray[np.float64], side: int) -> NDArray[Any]:
     """(side, side) bool of a mask of which all but ``crop``, which begins at row ``top`` and column ``left``, is empty.
 
+    What is thin does not vanish; see `covered`.
+
     Args:
         crop: (h, w) bool.
         top: Row of the original image.
@@ -134,8 +136,16 @@ def warp_crop(crop: NDArray[np.bool_], top: int, left: int, matrix: NDArray[np.f
     padded = np.pad(crop.view(np.uint8) * np.uint8(255), rim)
     moved = matrix.copy()
     moved[:, 2] += matrix[:, :2] @ np.array([left - rim, top - rim], float)
-    shown: NDArray[np.bool_] = warp(padded, moved, side) > 127
-    return shown
+    return covered(warp(padded, moved, side))
+
+
+def covered(share: NDArray[Any]) -> NDArray[np.bool_]:
+    """(H, W) bool: the pixels of which an object covers more than half, by its share of each, of 255.
+
+    If it covers half of none, being thin, those it covers more than half as much of as of any.
+    """
+    mask: NDArray[np.bool_] = share > min(127, int(share.max()) // 2)
+    return mask
 
 
 def random_shape(side: int, rng: Rng) -> NDArray[np.bool_]:

@@ -37,23 +37,28 @@ class FeatureCache:
     def fill(self, batch: Batch) -> Batch:
         """The batch with its features, encoded where they are not known.
 
+        Each image is encoded by itself, since what is encoded beside it would change its features in the last bits, and
+        a resumed run knows others than one that was not disturbed.
+
         Raises:
             ConfigError: The encoder trains, so features do not stay as they are.
         """
         keys = [self._key(batch, i) for i in range(len(batch.images))]
-        known = {key: features for key in keys if (features := self._read(key)) is not None}
-        new = {key: i for i, key in enumerate(keys) if key not in known}
-        if new:
-            places = list(new.values())
-            levels = self.model.encode(prepare(batch.images[places], batch.content[places], self.model.preset))
-            if any(level.requires_grad for level in levels):
-                raise ConfigError("features cannot be kept while the image encoder trains", remedy='set cache = "none"')
-            self.encoded += len(new)
-            for row, key in enumerate(new):
-                known[key] = tuple(level[row : row + 1].detach().cpu().clone() for level in levels)
-                self._write(key, known[key])
+        known: dict[str, Features] = {}
+        for i, key in enumerate(keys):
+            if key not in known:
+                known[key] = self._read(key) or self._encoded(batch, i, key)
         levels = tuple(torch.cat(rows) for rows in zip(*(known[key] for key in keys), strict=True))
         return replace(batch, features=tuple(level.to(batch.images.device) for level in levels))
+
+    def _encoded(self, batch: Batch, i: int, key: str) -> Features:
+        levels = self.model.encode(prepare(batch.images[i : i + 1], batch.content[i : i + 1], self.model.preset))
+        if any(level.requires_grad for level in levels):
+            raise ConfigError("features cannot be kept while the image encoder trains", remedy='set cache = "none"')
+        self.encoded += 1
+        features = tuple(level.detach().cpu().clone() for level in levels)
+        self._write(key, features)
+        return features
 
     def _key(self, batch: Batch, i: int) -> str:
         digest = hashlib.sha256(f"{self._weights} {self.kind} {batch.content[i].tolist()}".encode())

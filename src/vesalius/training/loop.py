@@ -92,7 +92,8 @@ def train(
         The network, with the running average of its weights if the configuration has one.
 
     Raises:
-        ConfigError: The folder holds a run, or that of another configuration; or the configuration does not fit.
+        ConfigError: The folder holds a run, or that of another configuration; or the configuration does not fit, such
+            as ``patience`` where nothing validates.
         VesaliusError: The loss is no longer a finite number, or all masks are empty; the last good state is kept, and
             the batch is in ``bad_batch.pt``.
         WriteError: Another process trains into the folder.
@@ -206,6 +207,12 @@ class _Run:
 
     def go(self, resume: bool) -> SegmentationModel:
         """Takes all steps."""
+        # The other processes leave validation to the first one.
+        if self.config.patience is not None and self.task.validate is None and self.world.is_first:
+            raise ConfigError(
+                f"patience = {self.config.patience} stops a run by its validation, and there is none",
+                remedy="give images to validate on, or leave patience out of the recipe",
+            )
         self.output.mkdir(parents=True, exist_ok=True)
         # The first process alone writes there.
         with locked(self.output / _LOCK) if self.world.is_first else nullcontext():

@@ -12,13 +12,13 @@ import torch
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError
+from vesalius.corpus.digest import corpus_digest
 from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage
-from vesalius.corpus.schema import DESCRIPTION
 from vesalius.corpus.split import split_of
-from vesalius.corpus.store import Corpus, is_corpus
+from vesalius.corpus.store import PSEUDO, Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
-from vesalius.models.checkpoint import ARCHITECTURES, file_digest, weights_digest
+from vesalius.models.checkpoint import ARCHITECTURES, weights_digest
 from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import Tiny, with_words
@@ -65,9 +65,9 @@ def open_images(corpus: str | Path, split: str) -> Corpus | list[LabelledImage]:
 
 
 def images_digest(images: Corpus | Sequence[LabelledImage]) -> str:
-    """SHA-256 of what a corpus, or labelled images in memory, are."""
+    """SHA-256 of what a corpus, with its splits and masks, or labelled images in memory, are."""
     if isinstance(images, Corpus):
-        return file_digest(images.folder / DESCRIPTION)
+        return corpus_digest(images, tables=("masks", PSEUDO))
     digest = hashlib.sha256()
     for image in images:
         named = [(entry.target, entry.mask.shape) for entry in image.masks]

@@ -31,6 +31,8 @@ from vesalius.predict.predictor import whole_frame
 from vesalius.training.augment import (
     AugmentConfig,
     Rng,
+    View,
+    covered,
     drawn_view,
     grown_region,
     inversion,
@@ -45,7 +47,8 @@ from vesalius.vocabulary.targets import target_of
 
 # Objects of one image that are tried, at most: of a field of cells most lie outside a window.
 _TRIED = 12
-# An object covers at least this share of a varied sample, and this share of it is seen, unless it is the one drawn.
+# An object covers at least this share of a varied sample, and this share of it is seen; of the one that the sample is
+# about, either will do.
 _LEAST, _SEEN = 0.001, 0.7
 
 
@@ -137,23 +140,25 @@ class SampleSource:
         split: str = "train",
     ) -> None:
         self.preset, self.config, self.seed = preset, config, seed
+        self.folder = images.folder if isinstance(images, Corpus) else None
         self.pool = pool_of(images, split, int(config.memory * 1e9))
         objects = self.pool.objects
         if unknown := sorted(set(config.emphasis) - set(objects.datasets)):
             raise ConfigError(
                 f"samples.emphasis names data sets that there are not: {', '.join(unknown)}",
-                path=images.folder if isinstance(images, Corpus) else None,
+                path=self.folder,
                 remedy=f"name some of: {', '.join(objects.datasets)}",
             )
         counts = np.diff(objects.first)
         # Numbers of the images that are drawn, in order.
         self.indices: NDArray[np.int64] = np.flatnonzero(objects.wanted & (counts > 0))
         if not self.indices.size:
-            raise ReadError(
-                f"no image of the split {split!r} has an object",
-                path=images.folder if isinstance(images, Corpus) else None,
-                remedy="give more images, or another split",
-            )
+            remedy = "give more images, or another split"
+            if self.folder is not None:
+                remedy = "give a corpus with labelled images"
+                if counts.any():
+                    remedy = f"divide it by case: vesalius corpus split {self.folder} --shares 0.6 0.2 0.2"
+            raise ReadError(f"no image of the split {split!r} has an object", path=self.folder, remedy=remedy)
         weight = np.repeat(np.where(objects.wanted, 1 / np.maximum(counts, 1), 0.0), counts)
         levels = [
             (np.repeat(objects.modality, counts), config.by_modality),
@@ -208,6 +213,8 @@ class SampleSource:
             crops = [replace(crop, target="") if crop.target in several else crop for crop in crops]
         if parts := [item.crops[i] for i in alike if i in item.crops]:
             crops.insert(0, joined(parts))
+        if not crops:
+            raise ReadError(f"the masks of its image {index} are empty", path=self.folder, remedy="curate it again")
         pixels = item.pixels
         frame = whole_frame((pixels.shape[0], pixels.shape[1]), self.preset)
         if self.config.augment:
@@ -253,11 +260,16 @@ class SampleSource:
     ) -> tuple[NDArray[np.uint8], list[_Object]]:
         """The image and its objects from a drawn view, with shapes and regions of our own now and then."""
         config, side = self.config, self.preset.side
-        box = crops[0].box if crops else (0, 0, pixels.shape[1], pixels.shape[0])
-        view = drawn_view(frame, box, config, rng)
-        image = _rgb(warp(pixels, view.matrix, side))
         least = _LEAST * side**2
-        growth = abs(float(np.linalg.det(view.matrix[:, :2])))
+        view, anchor = self._looked_at(frame, crops[0], least, rng)
+        image = _rgb(warp(pixels, view.matrix, side))
+
+        def named(crop: Crop, mask: NDArray[np.bool_]) -> _Object:
+            target = _unsided(crop.target) if view.flipped else crop.target
+            if config.joined and target != crop.target:
+                # Without its side, the name would mean the other side's too.
+                target = ""
+            return _Object(mask, target, crop.pseudo, crop.joined)
 
         def seen(candidates: list[Crop], most: int) -> list[_Object]:
             shown: list[_Object] = []
@@ -265,25 +277,33 @@ class SampleSource:
                 if len(shown) == most:
                     break
                 mask = warp_crop(crop.mask, crop.top, crop.left, view.matrix, side)
-                whole = crop is crops[0] or mask.sum() >= _SEEN * growth * crop.mask.sum()
-                if mask.sum() >= least and whole:
-                    target = _unsided(crop.target) if view.flipped else crop.target
-                    if config.joined and target != crop.target:
-                        # Without its side, the name would mean the other side's too.
-                        target = ""
-                    shown.append(_Object(mask, target, crop.pseudo, crop.joined))
+                if mask.sum() >= least and _is_seen(crop, mask, view):
+                    shown.append(named(crop, mask))
             return shown
 
         machine = seen(pseudo, len(pseudo))
-        objects = [*seen(crops, config.objects - len(machine)), *machine]
-        if rng.random() < config.shapes or not objects:
+        others = seen(crops[1:], config.objects - len(machine) - 1)
+        objects = [named(crops[0], anchor), *others, *machine]
+        if rng.random() < config.shapes:
             shape = _shape(side, least, rng)
             image = paint_shape(image, shape, rng)
             rest = [entry._replace(mask=entry.mask & ~shape) for entry in objects]
-            objects = [_Object(shape), *(entry for entry in rest if entry.mask.sum() >= least)][: config.objects]
+            # What is smaller than the least has to be left whole.
+            kept = [new for old, new in zip(objects, rest, strict=True) if new.mask.sum() >= min(least, old.mask.sum())]
+            objects = [_Object(shape), *kept][: config.objects]
         if rng.random() < config.grown and (region := grown_region(image, rng)) is not None:
             objects = [_Object(region, pseudo=True), *objects][: config.objects]
         return vary_intensity(image, rng, config.intensity, inversion(modality, config)), objects
+
+    def _looked_at(self, frame: Frame, crop: Crop, least: float, rng: Rng) -> tuple[View, NDArray[np.bool_]]:
+        """A view for the object that a sample is about, and its mask, which has a pixel at least."""
+        view = drawn_view(frame, crop.box, self.config, rng)
+        mask = warp_crop(crop.mask, crop.top, crop.left, view.matrix, self.preset.side)
+        if mask.sum() >= least or _is_seen(crop, mask, view):
+            return view, mask
+        # It was turned or moved out of the sample, or is less than a pixel: the image as it is placed shows all of it.
+        whole = View(np.column_stack([np.diag(frame.scale), frame.shift]), flipped=False)
+        return whole, _placed(crop, frame).mask
 
 
 def balanced(
@@ -407,15 +427,24 @@ def _start_worker(_: int) -> None:
 
 
 def _placed(crop: Crop, frame: Frame) -> _Object:
-    """An object where a frame places it: the pixels of which it covers more than half.
-
-    If it covers half of none, being thin, those it covers more than half as much of as of any.
-    """
+    """An object where a frame places it; see `covered`. It has a pixel at least."""
     full = np.zeros(frame.size, np.uint8)
     x0, y0, x1, y1 = crop.box
     full[y0:y1, x0:x1] = crop.mask.view(np.uint8) * np.uint8(255)
-    share = frame.image(full)
-    return _Object(share > min(127, int(share.max()) // 2), crop.target, crop.pseudo, crop.joined)
+    mask = covered(frame.image(full))
+    if not mask.any():
+        # Its share of every pixel is rounded to nothing: the one under its middle is taken.
+        inside = np.argwhere(crop.mask)
+        row, column = inside[len(inside) // 2]
+        x, y = np.floor(frame.points((x0 + column, y0 + row)) + 0.5).astype(int)
+        mask[y, x] = True
+    return _Object(mask, crop.target, crop.pseudo, crop.joined)
+
+
+def _is_seen(crop: Crop, mask: NDArray[np.bool_], view: View) -> bool:
+    """Whether a mask, as a view shows it, is most of its object."""
+    growth = abs(float(np.linalg.det(view.matrix[:, :2])))
+    return bool(mask.sum() >= _SEEN * growth * crop.mask.sum())
 
 
 def _shape(side: int, least: float, rng: Rng) -> NDArray[np.bool_]:
