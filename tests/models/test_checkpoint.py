@@ -63,6 +63,17 @@ def test_half_weights_come_back_as_float32(tmp_path):
         assert torch.equal(value, model.state_dict()[name].half().float()), name
 
 
+def test_half_weights_lose_no_value_that_float16_cannot_hold(tmp_path):
+    model = make()
+    name = "mask_decoder.iou_token.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[0, 0] = 7e4
+    save_checkpoint(model, tmp_path, half=True)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert [key for key, value in stored.items() if value.dtype != torch.float16] == [name]
+    assert torch.equal(load_checkpoint(tmp_path).get_parameter(name), model.get_parameter(name))
+
+
 def test_digest_is_of_names_and_values():
     model = make()
     first = weights_digest(model)

@@ -61,7 +61,7 @@ def save_checkpoint(model: SegmentationModel, folder: str | Path, half: bool = F
     Args:
         model: The network.
         folder: The checkpoint's folder; made if it does not exist.
-        half: Store floating-point weights in float16.
+        half: Store floating-point weights in float16, but for tensors with a value that it cannot hold.
 
     Raises:
         ModelError: The network has other parameters than its configuration tells, as one with LoRA that is not merged.
@@ -249,4 +249,8 @@ def _check_fit(model: SegmentationModel, state: Mapping[str, Tensor], path: Path
 
 def _stored(value: Tensor, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
-    return value.half() if half and value.is_floating_point() else value
+    if not half or not value.is_floating_point():
+        return value
+    stored = value.half()
+    # What is beyond float16, such as the variance of a busy channel, would come back as infinity and silence it.
+    return stored if torch.equal(stored.isfinite(), value.isfinite()) else value
