@@ -124,7 +124,9 @@ def test_exactly_what_a_recipe_trains_changes_in_a_step(name: str, tmp_path: Pat
     # All kinds of first prompts come in one step.
     samples = recipe.samples.model_copy(update={"objects": min(recipe.samples.objects, 3), "emphasis": {}})
     length = {"epochs": None, "steps": 1, "stop": None, "images": 6, "accumulate": 2, "warmup": 0, "rate": 1e-2}
-    config = recipe.model_copy(update={**length, "seed": 0, "bf16": False, "ema": 0.0, "samples": samples})
+    config = recipe.model_copy(
+        update={**length, "seed": 0, "bf16": False, "ema": 0.0, "samples": samples, "patience": None}
+    )
     model = small(recipe, tmp_path)
     table = tune(model, recipe.network, 0)
     expected = {key for key, _ in model.named_parameters() if part(key) in TRAINED[name]}
