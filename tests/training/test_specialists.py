@@ -29,8 +29,8 @@ def test_a_short_training_lowers_the_loss_and_beats_the_empty_mask(name: str, tm
     if "unet" in name:
         pytest.importorskip("monai")
     recipe = TrainConfig.from_toml(find_recipe(name))
-    update = {"steps": 30, "images": 4, "warmup": 2, "bf16": False, "ema": 0.0, "rate": 1e-2}
-    config = recipe.model_copy(update={**update, "save_every": 5, "validate_every": 30})
+    update = {"steps": 45, "images": 4, "warmup": 2, "bf16": False, "ema": 0.0, "rate": 1e-2}
+    config = recipe.model_copy(update={**update, "save_every": 5, "validate_every": 45})
     model = specialist(recipe.network.architecture, WORDS if recipe.network.words else ())
     source = SampleSource(disc_images(8), model.preset, config.samples, config.seed)
     train(model, Task(source, validate=validation(disc_images(3, seed=9))), config, tmp_path)
