@@ -54,7 +54,7 @@ def main() -> None:
 def answers(folder: Path) -> pd.DataFrame:
     """The counted rows of an evaluation."""
     objects = read_table(folder, "objects").to_pandas().set_index("object")
-    rows = read_table(folder, "scores").to_pandas().join(objects[["dataset", "case", "share"]], on="object")
+    rows = read_table(folder, "scores").to_pandas().join(objects[["dataset", "modality", "case", "share"]], on="object")
     return rows[(rows["choice"] == "own") & (rows["share"] >= LEAST)]
 
 
