@@ -1,7 +1,7 @@
 """Dice by steps of training, on the cases that were trained on and on cases held out.
 
-    vesalius evaluate --corpus DATA --split train --max-images 450 --max-objects 3 --model A --model B -o TRAINED
-    vesalius evaluate --corpus DATA --split val --model A --model B -o HELD_OUT
+    vesalius evaluate --corpus DATA --split train --max-images 300 --max-objects 3 --model A --model B -o TRAINED
+    vesalius evaluate --corpus DATA --split val --max-objects 3 --model A --model B -o HELD_OUT
     python benchmarks/learning_curve.py TRAINED HELD_OUT --steps A=5200 --steps B=9200 -o OUT
 
 Models are named as in the evaluations. Where both curves run together, a network has not learnt its training cases
@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vesalius.corpus.objects import MIN_AREA
 from vesalius.evaluation.figures import COLOURS
 from vesalius.evaluation.rendering import cell_text
 from vesalius.evaluation.results import read_table
 from vesalius.evaluation.statistics import Estimate, macro_average
 
 PROMPTS = {"box": ("box", 1), "1 point": ("points", 1), "3 points": ("points", 3), "5 points": ("points", 5)}
-LEAST = 0.00153
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def answers(folder: Path) -> pd.DataFrame:
     """The counted rows of an evaluation."""
     objects = read_table(folder, "objects").to_pandas().set_index("object")
     rows = read_table(folder, "scores").to_pandas().join(objects[["dataset", "modality", "case", "share"]], on="object")
-    return rows[(rows["choice"] == "own") & (rows["share"] >= LEAST)]
+    return rows[(rows["choice"] == "own") & (rows["share"] >= MIN_AREA)]
 
 
 def means(rows: pd.DataFrame, cases: str, models: list[str]) -> dict[tuple[str, str], Estimate]:
@@ -63,13 +63,20 @@ def means(rows: pd.DataFrame, cases: str, models: list[str]) -> dict[tuple[str, 
     found = {}
     for model in models:
         for prompt, (strategy, number) in PROMPTS.items():
-            mine = rows[(rows["model"] == model) & (rows["strategy"] == strategy) & (rows["round"] == number)]
-            if mine.empty:
+            estimate = mean(rows[rows["model"] == model], strategy, number)
+            if estimate is None:
                 raise SystemExit(f"the cases {cases} have no answers of {model} to {prompt}")
-            groups = (mine["dataset"] + "/" + mine["case"]).to_list()
-            values = 100 * mine["dice"].to_numpy()
-            found[model, prompt] = macro_average(values, mine["dataset"].to_list(), groups, np.random.default_rng(0))
+            found[model, prompt] = estimate
     return found
+
+
+def mean(rows: pd.DataFrame, strategy: str, number: int) -> Estimate | None:
+    """Dice in percent after a round of a strategy; None if there is no answer."""
+    mine = rows[(rows["strategy"] == strategy) & (rows["round"] == number)]
+    if mine.empty:
+        return None
+    cases = (mine["dataset"] + "/" + mine["case"]).to_list()
+    return macro_average(100 * mine["dice"].to_numpy(), mine["dataset"].to_list(), cases, np.random.default_rng(0))
 
 
 def drawing(found: dict[str, dict[tuple[str, str], Estimate]], steps: dict[str, int]) -> Figure:

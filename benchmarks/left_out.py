@@ -13,12 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from learning_curve import PROMPTS, answers
+from learning_curve import PROMPTS, answers, mean
 from vesalius.evaluation.rendering import cell_text
-from vesalius.evaluation.statistics import Estimate, macro_average
 
 
 def main() -> None:
@@ -40,15 +36,6 @@ def main() -> None:
             lines.append(f"| {name} | {counts} | {model} | {' | '.join(cells)} |")
     (folder / "left_out.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
-
-
-def mean(rows: pd.DataFrame, strategy: str, number: int) -> Estimate | None:
-    """Dice in percent after a round of a strategy; None if there is no answer."""
-    mine = rows[(rows["strategy"] == strategy) & (rows["round"] == number)]
-    if mine.empty:
-        return None
-    cases = (mine["dataset"] + "/" + mine["case"]).to_list()
-    return macro_average(100 * mine["dice"].to_numpy(), mine["dataset"].to_list(), cases, np.random.default_rng(0))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import vesalius as vs
+from vesalius.core.files import file_digest
 from vesalius.demo import CASES, read_case
 from vesalius.evaluation.baselines import ellipse
 from vesalius.metrics.overlap import dice
-from vesalius.models.checkpoint import file_digest
 from vesalius.predict.load import BUNDLED, DEFAULT
 from vesalius.predict.predictor import Predictor
 

@@ -7,7 +7,8 @@ import torch
 
 from golden.networks import ADAPTED, sam
 from vesalius.cli import main
-from vesalius.models.checkpoint import WEIGHTS, file_digest, load_checkpoint
+from vesalius.core.files import file_digest
+from vesalius.models.checkpoint import WEIGHTS, load_checkpoint
 from vesalius.models.convert import convert
 from vesalius.models.exported import read_export
 from vesalius.models.registry import entries, model_folder

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 import vesalius as vs
-from vesalius.core.files import STAND_IN, locked, remove_stand_ins, replacing
+from vesalius.core.files import STAND_IN, file_digest, locked, remove_stand_ins, replacing
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -56,3 +56,10 @@ def test_one_alone_holds_a_lock(tmp_path: Path) -> None:
         refused = pytest.raises(vs.VesaliusError, match="another process is at work")
         with locked(tmp_path / "lock"), refused, locked(tmp_path / "lock"):
             pass
+
+
+def test_the_digest_of_a_file_is_the_one_that_is_published_for_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1; RFC 1321, appendix A.5.
+    assert file_digest(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_digest(tmp_path / "abc", "md5") == "900150983cd24fb0d6963f7d28e17f72"

@@ -7,9 +7,10 @@ from safetensors.torch import load_file, save_file
 from golden.networks import ADAPTED
 from golden.networks import sam as make
 from vesalius.core.errors import ModelError, WriteError
+from vesalius.core.files import file_digest
 from vesalius.models import checkpoint
 from vesalius.models.base import PromptBatch
-from vesalius.models.checkpoint import file_digest, load_checkpoint, save_checkpoint, weights_digest
+from vesalius.models.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from vesalius.models.tiny import Tiny, TinyConfig
 
 TINY = TinyConfig(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 8), key=4)

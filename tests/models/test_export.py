@@ -16,10 +16,11 @@ from onnx.reference import ReferenceEvaluator
 from skimage import data
 
 import vesalius as vs
+from vesalius.core.files import file_digest
 from vesalius.models import export as export_module
 from vesalius.models import exported
 from vesalius.models.base import PromptBatch
-from vesalius.models.checkpoint import file_digest, save_checkpoint, weights_digest
+from vesalius.models.checkpoint import save_checkpoint, weights_digest
 from vesalius.models.export import agreement, export_model, halve
 from vesalius.models.exported import EXPORT, Arrays, ExportedRuntime, Run, best_export, load_export, read_export
 from vesalius.models.imis.model import Imis

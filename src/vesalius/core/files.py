@@ -1,7 +1,8 @@
-"""Writing a file whole or not at all, and holding a folder's lock."""
+"""Writing a file whole or not at all, holding a folder's lock, and the digest of a file."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import sys
@@ -66,6 +67,16 @@ def locked(path: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 raise _held(path) from error
         yield
+
+
+def file_digest(path: str | Path, kind: str = "sha256") -> str:
+    """Digest of a file, SHA-256 unless another of hashlib's is named, in hexadecimal, as ``sha256sum`` prints it.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _held(path: Path) -> WriteError:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ReadError, VesaliusError
-from vesalius.core.files import replacing
+from vesalius.core.files import file_digest, replacing
 from vesalius.core.types import Volume
 from vesalius.corpus.engines import Apart, DiedError
 from vesalius.corpus.layouts import layout
@@ -369,8 +369,7 @@ def source_digest(path: Path, names: Sequence[str] | None = None) -> str:
 
 def _file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise ReadError(f"cannot be read ({error.strerror})", path=path) from error
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
+from vesalius.core.files import file_digest
 from vesalius.corpus.schema import DESCRIPTION
 from vesalius.corpus.store import Corpus
 
@@ -26,11 +26,5 @@ def corpus_digest(corpus: Corpus, rows: Sequence[int] | None = None, tables: Seq
         digest.update(json.dumps(batch.to_pydict()).encode())
     for table in tables:
         for path in sorted((corpus.folder / table).glob("*.parquet")):
-            digest.update(file_digest(path))
+            digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

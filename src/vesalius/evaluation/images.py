@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from vesalius.core.errors import ReadError
-from vesalius.corpus.digest import corpus_digest, file_digest
+from vesalius.core.files import file_digest
+from vesalius.corpus.digest import corpus_digest
 from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.split import split_of
@@ -137,7 +138,7 @@ def digest_of(folder: Path, places: Sequence[Place]) -> str:
     for path in dict.fromkeys(place.folder for place in places):
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode())
-            digest.update(file_digest(file))
+            digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()
 
 

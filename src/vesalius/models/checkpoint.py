@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError, WriteError
-from vesalius.core.files import replacing
+from vesalius.core.files import file_digest, replacing
 from vesalius.models.base import SegmentationModel
 from vesalius.models.presets import Preset
 
@@ -192,12 +192,6 @@ def weights_digest(model: SegmentationModel) -> str:
         # As bytes: numpy knows no bfloat16.
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal, as ``sha256sum`` prints it."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_config(path: Path) -> CheckpointConfig:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vesalius.core.errors import ConfigError, ModelError, WriteError
-from vesalius.core.files import replacing
+from vesalius.core.files import file_digest, replacing
 from vesalius.models.base import SegmentationModel
 from vesalius.models.baseline_sam2 import is_sam2, load_sam2
 from vesalius.models.card import CARD, model_card
@@ -23,7 +23,6 @@ from vesalius.models.checkpoint import (
     CONFIG,
     WEIGHTS,
     check,
-    file_digest,
     fill,
     read_checkpoint,
     write_checkpoint,

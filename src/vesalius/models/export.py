@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 import vesalius
 from vesalius.core.errors import ModelError, WriteError
+from vesalius.core.files import file_digest
 from vesalius.models import exported
 from vesalius.models.base import PromptBatch, SegmentationModel
 from vesalius.models.baseline_sam2 import Sam2
-from vesalius.models.checkpoint import file_digest, weights_digest
+from vesalius.models.checkpoint import weights_digest
 from vesalius.models.exported import Agreement, ExportConfig, ExportedRuntime, Format, Precision
 from vesalius.models.runtime import PromptArrays, Runtime
 from vesalius.models.sam.model import Sam

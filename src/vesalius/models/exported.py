@@ -6,7 +6,6 @@ tokens of prompts, and a decoder for prompts that share an image and have no mas
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError
+from vesalius.core.files import file_digest
 from vesalius.core.types import Part
 from vesalius.models.presets import Preset
 from vesalius.models.runtime import SPATIAL, ImageFeatures, PromptArrays
@@ -216,8 +216,7 @@ def load_export(folder: str | Path) -> ExportedRuntime:
         path = folder / name
         if not path.is_file():
             raise ModelError("is missing", path=path, remedy="export the model again")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_digest(path)
         if found != expected:
             raise ModelError(
                 f"has SHA-256 {found}, but {EXPORT} says {expected}", path=path, remedy="export the model again"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vesalius.core.errors import ModelError, WriteError
+from vesalius.core.files import file_digest
 from vesalius.models.registry import Entry, cache_folder, entry, model_folder
 
 if TYPE_CHECKING:
@@ -194,8 +194,7 @@ def _fault(path: Path, sha256: str | None, md5: str | None, size: int | None) ->
         return f"it has {path.stat().st_size} bytes instead of {size}"
     for kind, expected in (("sha256", sha256), ("md5", md5)):
         if expected is not None:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, kind).hexdigest()
+            found = file_digest(path, kind)
             if found != expected:
                 return f"its {kind} is {found} instead of {expected}"
     return ""
