@@ -6,6 +6,7 @@ import torch
 
 import vesalius as vs
 from vesalius.core.frame import Frame
+from vesalius.core.types import Logits
 from vesalius.models.base import PromptBatch, SegmentationModel, normalise
 from vesalius.models.presets import Preset
 from vesalius.models.tiny import Tiny
@@ -193,20 +194,45 @@ def test_batches_hold_every_frame_s_own_coordinates() -> None:
     assert batch.boxes.tolist() == [[64, 64, 128, 128], [0, 0, 256, 256]]
 
 
+class Looks(Recorder):
+    """Answers each time with a square of half this width about the middle of its 64 pixels, and this quality."""
+
+    def __init__(self, answers: list[tuple[int, float]]) -> None:
+        super().__init__(Preset(side=128, mask_side=64, fit="stretch", focus=2.0))
+        self.answers = answers
+
+    def decode(
+        self, features: tuple[torch.Tensor, ...], prompts: PromptBatch, multimask: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        half, quality = self.answers[len(self.seen)]
+        self.seen.append(prompts)
+        logits = torch.full((1, 3, 64, 64), -1.0)
+        logits[:, :, 32 - half : 32 + half, 32 - half : 32 + half] = 1
+        return logits, torch.full((1, 3), quality)
+
+
 @pytest.mark.parametrize("qualities", [(0.9, 0.3), (0.3, 0.9)])
 def test_of_two_looks_the_better_one_is_taken(qualities: tuple[float, float]) -> None:
-    class Looks(Recorder):
-        def decode(
-            self, features: tuple[torch.Tensor, ...], prompts: PromptBatch, multimask: bool = True
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            self.seen.append(prompts)
-            logits = torch.full((1, 3, 64, 64), -1.0)
-            logits[:, :, 28:36, 28:36] = 1
-            return logits, torch.full((1, 3), qualities[len(self.seen) - 1])
-
-    model = Looks(Preset(side=128, mask_side=64, fit="stretch", focus=2.0))
+    model = Looks([(4, qualities[0]), (4, qualities[1])])
     predictor = Predictor(TorchRuntime(model), "looks")
     (prediction,) = predictor.predict(predictor.encode(picture(256, 256)), [vs.Prompt(points=[(128, 128)])])
     assert len(model.seen) == 2
     assert prediction.quality == pytest.approx(max(qualities))
     assert prediction.logits.frame.is_whole == (qualities[0] > qualities[1])
+
+
+@pytest.mark.parametrize(("half", "looks"), [(4, 2), (7, 2), (9, 1), (16, 1)])
+def test_a_correction_looks_again_where_its_outline_is_small_for_what_it_sees(half: int, looks: int) -> None:
+    model = Looks([(half, 0.5), *[(16, 0.6)] * 2])
+    predictor = Predictor(TorchRuntime(model), "looks")
+    embedding = predictor.encode(picture(256, 256))
+    before = Logits(np.full((64, 64), -1, np.float32), whole_frame((256, 256), model.preset))
+    prompt = vs.Prompt(points=[(128, 128), (10, 128)], labels=[1, 0], logits=before)
+    (prediction,) = predictor.predict(embedding, [prompt])
+    assert len(model.seen) == looks
+    assert prediction.logits.frame.is_whole == (looks == 1)
+    model.seen.clear()
+    model.answers = [(16, 0.6)]
+    (after,) = predictor.predict(embedding, [vs.Prompt(points=[(128, 128)], logits=prediction.logits)])
+    assert len(model.seen) == 1
+    assert after.logits.frame == prediction.logits.frame

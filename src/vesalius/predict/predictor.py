@@ -105,7 +105,8 @@ class Predictor:
 
         A network with a ``focus`` answers a prompt about a small object in a window around it, which is encoded once
         and kept for corrections. Where clicks alone do not show the object's size, the whole image is answered
-        first, then the window around that answer, and the one of higher predicted IoU is taken.
+        first, then the window around that answer, and the one of higher predicted IoU is taken. So is it with a
+        correction by clicks whose answer would lie in a window of half the side of the one it was given in, or less.
 
         Raises:
             PromptError: A prompt does not fit the image, or has a part that the network does not take.
@@ -149,7 +150,7 @@ class Predictor:
         second = [
             (i, frame)
             for i, prompt in enumerate(prompts)
-            if frames[i].is_whole and (frame := self._second_look(images[i], prompt, answers[i][0])) is not None
+            if (frame := self._second_look(images[i], prompt, frames[i], answers[i][0].mask)) is not None
         ]
         if second:
             of, to = [images[i] for i, _ in second], [prompts[i] for i, _ in second]
@@ -196,15 +197,17 @@ class Predictor:
             return shown.frame
         return focus_frame(_around(regions, points), shown.frame, self.preset.focus)
 
-    def _second_look(self, shown: Shown, prompt: Prompt, first: Prediction) -> Frame | None:
+    def _second_look(self, shown: Shown, prompt: Prompt, first: Frame, found: NDArray[np.bool_]) -> Frame | None:
         """The frame for a second look at what clicks alone have found, or None if the first look was near enough."""
-        if self.preset.focus is None or prompt.box is not None or prompt.mask is not None or prompt.logits is not None:
-            return None
-        if not first.mask.any():
+        if self.preset.focus is None or prompt.box is not None or prompt.mask is not None or not found.any():
             return None
         points = np.asarray(prompt.points)[np.asarray(prompt.labels) == 1]
-        frame = focus_frame(_around([tight_box(first.mask)], points), shown.frame, self.preset.focus)
-        return None if frame.is_whole else frame
+        frame = focus_frame(_around([tight_box(found)], points), shown.frame, self.preset.focus)
+        if frame.is_whole:
+            return None
+        # Else a window would follow every small change of the outline, and be encoded anew.
+        near_enough = prompt.logits is not None and 2 * _longer(frame) > _longer(first)
+        return None if near_enough else frame
 
     def _features(self, views: Sequence[tuple[Shown, Frame]]) -> list[ImageFeatures]:
         """Features of images, each in a frame, from the cache or the network."""
@@ -285,6 +288,12 @@ def focus_frame(region: NDArray[np.float64], whole: Frame, factor: float) -> Fra
         window.append((start, start + extent))
     (left, right), (top, bottom) = window
     return Frame.stretch(whole.size, whole.side, (left, top, right, bottom))
+
+
+def _longer(frame: Frame) -> int:
+    """The longer side of what a frame shows, in original pixels."""
+    x0, y0, x1, y1 = frame.window
+    return max(x1 - x0, y1 - y0)
 
 
 def _around(regions: Sequence[Sequence[float]], points: NDArray[np.float64]) -> NDArray[np.float64]:
