@@ -1,5 +1,7 @@
 """The bundled model on real images: what the README promises, against references that need no model."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,10 @@ from vesalius.core.files import file_digest
 from vesalius.demo import CASES, read_case
 from vesalius.evaluation.baselines import ellipse
 from vesalius.metrics.overlap import dice
+from vesalius.models.words import rows_of
 from vesalius.predict.load import BUNDLED, DEFAULT
 from vesalius.predict.predictor import Predictor
+from vesalius.vocabulary.targets import target_of
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,16 @@ def test_it_is_small_and_whole() -> None:
     assert weights.stat().st_size < 16e6
     assert file_digest(weights) in (BUNDLED / DEFAULT / "config.json").read_text()
     assert file_digest(weights) in (BUNDLED / DEFAULT / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_understands_the_vocabulary_s_names_of_its_words(model: Predictor) -> None:
+    known = json.loads((BUNDLED / DEFAULT / "config.json").read_text())["config"]["words"]
+    names = [target_of(word).name for word in known]
+    assert len(set(names)) == len(known) > 60
+    assert rows_of(names, known) == list(range(len(known)))
+    image = np.zeros((64, 64), np.uint8)
+    by_name, by_word = model.predict(model.encode(image), [vs.Prompt(text="airway"), vs.Prompt(text="airways")])
+    assert by_name.quality == by_word.quality
 
 
 @pytest.mark.parametrize(("name", "bright"), [("bladder", 200), ("cell", 120)])

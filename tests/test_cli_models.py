@@ -12,6 +12,7 @@ from vesalius.models.checkpoint import WEIGHTS, load_checkpoint
 from vesalius.models.convert import convert
 from vesalius.models.exported import read_export
 from vesalius.models.registry import entries, model_folder
+from vesalius.training.run import find_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,19 @@ def test_convert(capsys, tmp_path):
     assert load_checkpoint(tmp_path / "medsam").preset.intensity == "min_max"
     assert run("convert", tmp_path / "a.pth", "-o", tmp_path / "out") == 2
     assert "holds a checkpoint already" in capsys.readouterr().err
+
+
+def test_a_model_that_was_fetched_is_converted_by_its_name(capsys, tmp_path):
+    assert run("convert", "sam-vit-b", "-o", tmp_path / "out") == 2
+    assert "vesalius models fetch sam-vit-b" in capsys.readouterr().err
+    torch.save(sam().state_dict(), tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", model_folder("sam-vit-b"), preset="sam")
+    # As the recipes sam-med2d and ft-sam want what they start from.
+    recipe = find_recipe("sam-med2d").read_text()
+    assert "vesalius models convert sam-vit-b --side 256 --preset sam-med2d -o sam-256" in recipe
+    assert run("convert", "sam-vit-b", "--side", 96, "--preset", "sam-med2d", "-o", tmp_path / "out") == 0
+    preset = load_checkpoint(tmp_path / "out").preset
+    assert (preset.side, preset.fit, preset.channels) == (96, "pad", "bgr")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

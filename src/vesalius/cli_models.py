@@ -83,7 +83,10 @@ def fetch(
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Published .pth or .safetensors, folder of transformers, or ours.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Published .pth or .safetensors, folder of transformers or ours, or a model's name."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Checkpoint to write.")],
     preset: Annotated[
@@ -101,8 +104,9 @@ def convert(
     in a file is ever run.
     """
     from vesalius.models.convert import convert as convert_weights
+    from vesalius.predict.load import find_model
 
-    _tell(convert_weights(source, output, preset=preset, side=side, adapters=adapters))
+    _tell(convert_weights(find_model(source), output, preset=preset, side=side, adapters=adapters))
 
 
 @app.command()

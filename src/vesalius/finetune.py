@@ -53,7 +53,7 @@ Prompts = Literal["any", "box", "point"]
 Tables = tuple[list[Score], list[Score]]
 
 # With fewer, neither the network nor the table at the end would learn anything.
-LEAST_IMAGES, LEAST_CASES = 20, 5
+LEAST_IMAGES, LEAST_CASES, LEAST_TRAINED = 20, 5, 5
 # Share of the cases that is held out, and of the rest that decides when to stop, and the least number of cases.
 SHARES = {"test": (0.2, 2), "val": (0.2, 1)}
 # Images that a network is measured on during training, and objects of an image in the table at the end.
@@ -160,6 +160,12 @@ def divide(folder: str | Path) -> Division:
             remedy="label more cases, or divide it anew: vesalius corpus split",
         )
     size = {split: sum(counts[pair] for pair in pairs) for split, pairs in members.items()}
+    if size["train"] < LEAST_TRAINED:
+        raise ReadError(
+            f"leaves {size['train']} images to train on, as the cases differ much in size",
+            path=folder,
+            remedy="label more cases, or divide it yourself: vesalius corpus split",
+        )
     parts = [f"{told[split]}: {len(members[split])} cases, {size[split]} images." for split in SPLITS]
     if unsplit := [pair for pair, split in splits.items() if split is None]:
         parts.append(f"Left out, being in no split of the corpus: {len(unsplit)} cases.")

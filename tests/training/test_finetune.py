@@ -327,6 +327,17 @@ def test_too_little_is_one_clear_error(tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_cases_of_very_different_size_are_refused(tmp_path: Path) -> None:
+    data = write_pairs(tmp_path / "data", cases=5)
+    # The only large one is held out.
+    large = min((f"p{case}" for case in range(5)), key=place_of)
+    for part in ("images", "labels"):
+        for number in range(2, 14):
+            shutil.copy(data / "discs" / part / f"{large}_0.png", data / "discs" / part / f"{large}_{number}.png")
+    with pytest.raises(ReadError, match="leaves 4 images to train on"):
+        divide(data)
+
+
 def test_settings_follow_the_data() -> None:
     few, many = settings("tiny", 20), settings("tiny", 2000)
     assert (few.total_steps(20), many.total_steps(2000)) == (module.LEAST_STEPS, module.MOST_STEPS)

@@ -364,10 +364,10 @@ PATIENT = RUN.model_copy(update={"steps": 18, "save_every": 2, "validate_every":
 DICE = {0: 0.5, 3: 0.4, 6: 0.7, 9: 0.6, 12: 0.7, 15: 0.9, 18: 0.95}
 
 
-def stopping(folder: Path, kill_at: int = 0, before: str = "_save") -> SegmentationModel:
+def stopping(folder: Path, kill_at: int = 0, before: str = "_save", config: TrainConfig = PATIENT) -> SegmentationModel:
     """A run that validates as ``DICE`` says; its call number ``kill_at`` of a method ends the process instead."""
     model, calls = tiny(), [0]
-    run = loop._Run(model, discs(model, PATIENT), PATIENT, folder, World())
+    run = loop._Run(model, discs(model, config), config, folder, World())
     run.task = dataclasses.replace(run.task, validate=lambda _: {"dice": DICE[run.done]})
     kept = getattr(run, before)
 
@@ -390,6 +390,16 @@ def test_a_run_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
     assert (record["step"], record["steps"], record["best_dice"]) == (12, 18, 0.7)
     # Nothing is left to do.
     stopping(tmp_path, kill_at=1, before="_one")
+
+
+def test_a_stop_on_the_way_changes_nothing(tmp_path: Path) -> None:
+    whole = copied(stopping(tmp_path / "whole"))
+    for stop in (4, 6):
+        stopping(tmp_path / "parts", config=PATIENT.model_copy(update={"stop": stop}))
+        assert json.loads((tmp_path / "parts" / "run.json").read_text())["step"] == stop
+    parts = copied(stopping(tmp_path / "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert rows(tmp_path / "parts" / "validation.csv") == rows(tmp_path / "whole" / "validation.csv")
 
 
 def test_patience_without_validation_is_refused(tmp_path: Path) -> None:

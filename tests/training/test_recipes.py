@@ -8,6 +8,7 @@ from tests.training.conftest import SMALL, disc_images, discs
 from golden.networks import CONFIG, sam
 from made_specialists import SIZES, specialist
 from vesalius.core.errors import ConfigError
+from vesalius.models.checkpoint import save_checkpoint
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
 from vesalius.prompts.sample import tight_box
@@ -59,7 +60,9 @@ def small(config: TrainConfig, folder: Path):
         return Tiny(sizes, PRESET.model_copy(update={"side": 64, "mask_side": 32}))
     if config.network.architecture in SIZES:
         return specialist(config.network.architecture, ("corner", "disc") if config.network.words else ())
-    preset = PRESETS[config.network.preset].model_copy(update={"side": 64, "mask_side": 16})
+    # Those that start from any network of a kind take their input as it does.
+    name = config.network.preset or {"sam": "sam", "imis": "imis-net"}[config.network.architecture]
+    preset = PRESETS[name].model_copy(update={"side": 64, "mask_side": 16})
     if config.network.architecture == "imis":
         write_tokenizer(folder)
         model = imis(WORDED.model_copy(update={"semantic_dim": 16}), preset)
@@ -94,6 +97,8 @@ VALUES = {
         **{"category": 1.0, "optimiser": "adamw", "rate": 1e-4, "images": 10, "epochs": 20, "schedule": "constant"},
         **{"rounds": 5, "first": (0.3, 0.4, 0.0, 0.3), "keep": False, "mask_only": "last and middle"},
         **{"mask_text": True, "pseudo_share": 0.5, "side": 256, "grid": "input"},
+        **{"points": (1, 3, 4, 7), "text_for_mask": 0.4, "objects": 4, "repeat": True, "jitter": 5.0, "decay": 1e-5},
+        **{"select": "quality", "spread": 0.0, "later": ("prompt_encoder.*", "mask_decoder.*")},
     },
 }
 
@@ -207,9 +212,22 @@ def test_a_box_holds_its_object_to_the_pixel_of_the_network_s_input(name: str) -
 @pytest.mark.parametrize("name", sorted(TRAINED))
 def test_each_recipe_has_a_network_that_its_preset_fits(name: str) -> None:
     recipe = TrainConfig.from_toml(find_recipe(name))
+    if recipe.network.architecture in ("sam", "imis") and recipe.network.preset is None:
+        with pytest.raises(ConfigError, match=r"wants its input; start from a trained network \(--init\)"):
+            make_network(recipe.network, 0)
+        return
     with torch.device("meta"):
         model = make_network(recipe.network, 0)
     assert model.architecture == recipe.network.architecture
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "finetune-sam"])
+@pytest.mark.parametrize("preset", ["medsam", "sam-med2d", "sam"])
+def test_recipes_for_any_network_leave_its_input_as_it_is(name: str, preset: str, tmp_path: Path) -> None:
+    wanted = PRESETS[preset].model_copy(update={"side": 64, "mask_side": 16})
+    save_checkpoint(sam(CONFIG, wanted), tmp_path / "start")
+    recipe = TrainConfig.from_toml(find_recipe(name))
+    assert make_network(recipe.network, 0, tmp_path / "start").preset == wanted
 
 
 def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: Path) -> None:

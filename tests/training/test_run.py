@@ -17,6 +17,7 @@ from vesalius.core.errors import ConfigError, ModelError, ReadError
 from vesalius.corpus.resplit import resplit
 from vesalius.corpus.store import PSEUDO, Corpus
 from vesalius.models.checkpoint import save_checkpoint
+from vesalius.models.tiny import Tiny, TinyConfig
 from vesalius.training.pool import rows_of
 from vesalius.training.run import find_recipe, images_digest, open_images, run_training
 
@@ -133,6 +134,31 @@ def test_a_network_without_words_learns_those_of_the_corpus(data: Path, tmp_path
     save_checkpoint(specialist("deeplab"), tmp_path / "deeplab")
     with pytest.raises(ConfigError, match="not for 'deeplab'"):
         run_training(asked, data, tmp_path / "d", init=tmp_path / "deeplab")
+
+
+def test_names_that_a_network_does_not_know_are_told_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "words.toml"
+    first = "first = {{ point = 0, box = 0.5, mask = 0, text = {} }}"
+    recipe = write_recipe(tmp_path, steps=1).read_text().replace("rounds = 2", "rounds = 1")
+    asked.write_text(f"{recipe}{first.format(0.5)}\n")
+    save_checkpoint(
+        Tiny(TinyConfig(widths=(8,) * 5, depths=(1,) * 5, decoder=(8,) * 5, key=8, words=("liver",))),
+        tmp_path / "start",
+    )
+    with pytest.raises(ConfigError, match=r"was not trained on disc; .*interaction.first.text = 0"):
+        run_training(asked, data, tmp_path / "a", init=tmp_path / "start")
+    assert not (tmp_path / "a").exists()
+    asked.write_text(f"{recipe}{first.format(0).replace('0.5', '1')}\n")
+    run_training(asked, data, tmp_path / "b", init=tmp_path / "start")
+
+
+@pytest.mark.parametrize(
+    "name", ["ft-sam", "sam-med2d", "cosmos-decoder", "imis-net", "medsam", "lora", "finetune-tiny"]
+)
+def test_what_tunes_a_trained_network_is_not_given_a_random_one(name: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--init"):
+        run_training(name, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_curated_corpus_is_trained_on(tmp_path: Path) -> None:

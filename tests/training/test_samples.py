@@ -18,6 +18,7 @@ from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.store import Corpus
 from vesalius.models.presets import PRESETS, Preset
 from vesalius.predict.predictor import whole_frame
+from vesalius.prompts.sample import tight_box
 from vesalius.training.batches import collate
 from vesalius.training.interaction import InteractionConfig, InteractiveStep
 from vesalius.training.losses import LossConfig
@@ -311,6 +312,41 @@ def test_in_a_mirror_sides_have_no_name() -> None:
     )
     assert {mirrored[i].targets[0] for i in range(20)} == {"kidney", "left ventricle"}
     assert {straight[i].targets[0] for i in range(20)} == {"left kidney", "left ventricle"}
+
+
+def test_in_a_mirror_no_spelling_of_a_side_is_kept() -> None:
+    image = labelled("ct", "a", "x")
+    images = [replace(image, masks=[ObjectMask(image.masks[0].mask, "Kidney_L", 1)])]
+    source = SampleSource(images, SMALL, SampleConfig(flip=1, shapes=0, grown=0), seed=0)
+    assert source[0].targets == ("kidney",)
+    assert source.targets == ("Kidney_L",)
+    assert source.words == ("left kidney",)
+
+
+def test_varied_samples_say_where_they_are_padded() -> None:
+    pixels = np.full((90, 120), 200, np.uint8)
+    mask = np.zeros((90, 120), bool)
+    mask[20:60, 30:80] = True
+    image = LabelledImage(Slice(pixels), "ct", "a", "1", Path("a.png"), [ObjectMask(mask, "liver", 1)])
+    preset = SMALL.model_copy(update={"fit": "longest_side"})
+    still = {"focus": 0, "flip": 0, "intensity": 0, "shapes": 0, "grown": 0}
+    config = SampleConfig(**still, rotate=0, zoom=(1, 1), aspect=1)
+    source = SampleSource([image], preset, config, seed=0)
+    plain = SampleSource([image], preset, SampleConfig(augment=False), seed=0)
+    assert source[0].content == plain[0].content == (0, 0, 64, 48)
+    # Of a smaller or turned image the rectangle around it.
+    for angle, nearest in ((0, 1), (20, 64)):
+        source = SampleSource([image], preset, SampleConfig(**still, rotate=angle, zoom=(0.8, 1.3)), seed=0)
+        for number in range(20):
+            lit = tight_box(source[number].image.max(2) > 100)
+            gap = np.array(source[number].content) - lit
+            assert (gap * [-1, -1, 1, 1] >= 0).all()
+            assert np.abs(gap).max() <= nearest
+    # What is drawn into the padding is shown.
+    drawn = SampleSource([image], preset, config.model_copy(update={"shapes": 1}), seed=0)
+    for number in range(20):
+        x0, y0, x1, y1 = drawn[number].content
+        assert drawn[number].masks[0][y0:y1, x0:x1].sum() == drawn[number].masks[0].sum()
 
 
 @pytest.mark.parametrize("augment", [True, False])

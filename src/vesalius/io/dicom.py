@@ -159,14 +159,26 @@ class Listed:
         series: UID of its series.
         frames: How many it has.
         times: How many of these are time points: all, or 1 where they make one volume.
+        patient: The patient's ID, or else the UID of the study; empty if it states neither.
     """
 
     series: str
     frames: int
     times: int
+    patient: str
 
 
-_LISTED = ["Rows", "Columns", "Modality", "NumberOfFrames", "SeriesInstanceUID", "SOPClassUID", "SpecificCharacterSet"]
+_LISTED = [
+    "Columns",
+    "Modality",
+    "NumberOfFrames",
+    "PatientID",
+    "Rows",
+    "SOPClassUID",
+    "SeriesInstanceUID",
+    "SpecificCharacterSet",
+    "StudyInstanceUID",
+]
 
 
 def list_file(path: Path) -> Listed | None:
@@ -192,7 +204,8 @@ def list_file(path: Path) -> Listed | None:
         frames = int(header.get("NumberOfFrames") or 1)
         check_shape((frames, *_size(header)[::-1]), path)
         film = frames > 1 and not any(_places(dcmread(path, force=True, stop_before_pixels=True)))
-        return Listed(str(header.get("SeriesInstanceUID")), frames, frames if film else 1)
+        patient = str(header.get("PatientID") or header.get("StudyInstanceUID") or "").strip()
+        return Listed(str(header.get("SeriesInstanceUID")), frames, frames if film else 1, patient)
 
 
 def load_file(path: Path) -> Dataset:

@@ -151,7 +151,7 @@ def _about(one: Annotated, cut: Slice, axis: str, scan: str) -> dict[str, Any]:
         "image": {"bytes": encode_png(pixels), "path": f"{scan}_{cut.axis}_{cut.index:04d}.png"},
         "height": cut.size[0],
         "width": cut.size[1],
-        "case": one.item.id,
+        "case": one.item.case,
         "name": scan,
         "axis": axis,
         "index": cut.index,

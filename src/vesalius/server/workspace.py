@@ -47,6 +47,7 @@ class Item:
         time: Time point of a file that holds several.
         error: What is wrong with it, where its header says so already.
         series: SeriesInstanceUID of a DICOM image, by which viewers name it.
+        patient: Whose image it is, or of which study, where its DICOM header says so.
     """
 
     id: str
@@ -58,6 +59,12 @@ class Item:
     time: int | None = None
     error: str | None = None
     series: str | None = None
+    patient: str | None = None
+
+    @property
+    def case(self) -> str:
+        """What must not be split where a corpus is divided: the patient, or else all that its file holds."""
+        return _digest(self.patient or str(self.path))
 
     def check(self) -> None:
         """ReadError where a link, or the name of another file in its header, leads out of the given folder by now."""
@@ -278,6 +285,7 @@ def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None
     from vesalius.io.dicom import list_file
 
     series: dict[str, list[Path]] = {}
+    patients: dict[str, str] = {}
     for path in files:
         try:
             listed = list_file(path)
@@ -288,15 +296,16 @@ def _series(folder: Path, files: Sequence[Path], base: Path, output: Path | None
             continue
         if listed.frames > 1:
             for item in _items_of_times(path, listed.times, base, output):
-                yield replace(item, series=listed.series)
+                yield replace(item, series=listed.series, patient=listed.patient or None)
         else:
             series.setdefault(listed.series, []).append(path)
+            patients.setdefault(listed.series, listed.patient)
     for uid, members in series.items():
         if len(members) == 1:
             item = _item(members[0], base, output)
         else:
             item = _item(folder, base, output, "" if len(series) == 1 else f" [{uid}]", files=tuple(members))
-        yield replace(item, series=uid)
+        yield replace(item, series=uid, patient=patients[uid] or None)
 
 
 def _item(

@@ -59,6 +59,16 @@ class View:
     matrix: NDArray[np.float64]
     flipped: bool
 
+    def content(self, whole: Frame) -> tuple[int, int, int, int]:
+        """(x0, y0, x1, y1), half-open: the sample's pixels that hold the image, as `Frame.content` has them.
+
+        Of a turned image the smallest rectangle around it; what is black in its corners counts as image.
+        """
+        (height, width), side = whole.size, whole.side
+        corners = self.matrix @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], float)
+        edges = np.clip(np.round([corners.min(1), corners.max(1)]), 0, side).astype(int)
+        return tuple(edges.ravel().tolist())
+
 
 def drawn_view(whole: Frame, box: tuple[int, int, int, int], config: AugmentConfig, rng: Rng) -> View:
     """Draws where to look: a window around an object or the whole image, zoomed, flipped and turned.

@@ -27,6 +27,7 @@ from vesalius.models.base import Features, PromptBatch, SegmentationModel
 from vesalius.models.imis.model import Imis
 from vesalius.models.presets import Preset
 from vesalius.models.torch_runtime import prepare
+from vesalius.models.words import is_known
 from vesalius.prompts.simulate import pick_pixels, sample_error_points
 from vesalius.training.losses import LossConfig, category_loss, mask_loss, true_iou
 
@@ -292,7 +293,7 @@ class InteractiveStep(nn.Module):
         if features is None:
             features = self.model.encode(prepare(batch.images, batch.content, preset))
         words = self._words(batch, turns)
-        named = np.array([words is not None and _is_named(batch, i) for i in range(len(batch))])
+        named = np.array([words is not None and self._is_named(batch, i) for i in range(len(batch))])
         kinds = first_kinds(config.first, draws, named)
         kinds[named & np.array(batch.joined)] = 3
         first = first_prompts(real, kinds, draws, config, preset, step)
@@ -337,7 +338,7 @@ class InteractiveStep(nn.Module):
 
     def _words(self, batch: Batch, turns: Sequence[Turn]) -> Tensor | None:
         """(N, dim) embeddings of the objects' names, NaN where they are not known; None if there are none."""
-        named = [i for i in range(len(batch)) if _is_named(batch, i)]
+        named = [i for i in range(len(batch)) if self._is_named(batch, i)]
         if not named or not (self.config.first.text or any(turn.text for turn in turns)):
             return None
         unique = sorted({batch.targets[i] for i in named})
@@ -346,6 +347,12 @@ class InteractiveStep(nn.Module):
         at = torch.tensor(named, device=embedded.device)
         nothing = embedded.new_full((len(batch), embedded.shape[1]), torch.nan)
         return nothing.index_copy(0, at, embedded[place])
+
+    def _is_named(self, batch: Batch, i: int) -> bool:
+        # In a mirror a name loses its side, and what is left may be none that the network knows.
+        known = self.model.vocabulary
+        name = batch.targets[i]
+        return bool(name) and not batch.pseudo[i] and (not known or is_known(name, known))
 
     def _categories(self) -> Tensor:
         if not self.names:
@@ -502,10 +509,6 @@ def jittered(boxes: Tensor, uniforms: Tensor, config: InteractionConfig, side: i
 def on_scale(logits: Tensor, preset: Preset) -> Tensor:
     """Mask logits on the scale on which a network takes its mask prompt."""
     return logits.sigmoid() if preset.mask_prompt == "probability" else logits
-
-
-def _is_named(batch: Batch, i: int) -> bool:
-    return bool(batch.targets[i]) and not batch.pseudo[i]
 
 
 def _thresholded(truth: Tensor) -> Tensor:

@@ -199,6 +199,7 @@ class _Run:
         self.wrapped = world.wrap(self.step)
         self.average = Average(model, config.ema)
         self.optimiser = optimiser_of(model, config)
+        task.source.pool.limit(world.size)
         self.cache = None
         if config.cache != "none":
             folder = output / FEATURES if config.cache == "disk" else None
@@ -253,9 +254,9 @@ class _Run:
             self.done = step + 1
             if monitor is not None:
                 monitor.step(self.done, float(told[0]))
-            last = self.done == self.end
-            due = self.done % (config.validate_every or self.epoch) == 0 or last
-            if self.done % config.save_every == 0 or due:
+            # Where a run is only stopped for a while, nothing is measured that it would not measure without.
+            due = self.done % (config.validate_every or self.epoch) == 0 or self.done == self.steps
+            if self.done % config.save_every == 0 or due or self.done == self.end:
                 seconds = time.perf_counter() - clock
                 if monitor is not None:
                     rate = config.images * (self.done - since) / max(seconds, 1e-9)

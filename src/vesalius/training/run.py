@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,11 @@ from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import Tiny, with_words
 from vesalius.models.tuning import Count, Tuning, apply_tuning, find_tuning
+from vesalius.models.words import is_known
 from vesalius.predict.load import find_model
 from vesalius.training.config import NetworkConfig, TrainConfig
 from vesalius.training.distributed import World
+from vesalius.training.interaction import asked_parts
 from vesalius.training.loop import Task, Validation, checkpoint, train
 from vesalius.training.pool import rows_of
 from vesalius.training.samples import SampleSource
@@ -91,7 +94,8 @@ def make_network(
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
-        ConfigError: There is no such architecture or preset, or what it starts from cannot be given words.
+        ConfigError: There is no such architecture or preset, a new network needs one, or what it starts from cannot be
+            given words.
     """
     start = start or config.start
     if config.preset is not None and config.preset not in PRESETS:
@@ -115,17 +119,27 @@ def make_network(
     module, config_name, model_name = ARCHITECTURES[config.architecture]
     loaded = import_module(module)
     sizes: Config = getattr(loaded, config_name).from_dict({**config.sizes, **({"words": words} if words else {})})
+    network: Callable[..., SegmentationModel] = getattr(loaded, model_name)
     torch.manual_seed(seed)
-    if config.preset is None:
-        return getattr(loaded, model_name)(sizes)  # type: ignore[no-any-return]
-    return getattr(loaded, model_name)(sizes, PRESETS[config.preset])  # type: ignore[no-any-return]
+    if config.preset is not None:
+        return network(sizes, PRESETS[config.preset])
+    if signature(network).parameters["preset"].default is Parameter.empty:
+        raise ConfigError(
+            f"nothing says how a new network of kind {config.architecture!r} wants its input",
+            remedy="start from a trained network (--init), or name network.preset in the recipe",
+        )
+    return network(sizes)
 
 
 def tune(model: SegmentationModel, config: NetworkConfig, seed: int) -> dict[str, Count]:
     """Attaches what a recipe attaches, and leaves a gradient to what it trains; see `apply_tuning`."""
-    tuning = config.tuning if isinstance(config.tuning, Tuning) else find_tuning(config.tuning)
     torch.manual_seed(seed)
-    return apply_tuning(model, tuning)
+    return apply_tuning(model, tuning_of(config))
+
+
+def tuning_of(config: NetworkConfig) -> Tuning:
+    """The way to tune of a recipe, which may name it; see `find_tuning`."""
+    return config.tuning if isinstance(config.tuning, Tuning) else find_tuning(config.tuning)
 
 
 def run_training(
@@ -158,13 +172,28 @@ def run_training(
     """
     path = find_recipe(recipe)
     config, world, output = TrainConfig.from_toml(path), world or World(), Path(output)
+    if init is None and config.network.start is None and tuning_of(config.network).train != ("*",):
+        raise ConfigError(
+            "the recipe tunes a part of a trained network, and none is given to start from",
+            path=path,
+            remedy="name one by --init, or by network.start in the recipe",
+        )
     images = open_images(corpus, "train")
     model = make_network(config.network, config.seed, init)
     source = SampleSource(images, model.preset, config.samples, config.seed)
     if config.network.words and "text" not in model.takes:
         if not source.targets:
             raise ConfigError("the recipe learns names of targets, and none is known", path=corpus)
-        model = make_network(config.network, config.seed, init, source.targets)
+        model = make_network(config.network, config.seed, init, source.words)
+    known = model.vocabulary
+    unknown = [name for name in source.words if known and not is_known(name, known)]
+    if unknown and "text" in asked_parts(config.interaction, config.loss):
+        raise ConfigError(
+            f"the recipe asks for objects by name, and the network was not trained on {', '.join(unknown)}",
+            path=corpus,
+            remedy="leave names out of the recipe's prompts (interaction.first.text = 0), or start from a network "
+            "without words, which learns the corpus's own (network.words = true)",
+        )
     start = weights_digest(model)
     for part, count in tune(model, config.network, config.seed).items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")

@@ -28,6 +28,7 @@ from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import Corpus
 from vesalius.models.presets import Preset
 from vesalius.predict.predictor import whole_frame
+from vesalius.prompts.sample import tight_box
 from vesalius.training.augment import (
     AugmentConfig,
     Rng,
@@ -186,6 +187,11 @@ class SampleSource:
         drawn = np.repeat(objects.wanted, np.diff(objects.first))
         return tuple(name for i in np.unique(objects.target[drawn]) if (name := objects.targets[i]))
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The vocabulary's names of the targets that are drawn; of those that it does not have, their own."""
+        return tuple(sorted({target_of(name).name for name in self.targets}))
+
     def image(self, index: int) -> NDArray[np.uint8]:
         """(S, S, 3) uint8 RGB: image ``index``, whole, as samples show it that are not varied."""
         pixels = self.pool.item(index, []).pixels
@@ -219,9 +225,10 @@ class SampleSource:
         frame = whole_frame((pixels.shape[0], pixels.shape[1]), self.preset)
         if self.config.augment:
             modality = self.pool.objects.modalities[self.pool.objects.modality[index]]
-            image, objects = self._varied(pixels, frame, crops, pseudo, modality, rng)
+            image, objects, content = self._varied(pixels, frame, crops, pseudo, modality, rng)
         else:
             image, objects = _rgb(frame.image(pixels)), [_placed(crop, frame) for crop in [*crops, *pseudo]]
+            content = frame.content
         if self.config.repeat:
             missing = self.config.objects - len(objects)
             objects = objects + [objects[i] for i in rng.integers(len(objects), size=missing)]
@@ -232,7 +239,7 @@ class SampleSource:
             pseudo=tuple(entry.pseudo for entry in objects),
             joined=tuple(entry.joined for entry in objects),
             index=index,
-            content=(0, 0, self.preset.side, self.preset.side) if self.config.augment else frame.content,
+            content=content,
         )
 
     def _drawn(self, number: int, rng: Rng) -> tuple[int, int]:
@@ -257,12 +264,13 @@ class SampleSource:
         pseudo: list[Crop],
         modality: str,
         rng: Rng,
-    ) -> tuple[NDArray[np.uint8], list[_Object]]:
-        """The image and its objects from a drawn view, with shapes and regions of our own now and then."""
+    ) -> tuple[NDArray[np.uint8], list[_Object], tuple[int, int, int, int]]:
+        """Image, objects and content from a drawn view, with shapes and regions of our own now and then."""
         config, side = self.config, self.preset.side
         least = _LEAST * side**2
         view, anchor = self._looked_at(frame, crops[0], least, rng)
         image = _rgb(warp(pixels, view.matrix, side))
+        content = view.content(frame)
 
         def named(crop: Crop, mask: NDArray[np.bool_]) -> _Object:
             target = _unsided(crop.target) if view.flipped else crop.target
@@ -287,13 +295,15 @@ class SampleSource:
         if rng.random() < config.shapes:
             shape = _shape(side, least, rng)
             image = paint_shape(image, shape, rng)
+            content = _widened(content, shape)
             rest = [entry._replace(mask=entry.mask & ~shape) for entry in objects]
             # What is smaller than the least has to be left whole.
             kept = [new for old, new in zip(objects, rest, strict=True) if new.mask.sum() >= min(least, old.mask.sum())]
             objects = [_Object(shape), *kept][: config.objects]
         if rng.random() < config.grown and (region := grown_region(image, rng)) is not None:
             objects = [_Object(region, pseudo=True), *objects][: config.objects]
-        return vary_intensity(image, rng, config.intensity, inversion(modality, config)), objects
+            content = _widened(content, region)
+        return vary_intensity(image, rng, config.intensity, inversion(modality, config)), objects, content
 
     def _looked_at(self, frame: Frame, crop: Crop, least: float, rng: Rng) -> tuple[View, NDArray[np.bool_]]:
         """A view for the object that a sample is about, and its mask, which has a pixel at least."""
@@ -455,10 +465,16 @@ def _shape(side: int, least: float, rng: Rng) -> NDArray[np.bool_]:
     return shape
 
 
+def _widened(content: tuple[int, int, int, int], mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """A content that holds a mask too."""
+    (x0, y0, x1, y1), (left, top, right, bottom) = content, tight_box(mask)
+    return min(x0, left), min(y0, top), max(x1, right), max(y1, bottom)
+
+
 def _unsided(target: str) -> str:
     """A target's name without its side: in a mirror, the left kidney looks like the right one."""
-    side = target_of(target).laterality
-    return target if side is None else target.replace(side, "", 1).strip()
+    found = target_of(target)
+    return target if found.laterality is None else found.name.replace(found.laterality, "", 1).strip()
 
 
 def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
