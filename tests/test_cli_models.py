@@ -105,6 +105,7 @@ def test_a_model_that_was_fetched_is_converted_by_its_name(capsys, tmp_path):
     assert run("convert", "sam-vit-b", "--side", 96, "--preset", "sam-med2d", "-o", tmp_path / "out") == 0
     preset = load_checkpoint(tmp_path / "out").preset
     assert (preset.side, preset.fit, preset.channels) == (96, "pad", "bgr")
+    assert "Apache-2.0" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

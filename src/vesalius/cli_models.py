@@ -101,12 +101,14 @@ def convert(
     """Convert a published checkpoint: safetensors, configuration and model card, bit for bit.
 
     SAM (Meta's files or transformers'), MedSAM, FT-SAM, SAM-Med2D and IMIS-Net are recognised by their keys. Nothing
-    in a file is ever run.
+    in a file is ever run. For a folder that is called as a model is, give ./NAME.
     """
     from vesalius.models.convert import convert as convert_weights
+    from vesalius.models.registry import entries
     from vesalius.predict.load import find_model
 
-    _tell(convert_weights(find_model(source), output, preset=preset, side=side, adapters=adapters))
+    name = source if source in entries() else None
+    _tell(convert_weights(find_model(source), output, preset=preset, side=side, adapters=adapters, name=name))
 
 
 @app.command()

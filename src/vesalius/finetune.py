@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +116,8 @@ def divide(folder: str | Path) -> Division:
     """Divides a corpus by case; its files stay as they are.
 
     The splits that a corpus states are kept; sets of pairs state none. What it lacks of validation and test is taken
-    from its training cases (from all cases, where it states none), those of the lowest `place_of` their names: a seeded
-    draw that is the same everywhere.
+    from its training cases (from all cases, where it states none), those of the lowest `place_of` their names, but none
+    that holds more than half of the images: a seeded draw that is the same everywhere.
 
     Args:
         folder: A corpus, or a folder of sets of pairs.
@@ -151,7 +152,7 @@ def divide(folder: str | Path) -> Division:
             path=folder,
             remedy=f"label at least {LEAST_IMAGES} images of at least {LEAST_CASES} cases (patients)",
         )
-    splits, told = _complete(stated)
+    splits, told = _complete(stated, counts)
     members = {split: [pair for pair, found in splits.items() if found == split] for split in SPLITS}
     if empty := [split for split, pairs in members.items() if not pairs]:
         raise ReadError(
@@ -162,9 +163,9 @@ def divide(folder: str | Path) -> Division:
     size = {split: sum(counts[pair] for pair in pairs) for split, pairs in members.items()}
     if size["train"] < LEAST_TRAINED:
         raise ReadError(
-            f"leaves {size['train']} images to train on, as the cases differ much in size",
+            f"leaves {size['train']} images to train on, of {len(members['train'])} cases",
             path=folder,
-            remedy="label more cases, or divide it yourself: vesalius corpus split",
+            remedy=f"label more, or divide it so that at least {LEAST_TRAINED} train: vesalius corpus split",
         )
     parts = [f"{told[split]}: {len(members[split])} cases, {size[split]} images." for split in SPLITS]
     if unsplit := [pair for pair, split in splits.items() if split is None]:
@@ -180,7 +181,7 @@ def divide(folder: str | Path) -> Division:
 
 
 def _complete(
-    stated: Mapping[tuple[str, str], str | None],
+    stated: Mapping[tuple[str, str], str | None], counts: Mapping[tuple[str, str], int]
 ) -> tuple[dict[tuple[str, str], str | None], dict[str, str]]:
     """The splits of all cases, and for each split where it comes from."""
     splits = dict(stated)
@@ -193,8 +194,13 @@ def _complete(
             told[split] += f" (the corpus's own {split} split)"
             continue
         # Cases of one name stay together: they may be one patient in two data sets.
-        names = {case for (_, case), found in splits.items() if found == "train"}
-        drawn = set(sorted(names, key=place_of)[: max(least, round(share * len(names)))])
+        sizes: Counter[str] = Counter()
+        for (dataset, case), found in splits.items():
+            sizes[case] += counts[dataset, case] * (found == "train")
+        names = sorted((case for case, size in sizes.items() if size), key=place_of)
+        # The one case that holds most of the images trains.
+        small = [case for case in names if sizes[case] <= sizes.total() / 2]
+        drawn = set(small[: max(least, round(share * len(names)))])
         splits = {pair: split if found == "train" and pair[1] in drawn else found for pair, found in splits.items()}
         told[split] += f" (drawn by their names from {'all cases' if whole and split == 'test' else 'the others'})"
     return splits, told

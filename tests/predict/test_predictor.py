@@ -233,6 +233,10 @@ def test_a_correction_looks_again_where_its_outline_is_small_for_what_it_sees(ha
     assert prediction.logits.frame.is_whole == (looks == 1)
     model.seen.clear()
     model.answers = [(16, 0.6)]
-    (after,) = predictor.predict(embedding, [vs.Prompt(points=[(128, 128)], logits=prediction.logits)])
-    assert len(model.seen) == 1
-    assert after.logits.frame == prediction.logits.frame
+    # A click beside the object may lie outside of what was looked at.
+    for beside in ((100, 128), (10, 128)):
+        model.seen.clear()
+        prompt = vs.Prompt(points=[(128, 128), beside], labels=[1, 0], logits=prediction.logits)
+        (after,) = predictor.predict(embedding, [prompt])
+        assert len(model.seen) == 1
+        assert after.logits.frame == prediction.logits.frame

@@ -148,30 +148,20 @@ def test_time_points_are_images_of_their_own(tmp_path):
         np.testing.assert_array_equal(workspace.volume(image).voxels, voxels[..., time].T)
 
 
-def test_all_images_of_a_patient_or_else_of_a_file_are_one_case(tmp_path):
-    import nibabel
-
-    for folder, uid, patient, study in (
-        ("first", "1.2.31", "patient 7", "1.2.9"),
-        ("second", "1.2.32", "patient 7", "1.2.10"),
-        ("other", "1.2.33", "patient 8", "1.2.11"),
-        ("nameless", "1.2.34", None, "1.2.12"),
-        ("nameless too", "1.2.35", None, "1.2.12"),
-    ):
-        made_series(tmp_path / folder, 2, uid, PatientID=patient, StudyInstanceUID=study)
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 3), np.int16), np.eye(4)), tmp_path / "film.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
-    cases: dict[str, set[str]] = {}
-    for item in find_items(tmp_path):
-        cases.setdefault(item.case, set()).add(item.name.split("/")[-1])
-    assert sorted(map(sorted, cases.values())) == [
-        ["film.nii.gz [0]", "film.nii.gz [1]", "film.nii.gz [2]"],
-        ["first", "second"],
-        ["nameless", "nameless too"],
-        ["other"],
-        ["scan.nii.gz"],
-    ]
-    assert not any("patient" in case for case in cases)
+def test_a_dicom_image_tells_whose_it_is(tmp_path):
+    made_series(tmp_path / "first", 2, "1.2.31", PatientID="patient 7", StudyInstanceUID="1.2.9")
+    made_series(tmp_path / "second", 1, "1.2.32", PatientID="patient 7", StudyInstanceUID="1.2.10")
+    made_series(tmp_path / "nameless", 2, "1.2.34", PatientID=None, StudyInstanceUID="1.2.12")
+    made_series(tmp_path / "unknown", 2, "1.2.35", PatientID="", StudyInstanceUID=None)
+    (tmp_path / "scan.png").write_bytes(b"")
+    found = {item.name.split("/")[0]: item.patient for item in find_items(tmp_path)}
+    assert found == {
+        "first": "patient 7",
+        "second": "patient 7",
+        "nameless": "1.2.12",
+        "unknown": None,
+        "scan.png": None,
+    }
 
 
 @pytest.mark.parametrize("name", ["film.tif", "film.dcm"])

@@ -327,15 +327,24 @@ def test_too_little_is_one_clear_error(tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_cases_of_very_different_size_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("large", "images"), [(1, 14), (2, 8)])
+def test_cases_of_very_different_size_leave_enough_to_train_on(tmp_path: Path, large: int, images: int) -> None:
     data = write_pairs(tmp_path / "data", cases=5)
-    # The only large one is held out.
-    large = min((f"p{case}" for case in range(5)), key=place_of)
-    for part in ("images", "labels"):
-        for number in range(2, 14):
-            shutil.copy(data / "discs" / part / f"{large}_0.png", data / "discs" / part / f"{large}_{number}.png")
-    with pytest.raises(ReadError, match="leaves 4 images to train on"):
-        divide(data)
+    # The first ones would be held out.
+    names = sorted((f"p{case}" for case in range(5)), key=place_of)
+    for name in names[:large]:
+        for part in ("images", "labels"):
+            for number in range(2, images):
+                shutil.copy(data / "discs" / part / f"{name}_0.png", data / "discs" / part / f"{name}_{number}.png")
+    if large == 2:
+        with pytest.raises(ReadError, match="leaves 4 images to train on, of 2 cases"):
+            divide(data)
+    else:
+        assert divide(data).cases == {
+            "test": sorted(f"discs/{name}" for name in names[1:3]),
+            "val": [f"discs/{names[3]}"],
+            "train": sorted(f"discs/{name}" for name in (names[0], names[4])),
+        }
 
 
 def test_settings_follow_the_data() -> None:

@@ -327,6 +327,7 @@ def test_varied_samples_say_where_they_are_padded() -> None:
     pixels = np.full((90, 120), 200, np.uint8)
     mask = np.zeros((90, 120), bool)
     mask[20:60, 30:80] = True
+    pixels[mask] = 120
     image = LabelledImage(Slice(pixels), "ct", "a", "1", Path("a.png"), [ObjectMask(mask, "liver", 1)])
     preset = SMALL.model_copy(update={"fit": "longest_side"})
     still = {"focus": 0, "flip": 0, "intensity": 0, "shapes": 0, "grown": 0}
@@ -342,11 +343,17 @@ def test_varied_samples_say_where_they_are_padded() -> None:
             gap = np.array(source[number].content) - lit
             assert (gap * [-1, -1, 1, 1] >= 0).all()
             assert np.abs(gap).max() <= nearest
-    # What is drawn into the padding is shown.
-    drawn = SampleSource([image], preset, config.model_copy(update={"shapes": 1}), seed=0)
-    for number in range(20):
-        x0, y0, x1, y1 = drawn[number].content
-        assert drawn[number].masks[0][y0:y1, x0:x1].sum() == drawn[number].masks[0].sum()
+    # Nothing is drawn in the padding, nor found there.
+    for kind in ("shapes", "grown"):
+        drawn = SampleSource([image], preset, config.model_copy(update={kind: 1}), seed=0)
+        found = [drawn[number] for number in range(40)]
+        assert all(sample.content == (0, 0, 64, 48) for sample in found)
+        assert any(sample.targets[0] == "" for sample in found)
+        assert not any(sample.masks[:, 48:].any() for sample in found)
+        assert all(mask.sum() >= 4 for sample in found for mask in sample.masks)
+    # What fills the square is not padded in use.
+    full = SampleSource([image], SMALL, SampleConfig(**still, rotate=20, zoom=(0.8, 0.8)), seed=0)
+    assert {full[number].content for number in range(10)} == {(0, 0, 64, 64)}
 
 
 @pytest.mark.parametrize("augment", [True, False])

@@ -181,7 +181,9 @@ class Predictor:
         points = np.asarray(prompt.points)
         if prompt.logits is not None and prompt.logits.frame.size == shown.image.size:
             x0, y0, x1, y1 = prompt.logits.frame.window
-            said = np.concatenate([points + 0.5, np.reshape([] if prompt.box is None else prompt.box, (-1, 2))])
+            # A click beside the object may lie anywhere.
+            on = points[np.asarray(prompt.labels) == 1]
+            said = np.concatenate([on + 0.5, np.reshape([] if prompt.box is None else prompt.box, (-1, 2))])
             if ((said >= (x0, y0)) & (said <= (x1, y1))).all():
                 return prompt.logits.frame
         regions: list[Sequence[float]] = []

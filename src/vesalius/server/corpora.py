@@ -58,6 +58,7 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
     unknown: Counter[str] = Counter()
     said: list[dict[str, Any]] = []
     names = Counter(one.item.name for one in images)
+    cases: dict[str, str] = {}
     digest = hashlib.sha256()
     with writing(folder) as part:
         for table in ("images", "masks"):
@@ -66,7 +67,10 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
         try:
             for one in images:
                 scan = one.item.name if names[one.item.name] == 1 else f"{one.item.name}-{one.item.id}"
-                for image, masks, turns in _rows(one, scan):
+                # What must not be split where a corpus is divided: a patient's images, or else all of a file. It is
+                # called as the first of them, which tells nothing of the patient.
+                case = cases.setdefault(one.item.patient or str(one.item.path), one.item.id)
+                for image, masks, turns in _rows(one, scan, case):
                     writer.add(image, masks)
                     digest.update(image["image"]["bytes"] + b"".join(row["rle"] for row in masks))
                     digest.update(repr([image["id"], *((row["target"], row["area"]) for row in masks)]).encode())
@@ -93,7 +97,9 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
     return info.images, info.masks
 
 
-def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[list[Turn]]]]:
+def _rows(
+    one: Annotated, scan: str, case: str
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[list[Turn]]]]:
     """The rows of each image of the corpus and of its masks, and what was said about each of them."""
     volume, shape = one.volume, one.shape
     said, state = turns_of_log(one.log)
@@ -124,7 +130,7 @@ def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict
                 "dataset": DATASET,
                 "split": None,
             }
-            image = shared | _about(one, cut, "2d" if flat else axis, scan) | {"source_digest": digest}
+            image = shared | _about(one, cut, "2d" if flat else axis, scan, case) | {"source_digest": digest}
             if all(axis != main[number] for number, _ in objects):
                 # Single slices, which make no volume.
                 image["slice_spacing"] = None
@@ -143,7 +149,7 @@ def _rows(one: Annotated, scan: str) -> Iterator[tuple[dict[str, Any], list[dict
             yield image | {"masks": len(masks)}, masks, turns
 
 
-def _about(one: Annotated, cut: Slice, axis: str, scan: str) -> dict[str, Any]:
+def _about(one: Annotated, cut: Slice, axis: str, scan: str, case: str) -> dict[str, Any]:
     """What the row of an image says of its slice."""
     pixels = eight_bits(cut)
     steps = None if cut.geometry is None else dict(zip(AXES, cut.geometry.spacing, strict=True))
@@ -151,7 +157,7 @@ def _about(one: Annotated, cut: Slice, axis: str, scan: str) -> dict[str, Any]:
         "image": {"bytes": encode_png(pixels), "path": f"{scan}_{cut.axis}_{cut.index:04d}.png"},
         "height": cut.size[0],
         "width": cut.size[1],
-        "case": one.item.case,
+        "case": case,
         "name": scan,
         "axis": axis,
         "index": cut.index,

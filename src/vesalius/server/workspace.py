@@ -61,11 +61,6 @@ class Item:
     series: str | None = None
     patient: str | None = None
 
-    @property
-    def case(self) -> str:
-        """What must not be split where a corpus is divided: the patient, or else all that its file holds."""
-        return _digest(self.patient or str(self.path))
-
     def check(self) -> None:
         """ReadError where a link, or the name of another file in its header, leads out of the given folder by now."""
         for path in (self.path, *(self.files or ())):

@@ -62,9 +62,12 @@ class View:
     def content(self, whole: Frame) -> tuple[int, int, int, int]:
         """(x0, y0, x1, y1), half-open: the sample's pixels that hold the image, as `Frame.content` has them.
 
-        Of a turned image the smallest rectangle around it; what is black in its corners counts as image.
+        Of a turned image the smallest rectangle around it; what is black in its corners counts as image. Where the
+        whole image fills the square, nothing is padding in use, and so it is here.
         """
         (height, width), side = whole.size, whole.side
+        if whole.content == (0, 0, side, side):
+            return whole.content
         corners = self.matrix @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], float)
         edges = np.clip(np.round([corners.min(1), corners.max(1)]), 0, side).astype(int)
         return tuple(edges.ravel().tolist())

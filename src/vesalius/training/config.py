@@ -42,7 +42,8 @@ class TrainConfig(Config):
     Attributes:
         steps: Optimiser steps of the whole schedule; or
         epochs: Times that as many images are drawn as there are to train on.
-        stop: Step to stop at, before the schedule ends; None to go through with it.
+        stop: Step to stop at, before the schedule ends; None to go through with it. Nothing is measured there that
+            would not be measured without.
         images: Images per step, of all processes and parts.
         accumulate: Parts of a step, whose gradients are added up, to save memory.
         optimiser: Adam, or AdamW with decay of the weights that are not vectors.

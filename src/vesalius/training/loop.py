@@ -199,7 +199,6 @@ class _Run:
         self.wrapped = world.wrap(self.step)
         self.average = Average(model, config.ema)
         self.optimiser = optimiser_of(model, config)
-        task.source.pool.limit(world.size)
         self.cache = None
         if config.cache != "none":
             folder = output / FEATURES if config.cache == "disk" else None

@@ -133,13 +133,9 @@ def make_network(
 
 def tune(model: SegmentationModel, config: NetworkConfig, seed: int) -> dict[str, Count]:
     """Attaches what a recipe attaches, and leaves a gradient to what it trains; see `apply_tuning`."""
+    tuning = config.tuning if isinstance(config.tuning, Tuning) else find_tuning(config.tuning)
     torch.manual_seed(seed)
-    return apply_tuning(model, tuning_of(config))
-
-
-def tuning_of(config: NetworkConfig) -> Tuning:
-    """The way to tune of a recipe, which may name it; see `find_tuning`."""
-    return config.tuning if isinstance(config.tuning, Tuning) else find_tuning(config.tuning)
+    return apply_tuning(model, tuning)
 
 
 def run_training(
@@ -172,12 +168,6 @@ def run_training(
     """
     path = find_recipe(recipe)
     config, world, output = TrainConfig.from_toml(path), world or World(), Path(output)
-    if init is None and config.network.start is None and tuning_of(config.network).train != ("*",):
-        raise ConfigError(
-            "the recipe tunes a part of a trained network, and none is given to start from",
-            path=path,
-            remedy="name one by --init, or by network.start in the recipe",
-        )
     images = open_images(corpus, "train")
     model = make_network(config.network, config.seed, init)
     source = SampleSource(images, model.preset, config.samples, config.seed)
@@ -195,7 +185,14 @@ def run_training(
             "without words, which learns the corpus's own (network.words = true)",
         )
     start = weights_digest(model)
-    for part, count in tune(model, config.network, config.seed).items():
+    counts = tune(model, config.network, config.seed)
+    if init is None and config.network.start is None and any(count.trained < count.total for count in counts.values()):
+        raise ConfigError(
+            "the recipe tunes a part of a trained network, and none is given to start from",
+            path=path,
+            remedy="name one by --init, or by network.start in the recipe",
+        )
+    for part, count in counts.items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
     if isinstance(images, Corpus) and "val" not in images.images["split"].unique().to_pylist():
         tell(f"no validation split: {rows_of(images, 'val').sum():,} training images are held out for it, by case")

@@ -28,7 +28,6 @@ from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import Corpus
 from vesalius.models.presets import Preset
 from vesalius.predict.predictor import whole_frame
-from vesalius.prompts.sample import tight_box
 from vesalius.training.augment import (
     AugmentConfig,
     Rng,
@@ -48,6 +47,8 @@ from vesalius.vocabulary.targets import target_of
 
 # Objects of one image that are tried, at most: of a field of cells most lie outside a window.
 _TRIED = 12
+# Shapes that are drawn until one is large enough.
+_DRAWN = 100
 # An object covers at least this share of a varied sample, and this share of it is seen; of the one that the sample is
 # about, either will do.
 _LEAST, _SEEN = 0.001, 0.7
@@ -69,7 +70,8 @@ class SampleConfig(AugmentConfig):
         pseudo_share: Probability that a place after the first goes to one of the image's pseudo masks, if it has some.
         joined: Probability that the drawn object is joined with all others of its target, to be asked for by name.
             Unless it is 0, a name means all objects of a target, and one of several goes without.
-        memory: GB (10^9 bytes) of a corpus that stay decoded, in all worker processes of one run together.
+        memory: GB (10^9 bytes) of a corpus that stay decoded, in all worker processes together; of several
+            processes that train, in those of each.
     """
 
     augment: bool = True
@@ -292,17 +294,16 @@ class SampleSource:
         machine = seen(pseudo, len(pseudo))
         others = seen(crops[1:], config.objects - len(machine) - 1)
         objects = [named(crops[0], anchor), *others, *machine]
-        if rng.random() < config.shapes:
-            shape = _shape(side, least, rng)
+        if rng.random() < config.shapes and (shape := _shape(side, content, least, rng)) is not None:
             image = paint_shape(image, shape, rng)
-            content = _widened(content, shape)
             rest = [entry._replace(mask=entry.mask & ~shape) for entry in objects]
             # What is smaller than the least has to be left whole.
             kept = [new for old, new in zip(objects, rest, strict=True) if new.mask.sum() >= min(least, old.mask.sum())]
             objects = [_Object(shape), *kept][: config.objects]
         if rng.random() < config.grown and (region := grown_region(image, rng)) is not None:
-            objects = [_Object(region, pseudo=True), *objects][: config.objects]
-            content = _widened(content, region)
+            region = _within(region, content)
+            if region.sum() >= least:
+                objects = [_Object(region, pseudo=True), *objects][: config.objects]
         return vary_intensity(image, rng, config.intensity, inversion(modality, config)), objects, content
 
     def _looked_at(self, frame: Frame, crop: Crop, least: float, rng: Rng) -> tuple[View, NDArray[np.bool_]]:
@@ -457,18 +458,21 @@ def _is_seen(crop: Crop, mask: NDArray[np.bool_], view: View) -> bool:
     return bool(mask.sum() >= _SEEN * growth * crop.mask.sum())
 
 
-def _shape(side: int, least: float, rng: Rng) -> NDArray[np.bool_]:
-    """A drawn shape that is not too small; the smallest may lie mostly outside."""
-    shape = random_shape(side, rng)
-    while shape.sum() < least:
-        shape = random_shape(side, rng)
-    return shape
+def _shape(side: int, content: tuple[int, int, int, int], least: float, rng: Rng) -> NDArray[np.bool_] | None:
+    """A drawn shape within the content that is not too small, or None if the content has no room for one."""
+    for _ in range(_DRAWN):
+        shape = _within(random_shape(side, rng), content)
+        if shape.sum() >= least:
+            return shape
+    return None
 
 
-def _widened(content: tuple[int, int, int, int], mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """A content that holds a mask too."""
-    (x0, y0, x1, y1), (left, top, right, bottom) = content, tight_box(mask)
-    return min(x0, left), min(y0, top), max(x1, right), max(y1, bottom)
+def _within(mask: NDArray[np.bool_], content: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """What of a mask lies in the content."""
+    x0, y0, x1, y1 = content
+    inside = np.zeros_like(mask)
+    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+    return inside
 
 
 def _unsided(target: str) -> str:
