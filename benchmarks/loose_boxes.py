@@ -13,17 +13,17 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import vesalius as vs
-from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import MIN_AREA
-from vesalius.corpus.split import split_of
 from vesalius.metrics.overlap import dice
 from vesalius.prompts.sample import tight_box
+from vesalius.training.run import open_images
 
 WIDER = (0.0, 0.05, 0.1, 0.125, 0.15, 0.25)
 IMAGES = 4
@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def real(data: Path) -> Iterator[tuple[str, vs.Slice, NDArray[np.bool_]]]:
-    """Data set, image and mask of the objects that are drawn."""
+    """Data set, image and (H, W) mask of the objects that are drawn."""
     rng = np.random.default_rng(3)
-    for folder in find_sets(data):
-        images = [image for image in read_pairs(folder) if split_of(image.case) == "train"]
+    for _, of_set in groupby(open_images(data, "train"), key=lambda image: image.dataset):
+        images = list(of_set)
         for i in rng.permutation(len(images))[:IMAGES]:
             masks = [entry.mask for entry in images[i].masks if entry.mask.mean() >= MIN_AREA]
             if masks:
@@ -60,6 +60,7 @@ def real(data: Path) -> Iterator[tuple[str, vs.Slice, NDArray[np.bool_]]]:
 
 
 def discs() -> Iterator[tuple[str, vs.Slice, NDArray[np.bool_]]]:
+    """As `real`, of discs that are made."""
     y, x = np.mgrid[:256, :256]
     for radius in (20, 40, 60, 90):
         truth = (x - 128) ** 2 + (y - 120) ** 2 < radius**2
@@ -69,7 +70,7 @@ def discs() -> Iterator[tuple[str, vs.Slice, NDArray[np.bool_]]]:
 
 
 def widened(mask: NDArray[np.bool_], wider: float) -> tuple[int, int, int, int]:
-    """The box around a mask with each edge further out by a share of its side, within the image."""
+    """(x0, y0, x1, y1), half-open: the box around an (H, W) mask, each edge further out by a share of its side."""
     height, width = mask.shape
     x0, y0, x1, y1 = tight_box(mask)
     dx, dy = round(wider * (x1 - x0)), round(wider * (y1 - y0))

@@ -27,7 +27,7 @@ def rows_of(words: Sequence[str], known: Sequence[str]) -> list[int]:
 
 def is_known(word: str, known: Sequence[str]) -> bool:
     """Whether a word is, or means, one that a network knows; ``known`` is empty for a network that takes any words."""
-    return (target_of(word).name in _places(tuple(known)) or word in known) if known else find_target(word) is not None
+    return target_of(word).name in _places(tuple(known)) if known else find_target(word) is not None
 
 
 def _row(word: str, known: Sequence[str]) -> int:

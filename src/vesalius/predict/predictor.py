@@ -199,8 +199,11 @@ class Predictor:
             return shown.frame
         return focus_frame(_around(regions, points), shown.frame, self.preset.focus)
 
-    def _second_look(self, shown: Shown, prompt: Prompt, first: Frame, found: NDArray[np.bool_]) -> Frame | None:
-        """The frame for a second look at what clicks alone have found, or None if the first look was near enough."""
+    def _second_look(self, shown: Shown, prompt: Prompt, seen: Frame, found: NDArray[np.bool_]) -> Frame | None:
+        """The frame for a second look at the (H, W) mask that clicks alone have found, or None.
+
+        None if they are not alone, nothing was found, or the frame that was ``seen`` first is near enough.
+        """
         if self.preset.focus is None or prompt.box is not None or prompt.mask is not None or not found.any():
             return None
         points = np.asarray(prompt.points)[np.asarray(prompt.labels) == 1]
@@ -208,7 +211,7 @@ class Predictor:
         if frame.is_whole:
             return None
         # Else a window would follow every small change of the outline, and be encoded anew.
-        near_enough = prompt.logits is not None and 2 * _longer(frame) > _longer(first)
+        near_enough = prompt.logits is not None and 2 * _longer(frame) > _longer(seen)
         return None if near_enough else frame
 
     def _features(self, views: Sequence[tuple[Shown, Frame]]) -> list[ImageFeatures]:
