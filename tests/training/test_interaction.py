@@ -89,6 +89,23 @@ def test_jitter_is_limited_as_the_recipe_says() -> None:
     assert moved[:, 1::2].abs().max() <= 0.05 * 50 + 1e-6
 
 
+def test_a_loose_box_leaves_room_all_around() -> None:
+    real = two_masks()[:1].repeat(400, 1, 1)
+    moved = prompts_of(real, InteractionConfig(first=only("box"), jitter=0, loose=0.25)).boxes
+    room = (moved - torch.tensor([4.0, 6.0, 40.0, 56.0])) * torch.tensor([-1, -1, 1, 1])
+    loose = room.abs().sum(1) > 0
+    assert 0.18 < loose.float().mean() < 0.32
+    # To the left and above the image itself ends: there is no room for a quarter.
+    share = room[loose] / torch.tensor([36.0, 50.0, 36.0, 50.0])
+    assert (share >= 0).all()
+    assert share[:, 2].max() <= 0.25
+    assert 0.1 < share[:, 2].mean() < 0.15
+    # What else is drawn is the same, so that recipes without loose boxes are what they were.
+    jitter = InteractionConfig(first=only("box"), jitter=3)
+    with_loose = prompts_of(real, jitter.model_copy(update={"loose": 0.25})).boxes
+    assert (prompts_of(real, jitter).boxes == with_loose).all(1)[~loose].all()
+
+
 def test_boxes_and_masks_are_as_the_preset_wants_them() -> None:
     real = two_masks()[:1]
     still = InteractionConfig(first=only("box"), jitter=0)

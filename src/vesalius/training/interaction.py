@@ -35,6 +35,8 @@ Probability = NonNegativeFloat
 
 # Logits of a mask that someone drew: where the object is, not how sure anyone is.
 DRAWN = 4.0
+# Share of a box's side by which a loose one's edges are out at most.
+LOOSE_ROOM = 0.25
 
 
 class FirstPrompt(Config):
@@ -80,6 +82,7 @@ class InteractionConfig(Config):
         jitter: Every coordinate of a box moves by itself, by at most this many pixels of the network's input.
         jitter_share: It also moves by at most this share of the box's side; None for no such limit.
         jitter_outward: Whether coordinates only move away from the object (MedSAM).
+        loose: Probability that a box leaves room all around: every edge is then out by at most a quarter of its side.
         mask_only: Later rounds that give the previous mask without new points: each with a probability, or the last
             and one random one between the first and the last.
         mask_text: Whether these rounds give the object's name beside the mask.
@@ -100,6 +103,7 @@ class InteractionConfig(Config):
     jitter: NonNegativeFloat = 5.0
     jitter_share: NonNegativeFloat | None = 0.1
     jitter_outward: bool = False
+    loose: Probability = 0.0
     mask_only: float | Literal["last and middle"] = 0.1
     mask_text: bool = False
     text_for_mask: Probability = 0.0
@@ -170,7 +174,7 @@ class Draws(NamedTuple):
         point: (N, 3) in [0, 1): which pixel, and where in it.
         jitter: (N, 4) in [0, 1).
         errors: (N, rounds - 1, K) in [0, 1), one per corrective point.
-        generators: For rough masks.
+        generators: For rough masks and loose boxes.
     """
 
     kind: NDArray[np.float64]
@@ -468,7 +472,9 @@ def first_prompts(
     labels = torch.where(kind[:, None] == 0, 1, -1)
     boxes = masks = None
     if (kinds == 1).any():
-        moved = jittered(tight_boxes(real) * step, torch.from_numpy(draws.jitter).to(device), config, preset.side)
+        loose = [kinds[i] == 1 and rng.random() < config.loose for i, rng in enumerate(draws.generators)]
+        uniforms = torch.from_numpy(draws.jitter).to(device)
+        moved = jittered(tight_boxes(real) * step, uniforms, torch.tensor(loose, device=device), config, preset.side)
         if preset.box == "inclusive":
             moved = moved - torch.tensor([0, 0, 1, 1], device=device)
         boxes = torch.where(kind[:, None] == 1, moved, torch.nan).float()
@@ -492,18 +498,22 @@ def tight_boxes(real: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1).double()
 
 
-def jittered(boxes: Tensor, uniforms: Tensor, config: InteractionConfig, side: int) -> Tensor:
-    """(N, 4) boxes with each coordinate moved by itself, within a square of a side; (N, 4) uniforms decide how far."""
+def jittered(boxes: Tensor, uniforms: Tensor, loose: Tensor, config: InteractionConfig, side: int) -> Tensor:
+    """(N, 4) boxes with each coordinate moved by itself, within a square of a side; (N, 4) uniforms decide how far.
+
+    Those of the (N,) bool ``loose`` leave room all around.
+    """
     reach = torch.full_like(boxes, config.jitter)
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     if config.jitter_share is not None:
-        sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         reach = torch.minimum(reach, config.jitter_share * sides)
     outward = torch.tensor([-1, -1, 1, 1], device=boxes.device)
     move = uniforms * outward if config.jitter_outward else 2 * uniforms - 1
     moved = boxes + reach * move
     # A jitter that would turn a small box inside out is not applied.
     valid = (moved[:, 2:] - moved[:, :2] >= 2).all(1, keepdim=True)
-    return torch.where(valid, moved, boxes).clamp(0, side)
+    moved = torch.where(valid, moved, boxes)
+    return torch.where(loose[:, None], boxes + LOOSE_ROOM * sides * uniforms * outward, moved).clamp(0, side)
 
 
 def on_scale(logits: Tensor, preset: Preset) -> Tensor:
