@@ -27,6 +27,8 @@ TRAINED = {
     "vesalius-tiny-1": {"encoder", "decoder"},
     "vesalius-tiny-2": {"encoder", "decoder"},
     "vesalius-tiny-3": {"encoder", "decoder", "words"},
+    "vesalius-tiny-4": {"encoder", "decoder", "words"},
+    "vesalius-tiny-5": {"encoder", "decoder", "words"},
     "sam-med2d": {"adapters", "prompt_encoder", "mask_decoder"},
     "ft-sam": {"mask_decoder"},
     "cosmos-decoder": {"mask_decoder"},
