@@ -23,7 +23,15 @@ from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
 from vesalius.corpus.store import Corpus, is_corpus
-from vesalius.evaluation.comparison import Change, change_table, compare, object_of, target_table
+from vesalius.evaluation.comparison import (
+    JUDGED_CASES,
+    LEVEL,
+    Change,
+    change_table,
+    compare,
+    object_of,
+    target_table,
+)
 from vesalius.evaluation.scores import (
     Score,
     collect,
@@ -409,7 +417,12 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
     if verdicts["better"]:
         sentences.append(f"Fine-tuning made it better: {', '.join(verdicts['better'])}.")
     if best and not any(verdicts.values()):
-        sentences.append("Fine-tuning made no clear difference under any prompt.")
+        few = changes[0].verdict == "too few cases"
+        sentences.append(
+            f"{changes[0].cases} held-out cases are too few to say whether fine-tuning made a difference."
+            if few
+            else "Fine-tuning made no clear difference under any prompt."
+        )
     parts = [
         f"# Fine-tuning of {name}",
         " ".join(sentences),
@@ -417,7 +430,9 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
         f"Dice on the held-out cases, under the same prompts before and after: a tight box, or clicks as `vesalius "
         f"evaluate` places them; of an image with more than {MEASURED} objects that many are drawn. Means over objects "
         "within a data set, then over data sets; in brackets the 95 % confidence interval (bootstrap over cases), for "
-        "the difference of the same objects too. Without an interval there are too few cases.",
+        f"the difference of the same objects too. There are {changes[0].cases} held-out cases. A verdict wants "
+        f"{JUDGED_CASES} of them, an interval of the difference without zero, and p < {LEVEL} by Wilcoxon's signed ranks "
+        "of the cases' mean differences.",
         division.told,
         f"Training ended {ended}. Validation Dice (prompts: {run['prompts']}): {validated[0]:.4f} of the untouched "
         f"network, {validated[best]:.4f} at best, at step {best}, which is kept.",
