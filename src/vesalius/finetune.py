@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.core.types import Prompt
 from vesalius.corpus.layouts.pairs import find_sets, read_pairs
@@ -53,7 +53,7 @@ from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.interaction import FirstPrompt
 from vesalius.training.loop import BEST, STATE, Task, train
-from vesalius.training.monitor import VALIDATION
+from vesalius.training.monitor import RUN, VALIDATION
 from vesalius.training.run import RECIPES, images_digest, tune
 from vesalius.training.samples import SampleSource
 
@@ -296,16 +296,24 @@ def finetune(
         images = list(division.read("val", VALIDATED))
         validate = validation(images, world.device, strategies=DECISIVE[prompts])
         if not (output / STATE).exists():
-            # Scores of another run, whose state was removed.
-            for name_of_table in TABLES:
-                (output / name_of_table).unlink(missing_ok=True)
-                _part(output / name_of_table).unlink(missing_ok=True)
+            _remove_scores(output)
     train(network, Task(source, validate=validate, about=about), config, output, world, resume)
     if not world.is_first:
         return None
     before = load_model(model, world.device, runtime="torch")
     after = load_model(output / BEST, world.device, runtime="torch")
     return _measure(output, name, division, (before, after))
+
+
+def _remove_scores(output: Path) -> None:
+    """Removes the scores of another run, whose state was removed."""
+    for path in (output / name for name in TABLES):
+        if path.exists() and not (output / RUN).exists():
+            raise WriteError("is there, and is of no run", path=path, remedy="choose another folder")
+    if output.is_dir():
+        for path in (output / name for name in TABLES):
+            path.unlink(missing_ok=True)
+            _part(path).unlink(missing_ok=True)
 
 
 def _measure(output: Path, name: str, division: Division, predictors: tuple[Predictor, Predictor]) -> Path:
@@ -398,7 +406,7 @@ def _plain(change: Change) -> dict[str, Any]:
 
 
 def _report(name: str, division: Division, changes: Sequence[Change], tables: Tables, output: Path) -> str:
-    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    run = json.loads((output / RUN).read_text(encoding="utf-8"))
     with (output / VALIDATION).open(newline="", encoding="utf-8") as file:
         validated = {int(row["step"]): float(row["dice"]) for row in csv.DictReader(file)}
     best = max(validated, key=lambda step: (validated[step], -step))
@@ -431,8 +439,8 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
         f"evaluate` places them; of an image with more than {MEASURED} objects that many are drawn. Means over objects "
         "within a data set, then over data sets; in brackets the 95 % confidence interval (bootstrap over cases), for "
         f"the difference of the same objects too. There are {changes[0].cases} held-out cases. A verdict wants "
-        f"{JUDGED_CASES} of them, an interval of the difference without zero, and p < {LEVEL} by Wilcoxon's signed ranks "
-        "of the cases' mean differences.",
+        f"{JUDGED_CASES} of them, an interval of the difference without zero, and p < {LEVEL} by Wilcoxon's signed "
+        "ranks of the cases' mean differences.",
         division.told,
         f"Training ended {ended}. Validation Dice (prompts: {run['prompts']}): {validated[0]:.4f} of the untouched "
         f"network, {validated[best]:.4f} at best, at step {best}, which is kept.",

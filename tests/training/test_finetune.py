@@ -24,7 +24,7 @@ import vesalius as vs
 from golden.networks import CONFIG, sam
 from vesalius import finetune as module
 from vesalius.cli import main
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.types import Prompt
 from vesalius.corpus.split import place_of
 from vesalius.corpus.store import Corpus
@@ -232,6 +232,13 @@ def test_scores_of_another_run_are_not_taken(done: Done, tmp_path: Path, monkeyp
     (tmp_path / "run" / "after.csv.part").write_text("of another model")
     finetune(done.corpus, tmp_path / "run", done.start)
     assert (tmp_path / "run" / "before.csv").read_text() == expected
+
+
+def test_files_of_one_s_own_are_not_removed(done: Done, tmp_path: Path) -> None:
+    (tmp_path / "before.csv").write_text("mine")
+    with pytest.raises(WriteError, match=r"before.csv: is there, and is of no run"):
+        finetune(done.corpus, tmp_path, done.start)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before.csv"]
 
 
 def test_a_run_on_other_labels_is_another_run(done: Done, tmp_path: Path, monkeypatch) -> None:
