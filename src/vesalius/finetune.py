@@ -278,7 +278,13 @@ def finetune(
     output, world, name = Path(output), world or World(), DEFAULT if model is None else str(model)
     division = divide(corpus)
     tell(division.told)
-    network = load_network(find_model(model))
+    start = find_model(model)
+    network = load_network(start)
+    seen = cases_seen(start)
+    if again := seen.intersection(division.cases["test"]):
+        tell(
+            f"{len(again)} of {len(division.cases['test'])} held-out cases were not held out when {name} was fine-tuned"
+        )
     config = settings(network.architecture, division.counts["train"], prompts)
     about = {
         "corpus": str(corpus),
@@ -287,6 +293,7 @@ def finetune(
         "start_weights": weights_digest(network),
         "prompts": prompts,
         "division": division.cases,
+        "seen_before": sorted(seen),
     }
     for part, count in tune(network, config.network, config.seed).items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
@@ -303,6 +310,16 @@ def finetune(
     before = load_model(model, world.device, runtime="torch")
     after = load_model(output / BEST, world.device, runtime="torch")
     return _measure(output, name, division, (before, after))
+
+
+def cases_seen(start: Path) -> set[str]:
+    """Cases (``data set/case``) by which a network was fine-tuned here, as the ``run.json`` beside it tells."""
+    record = start.parent / RUN
+    if not record.is_file():
+        return set()
+    told = json.loads(record.read_text(encoding="utf-8"))
+    division = told.get("division", {})
+    return {*division.get("train", []), *division.get("val", []), *told.get("seen_before", [])}
 
 
 def _remove_scores(output: Path) -> None:
@@ -415,6 +432,11 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
         ended += f", as {run['config']['patience']} validations in a row were not better"
     verdicts = {kind: [c.strategy for c in changes if c.verdict == kind] for kind in ("better", "worse")}
     sentences = []
+    if again := set(run["seen_before"]).intersection(division.cases["test"]):
+        sentences.append(
+            f"**{len(again)} of {len(division.cases['test'])} held-out cases were not held out when {name} was "
+            "fine-tuned: on them both columns are better than on new cases. Start from the model that it was made of.**"
+        )
     if best == 0:
         sentences.append(
             "**No step was better in validation than the untouched network, which is kept as it is: fine-tuning "

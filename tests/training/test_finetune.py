@@ -30,7 +30,7 @@ from vesalius.corpus.split import place_of
 from vesalius.corpus.store import Corpus
 from vesalius.evaluation.comparison import compare
 from vesalius.evaluation.scores import Score
-from vesalius.finetune import divide, finetune, settings
+from vesalius.finetune import cases_seen, divide, finetune, settings
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
 from vesalius.models.presets import PRESETS
 from vesalius.predict.predictor import Predictor
@@ -232,6 +232,23 @@ def test_scores_of_another_run_are_not_taken(done: Done, tmp_path: Path, monkeyp
     (tmp_path / "run" / "after.csv.part").write_text("of another model")
     finetune(done.corpus, tmp_path / "run", done.start)
     assert (tmp_path / "run" / "before.csv").read_text() == expected
+
+
+def test_cases_that_a_start_was_fine_tuned_by_are_told(done: Done, tmp_path: Path, monkeypatch) -> None:
+    shorten(monkeypatch)
+    assert cases_seen(done.start) == set()
+    division = json.loads((done.folder / "run.json").read_text())["division"]
+    assert cases_seen(done.folder / "best") == {*division["train"], *division["val"]}
+    shutil.copytree(done.folder, tmp_path / "first")
+    record = json.loads((tmp_path / "first" / "run.json").read_text())
+    record["division"]["train"].append(division["test"][0])
+    (tmp_path / "first" / "run.json").write_text(json.dumps(record))
+    told: list[str] = []
+    report = finetune(done.corpus, tmp_path / "second", tmp_path / "first" / "best", tell=told.append)
+    sentence = f"1 of {len(division['test'])} held-out cases were not held out"
+    assert any(sentence in line for line in told)
+    assert sentence in report.read_text()
+    assert division["test"][0] in json.loads((tmp_path / "second" / "run.json").read_text())["seen_before"]
 
 
 def test_files_of_one_s_own_are_not_removed(done: Done, tmp_path: Path) -> None:
