@@ -14,22 +14,25 @@ import glob
 import json
 import re
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ConfigError, GeometryError, ReadError, WriteError
-from vesalius.core.types import Slice, Volume
+from vesalius.core.errors import ConfigError, ReadError, WriteError
+from vesalius.core.types import Volume
 from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases
 from vesalius.corpus.layouts.support import (
+    PICTURES,
     WILD,
     case_of,
     dataset_name,
     eight_bits,
     matching,
     numbers,
+    read_json,
     writing,
     written_name,
 )
@@ -45,6 +48,7 @@ from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask, connect
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Layer, Scan, safe_name
 from vesalius.corpus.sorting import joined
+from vesalius.io.read import read_volume
 
 # Parts of a pattern of labels that an image fills in; several in a row would be a glob's **.
 _PLACE = re.compile(r"(\{stem\}|\{case\})+")
@@ -286,9 +290,10 @@ def list_cases(folder: str | Path) -> dict[Path, str]:
         ReadError: There is no readable ``set.json`` or no image, or no part of the names gives that many cases.
     """
     folder = Path(folder)
-    images = sorted(path for path in (folder / "images").glob("*") if path.suffix in (".png", ".jpg"))
+    found = (folder / "images").glob("[!.]*")
+    images = sorted(path for path in found if path.suffix.lower() in PICTURES)
     if not images:
-        raise ReadError("there are no images", path=folder / "images", remedy="put .png or .jpg files there")
+        raise ReadError("there are no images", path=folder / "images", remedy=f"put {', '.join(PICTURES)} files there")
     count = _description(folder)["cases"]
     parts = [path.stem.split("_") for path in images]
     for length in range(1, max(map(len, parts)) + 1):
@@ -303,6 +308,9 @@ def read_pairs(
 ) -> Iterator[LabelledImage]:
     """Reads a set of image and label pairs, in the order of file names.
 
+    Pixels and grey window are those of `read_volume`, which is not told the modality: the windows of CT are for
+    Hounsfield units, and pictures hold none.
+
     Args:
         folder: Holds ``set.json``, ``images/``, ``labels/``, and ``labels_instances/`` if set.json says so.
         min_area: Objects under this share of the image are left out.
@@ -312,24 +320,23 @@ def read_pairs(
         Each image with its objects; an image may have none.
 
     Raises:
-        ReadError: A file is missing or damaged.
+        ReadError: A file is missing or damaged, a label map is a colour picture, or it has a value that ``set.json``
+            does not name.
         GeometryError: A label map is not of its image's size.
     """
     folder = Path(folder)
     about = _description(folder)
-    names = {int(value): name for value, name in about["labels"].items()}
+    names = {int(value): name for value, name in about["labels"].items() if int(value)}
     for row, (path, case) in enumerate(list_cases(folder).items()):
         if rows is not None and row not in rows:
             continue
-        pixels = _read(path)
-        labels = _read(folder / "labels" / f"{path.stem}.png")
-        instances = _read(folder / "labels_instances" / f"{path.stem}.png") if about["instances"] else None
-        for kind, array in (("label", labels), ("instance", instances)):
-            if array is not None and array.shape != pixels.shape[:2]:
-                raise GeometryError(f"the {kind} map is {array.shape}, the image {pixels.shape[:2]}", path=path)
+        volume = read_volume(path)
+        stem = f"{path.stem}.png"
+        labels = _named_labels(folder / "labels" / stem, volume, names)
+        instances = read_labels(folder / "labels_instances" / stem, volume)[0] if about["instances"] else None
         found = connected_objects(labels, names, instances, min_area)
         yield LabelledImage(
-            image=Slice(pixels, modality=about["modality"], source=path),
+            image=replace(volume.slice(), modality=about["modality"]),
             modality=about["modality"] or "unknown",
             dataset=folder.name,
             case=case,
@@ -338,21 +345,35 @@ def read_pairs(
         )
 
 
+def _named_labels(path: Path, volume: Volume, names: Container[int]) -> NDArray[Any]:
+    """(H, W) labels of a picture; ReadError if one of them has no name."""
+    labels: NDArray[Any] = read_labels(path, volume)[0]
+    unnamed = [str(value) for value in np.unique(labels) if value and value not in names]
+    if unnamed:
+        raise ReadError(
+            f"has values that set.json does not name: {', '.join(unnamed[:8])}{', ...' if unnamed[8:] else ''}",
+            path=path,
+            remedy='name them under "labels" in set.json, or make them 0 where they mean the background',
+        )
+    return labels
+
+
 def _description(folder: Path) -> dict[str, Any]:
+    """What ``set.json`` says; ReadError if it lacks something."""
     path = folder / "set.json"
-    try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        about["cases"], about["labels"], about["instances"], about["modality"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ReadError(f"cannot be read ({error})", path=path, remedy="describe the set there") from error
+    remedy = (
+        'describe the set there: {"modality": "ct", "labels": {"1": "liver"}, "cases": 20, "instances": false}, '
+        "with the number of patients as cases, and null for a modality that is not known"
+    )
+    about = read_json(path, remedy)
+    if not isinstance(about, dict):
+        raise ReadError("does not describe a set", path=path, remedy=remedy)
+    missing = [key for key in ("modality", "labels", "cases", "instances") if key not in about]
+    if missing:
+        raise ReadError(f"does not state {', '.join(missing)}", path=path, remedy=remedy)
+    labels = about["labels"]
+    if not isinstance(labels, dict) or not all(
+        re.fullmatch("[0-9]+", value) and isinstance(name, str) for value, name in labels.items()
+    ):
+        raise ReadError(f"its labels are not values with their names: {labels}", path=path, remedy=remedy)
     return about
-
-
-def _read(path: Path) -> NDArray[Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return np.array(picture)
-    except OSError as error:
-        raise ReadError(f"cannot be read ({error})", path=path) from error
