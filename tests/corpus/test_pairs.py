@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vesalius.core.errors import GeometryError, ReadError
-from vesalius.corpus.layouts.pairs import list_cases, read_pairs
+from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
 from vesalius.corpus.objects import connected_objects
 from vesalius.corpus.split import split_of
 from vesalius.io.read import read_slice
@@ -160,3 +160,12 @@ def test_real_sets_have_the_cases_they_state() -> None:
         about = json.loads((folder / "set.json").read_text())
         cases = list_cases(folder)
         assert (len(cases), len(set(cases.values()))) == (about["pairs"], about["cases"])
+
+
+def test_a_folder_without_sets_says_how_to_make_a_corpus(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="there is no such folder"):
+        find_sets(tmp_path / "absent")
+    with pytest.raises(ReadError, match="no set of image and label pairs") as raised:
+        find_sets(tmp_path)
+    assert f"vesalius curate --guess {tmp_path}" in str(raised.value.remedy)
+    assert find_sets(write_set(tmp_path / "s", ["a"], 1).parent) == [tmp_path / "s"]

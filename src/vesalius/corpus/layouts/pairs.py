@@ -268,14 +268,19 @@ def find_sets(folder: Path) -> list[Path]:
     """The folder itself if it is a paired set (it has a ``set.json``), else the paired sets in it, by name.
 
     Raises:
-        ReadError: There is none.
+        ReadError: There is no such folder, or no set in it.
     """
+    if not folder.is_dir():
+        raise ReadError("there is no such folder", path=folder, remedy="give a corpus, or a folder with a set.json")
     if (folder / "set.json").exists():
         return [folder]
     sets = sorted(path.parent for path in folder.glob("*/set.json"))
     if not sets:
         raise ReadError(
-            "there is no set of image and label pairs", path=folder, remedy="give a folder that holds a set.json"
+            "is no corpus, and there is no set of image and label pairs",
+            path=folder,
+            remedy=f"describe your images (vesalius curate --guess {folder} -o recipe.toml), make a corpus of them "
+            f"(vesalius curate recipe.toml --root {folder} -o corpus) and give that; or give a folder with a set.json",
         )
     return sets
 
