@@ -86,8 +86,28 @@ def curate(
         print(f"not in the vocabulary, kept as it is: {name} ({count} masks)")
     if info.rejects:
         print(f"{info.rejects} entries could not be used: {output / 'rejects.parquet'}")
+        for line in _reasons(output / "rejects.parquet"):
+            print(line)
         if not allow_rejects:
             raise typer.Exit(1)
+
+
+def _reasons(rejects: Path, most: int = 5) -> Iterator[str]:
+    """The most frequent reasons in a table of rejects, each with its number of entries and a file."""
+    import re
+
+    import pyarrow.parquet as pq
+
+    files: dict[str, list[str]] = {}
+    for row in pq.read_table(rejects, columns=["file", "reason"]).to_pylist():
+        # The same reason names other files and numbers each time.
+        kind = re.sub(r"\S*[/\\]\S*|\d+", "#", row["reason"].replace(row["file"], "#"))
+        files.setdefault(kind, []).append(f"{row['file']}: {row['reason']}")
+    frequent = sorted(files.values(), key=len, reverse=True)
+    for found in frequent[:most]:
+        yield f"{len(found)} like {found[0]}"
+    if frequent[most:]:
+        yield f"{sum(map(len, frequent[most:]))} for {len(frequent) - most} other reasons"
 
 
 def _write_guess(folder: Path, output: Path) -> None:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +54,8 @@ from vesalius.io.read import read_volume
 
 # Parts of a pattern of labels that an image fills in; several in a row would be a glob's **.
 _PLACE = re.compile(r"(\{stem\}|\{case\})+")
+# Images whose names are compared with those of label files.
+_SHOWING = 100
 _DIGITS = re.compile(r"[^A-Za-z0-9.+-]+")
 
 
@@ -117,12 +121,11 @@ def guess(folder: Path) -> DatasetRecipe | None:
     labels = next((name for name in ("labels", "masks") if (folder / name).is_dir()), None)
     if not (folder / "images").is_dir() or labels is None or any(folder.glob("*.json")) or any(folder.glob("*.y*ml")):
         return None
-    suffixes = sorted({"".join(path.suffixes[-2:]) for path in (folder / labels).iterdir() if path.is_file()})
-    if len(suffixes) != 1:
+    pattern = _label_pattern(_visible(folder / "images"), _visible(folder / labels))
+    if pattern is None:
         return None
-    suffix = ".nii.gz" if suffixes[0].endswith(".nii.gz") else Path(suffixes[0]).suffix or suffixes[0]
     return DatasetRecipe(
-        name=dataset_name(folder), layout="pairs", root=folder, images="images/*", labels=f"{labels}/{{stem}}{suffix}"
+        name=dataset_name(folder), layout="pairs", root=folder, images="images/*", labels=f"{labels}/{pattern}"
     )
 
 
@@ -186,8 +189,9 @@ def _entries(images: Iterator[Path], dataset: DatasetRecipe, root: Path) -> Iter
         image, stated = root / below, stated or {}
         name = safe_name(image, fixed)
         case = case_of(dataset, image, root, stated.get("case") or name)
-        stem = image.name.split(".nii")[0] if ".nii" in image.name else image.stem
-        files = [_place(root, pattern, stem, case) for pattern in (dataset.labels, dataset.instances) if pattern]
+        files = [
+            _place(root, pattern, _stem(image), case) for pattern in (dataset.labels, dataset.instances) if pattern
+        ]
         extra = {"labels": sets, "modality": stated.get("modality")}
         yield Entry(name, case, image, tuple(files), stated.get("split"), extra)
 
@@ -240,6 +244,28 @@ def _objects(labels: NDArray[Any], instances: NDArray[Any], dataset: DatasetReci
         targets[int(new[place])] = names[label]
     values = new[places].reshape(instances.shape)
     return Layer(values.astype(np.min_scalar_type(int(new.max(initial=0)))), targets, objects=True)
+
+
+def _stem(path: Path) -> str:
+    """What ``{stem}`` stands for; file names may have dots of their own, as those that are UIDs."""
+    return path.name.split(".nii")[0] if ".nii" in path.name else path.stem
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The files of a folder by name, but those that systems hide there, such as ``.DS_Store``."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _label_pattern(images: list[Path], labels: list[Path]) -> str | None:
+    """What most images make their label file's name of, such as ``{stem}_mask.png``; None if no name has another's."""
+    found: Counter[str] = Counter()
+    # Some images show it; all of them would be compared with all label files.
+    for image in images[:: math.ceil(len(images) / _SHOWING) or 1]:
+        for label in labels:
+            before, stem, after = label.name.partition(_stem(image))
+            if stem:
+                found[f"{before}{{stem}}{after}"] += 1
+    return min(found, key=lambda pattern: (-found[pattern], len(pattern), pattern), default=None)
 
 
 def _fixed(parts: tuple[str, ...]) -> list[str]:
