@@ -115,13 +115,16 @@ def _write_guess(folder: Path, output: Path) -> None:
 
     from vesalius.core.errors import WriteError
     from vesalius.core.files import replacing
-    from vesalius.corpus.guess import guess_recipe
+    from vesalius.corpus.guess import ABOUT_PROFILE, guess_recipe
 
     if output.exists():
         raise WriteError("is there already", path=output, remedy="choose another name")
     recipe, assumed = guess_recipe(folder)
     with replacing(output) as part:
-        part.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
+        content = {"name": recipe.name, "profile": recipe.profile}
+        content |= recipe.model_dump(mode="json", exclude_defaults=True)
+        profile = f'profile = "{recipe.profile}"\n'
+        part.write_text(tomli_w.dumps(content).replace(profile, f"{ABOUT_PROFILE}\n{profile}", 1), encoding="utf-8")
     for sentence in assumed:
         print(sentence)
     print(f"{output}: read it, correct it, then: vesalius curate {output} --root {folder} -o corpus")
@@ -278,9 +281,17 @@ def split(
 ) -> None:
     """Split a corpus anew, by case; its files are changed."""
     from vesalius.corpus.merge import split as run
+    from vesalius.corpus.split import SPLITS
 
-    for name, count in sorted(run(corpus, shares, seed).items()):
+    counts = run(corpus, shares, seed)
+    for name, count in sorted(counts.items()):
         print(f"{name}: {count} images")
+    for name, share in zip(SPLITS, shares, strict=True):
+        if share and name not in counts:
+            print(
+                f"warning: {name} has no image, though its share is {share:g}: too few cases fell to it; "
+                "give it a larger share, or try another --seed"
+            )
 
 
 @app.command()

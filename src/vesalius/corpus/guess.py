@@ -13,6 +13,12 @@ from vesalius.core.errors import ReadError, VesaliusError
 from vesalius.corpus.layouts import layout, layout_names, pairs
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
 
+# What a recipe says of the profile that it has if it names none.
+ABOUT_PROFILE = (
+    "# Stretches grey values to 8 bits, leaves out masks under 0.15 % of the image, and has a class take in what lies "
+    "inside it; others: docs/profiles.md"
+)
+
 # Folders below the given one that are looked into.
 _DEPTH = 3
 # Label maps of a data set that are looked into, and values in them that are said.
@@ -105,9 +111,9 @@ def _labels_seen(dataset: DatasetRecipe, top: Path) -> Iterator[str]:
             values = (value for value in np.unique(layer.values).tolist() if value and value not in layer.names)
             unnamed.update((value, entry.labels[0]) for value in values if value not in unnamed)
     if unnamed:
-        values = ", ".join(f"{value:g}" for value in sorted(unnamed)[:_SAID]) + ", ..." * (len(unnamed) > _SAID)
+        listed = ", ".join(f"{value:g}" for value in sorted(unnamed)[:_SAID]) + ", ..." * (len(unnamed) > _SAID)
         yield (
-            f"{next(iter(unnamed.values()))} has values that nothing names: {values}; say what each of them means in a "
-            f'table [datasets.targets] below the data set\'s lines, such as {min(unnamed):g} = "liver", or leave it out '
-            f"by a line ignore = [{min(unnamed):g}] among them"
+            f"{next(iter(unnamed.values()))} has values that nothing names: {listed}; say what each of them means in a "
+            f'table [datasets.targets] below the data set\'s lines, such as {min(unnamed):g} = "liver", or leave it '
+            f"out by a line ignore = [{min(unnamed):g}] among them"
         )
