@@ -11,7 +11,9 @@ from vesalius.cli import main
 from vesalius.corpus.curate import curate
 from vesalius.corpus.guess import guess_recipe
 from vesalius.corpus.layouts import layout
+from vesalius.corpus.profile import find_profile
 from vesalius.corpus.recipe import Recipe
+from vesalius.corpus.store import Corpus
 
 
 @pytest.fixture
@@ -129,3 +131,51 @@ def test_reasons_of_rejects_are_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "12 entries could not be used" in out
     assert "11 like masks/1.2.840.113.0.png: has labels that nothing names: 255" in out
     assert "1 like masks/1.2.840.113.3.png: " in out
+
+
+@pytest.mark.parametrize(("images", "masks"), [("{}/images", "{}/masks"), ("images/{}", "masks/{}")])
+def test_folders_of_splits_are_one_set_that_stays_divided(tmp_path: Path, images: str, masks: str) -> None:
+    for name in ("train", "test"):
+        made = plain(tmp_path / "made" / name, "{}_mask.png", stem=f"{name[:2]}_{{}}")
+        for kind, place in (("images", images), ("masks", masks)):
+            (tmp_path / "own" / place.format(name)).parent.mkdir(parents=True, exist_ok=True)
+            (made / kind).rename(tmp_path / "own" / place.format(name))
+    recipe, _ = guess_recipe(tmp_path / "own")
+    (dataset,) = recipe.datasets
+    assert (dataset.images, dataset.labels) == (f"{images.format('*')}/*", masks.format("{split}") + "/{stem}_mask.png")
+    named = dataset.model_copy(update={"targets": {"1": "liver"}})
+    recipe = recipe.model_copy(update={"datasets": (named,)})
+    info = curate(recipe, tmp_path / "corpus", root=tmp_path / "own")
+    assert (info.images, info.rejects) == (24, 0)
+    rows = Corpus(tmp_path / "corpus").images.select(["source", "split"]).to_pylist()
+    assert {(row["source"].rpartition("/")[2][:2], row["split"]) for row in rows} == {("tr", "train"), ("te", "test")}
+    # A picture that lies in no split has no labels to look for.
+    extra = tmp_path / "own" / images.format("more")
+    extra.mkdir(parents=True)
+    shutil.copy(next((tmp_path / "own" / images.format("test")).glob("*.png")), extra / "x.png")
+    assert curate(recipe, tmp_path / "other", root=tmp_path / "own").rejects == 1
+
+
+def test_a_guessed_recipe_shows_its_profile(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "own")
+    with pytest.raises(SystemExit):
+        main(["curate", "--guess", str(folder), "-o", str(tmp_path / "recipe.toml")])
+    lines = (tmp_path / "recipe.toml").read_text().splitlines()
+    place = lines.index('profile = "sa-med2d"')
+    assert lines[place - 1].startswith("# Stretches grey values")
+    assert Recipe.from_toml(tmp_path / "recipe.toml").profile == "sa-med2d"
+
+
+def test_a_profile_of_ones_own_lies_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.toml").write_text("min_area = 0.5\n")
+    (tmp_path / "other.toml").write_text("min_area = 0.25\n")
+    (tmp_path / "own.toml").write_text("min_area = 0.75\n")
+    text = 'name = "r"\nprofile = "own.toml"\n'
+    for name in ("own", "other"):
+        text += f'[[datasets]]\nname = "{name}"\nlayout = "pairs"\nroot = "."\nprofile = "{name}.toml"\n'
+    (tmp_path / "mine" / "r.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.from_toml(Path("mine") / "r.toml")
+    named = [recipe.profile, *(dataset.profile or "" for dataset in recipe.datasets)]
+    assert [find_profile(name).min_area for name in named] == [0.5, 0.5, 0.25]

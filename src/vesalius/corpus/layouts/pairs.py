@@ -2,7 +2,9 @@
 
 A recipe names the files: ``images = "STS_*/CT_image.nii.gz"``, ``labels = "{case}/CT_mask.nii.gz"``. A ``set.json``
 describes ``images/<stem>.png|jpg``, ``labels/<stem>.png`` and, where it says so, ``labels_instances/<stem>.png``.
-``cases.json``, written here, states the case, modality and split of each image.
+A folder such as ``train`` or ``test`` below the root is the split of the images in it, and ``{split}`` stands for its
+name in a pattern of labels: ``images = "*/images/*"``, ``labels = "{split}/masks/{stem}.png"``. ``cases.json``, written
+here, states the case, modality and split of each image.
 
 An instance map has one value per object; the target of an object is the label that most of its pixels have, or the
 recipe's only one where there are no labels. Labels outside all objects lie in a layer of their own.
@@ -17,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from vesalius.corpus.layouts.support import (
     matching,
     numbers,
     read_json,
+    split_named,
     writing,
     written_name,
 )
@@ -53,7 +57,9 @@ from vesalius.corpus.sorting import joined
 from vesalius.io.read import read_volume
 
 # Parts of a pattern of labels that an image fills in; several in a row would be a glob's **.
-_PLACE = re.compile(r"(\{stem\}|\{case\})+")
+_PLACE = re.compile(r"(\{stem\}|\{case\}|\{split\})+")
+# Files that describe a data set.
+_LISTS = ("*.json", "*.yaml", "*.yml")
 # Images whose names are compared with those of label files.
 _SHOWING = 100
 _DIGITS = re.compile(r"[^A-Za-z0-9.+-]+")
@@ -118,15 +124,37 @@ def guess(folder: Path) -> DatasetRecipe | None:
             case=None if (folder / CASES).is_file() else _case_pattern(folder),
             targets={str(value): str(name) for value, name in described["labels"].items()},
         )
-    labels = next((name for name in ("labels", "masks") if (folder / name).is_dir()), None)
-    if not (folder / "images").is_dir() or labels is None or any(folder.glob("*.json")) or any(folder.glob("*.y*ml")):
+    for images, labels in product(("images", "*/images", "images/*"), ("labels", "masks")):
+        below = images.replace("images", labels).replace("*", "{split}")
+        pattern = _guess_pattern(folder, images, below)
+        if pattern is not None:
+            images, labels = f"{images}/*", f"{below}/{pattern}"
+            return DatasetRecipe(name=dataset_name(folder), layout="pairs", root=folder, images=images, labels=labels)
+    return None
+
+
+def _guess_pattern(folder: Path, images: str, labels: str) -> str | None:
+    """The pattern of the names of label files, or None where folders do not lie so or have a description.
+
+    Args:
+        folder: The root.
+        images: Pattern of the folders of images; those that a wildcard finds are to name several splits.
+        labels: The folders of labels, with ``{split}`` where the other has a wildcard.
+    """
+    places = {path: _split_folder(path.relative_to(folder)) for path in folder.glob(images) if path.is_dir()}
+    several = "*" in images
+    if not places or (
+        several and (None in places.values() or len({split_named(str(name)) for name in places.values()}) < 2)
+    ):
         return None
-    pattern = _label_pattern(_visible(folder / "images"), _visible(folder / labels))
-    if pattern is None:
-        return None
-    return DatasetRecipe(
-        name=dataset_name(folder), layout="pairs", root=folder, images="images/*", labels=f"{labels}/{pattern}"
+    pairs = [(path, folder / labels.replace("{split}", name or "")) for path, name in sorted(places.items())]
+    described = (
+        place for place in {folder, *(path.parent for path in places)} for _ in chain(*map(place.glob, _LISTS))
     )
+    if not all(place.is_dir() for _, place in pairs) or any(True for _ in described):
+        return None
+    found = [_label_pattern(_visible(path), _visible(place)) for path, place in pairs]
+    return found[0] if len(set(found)) == 1 else None
 
 
 def write(images: Iterable[LabelledImage], folder: Path, name: str) -> None:
@@ -189,11 +217,18 @@ def _entries(images: Iterator[Path], dataset: DatasetRecipe, root: Path) -> Iter
         image, stated = root / below, stated or {}
         name = safe_name(image, fixed)
         case = case_of(dataset, image, root, stated.get("case") or name)
-        files = [
-            _place(root, pattern, _stem(image), case) for pattern in (dataset.labels, dataset.instances) if pattern
-        ]
+        folder = _split_folder(Path(below).parent)
+        patterns = [pattern for pattern in (dataset.labels, dataset.instances) if pattern]
         extra = {"labels": sets, "modality": stated.get("modality")}
-        yield Entry(name, case, image, tuple(files), stated.get("split"), extra)
+        if folder is None and any("{split}" in pattern for pattern in patterns):
+            extra["problem"] = (
+                "lies in no folder that names a split, as train and test do, so {split} stands for nothing"
+            )
+            yield Entry(name, case, image, extra=extra)
+            continue
+        files = [_place(root, pattern, _stem(image), case, folder or "") for pattern in patterns]
+        split = stated.get("split") if stated else folder and split_named(folder)
+        yield Entry(name, case, image, tuple(files), split, extra)
 
 
 def _layers(entry: Entry, dataset: DatasetRecipe, volume: Volume, time: int | None) -> tuple[Layer, ...]:
@@ -278,8 +313,13 @@ def _fixed(parts: tuple[str, ...]) -> list[str]:
     return fixed
 
 
-def _place(root: Path, pattern: str, stem: str, case: str) -> Path:
-    return root / pattern.replace("{stem}", stem).replace("{case}", case)
+def _place(root: Path, pattern: str, stem: str, case: str, split: str) -> Path:
+    return root / pattern.replace("{stem}", stem).replace("{case}", case).replace("{split}", split)
+
+
+def _split_folder(folder: Path) -> str | None:
+    """The last part of a path below the root that names a split; whole names alone, such as ``train`` and ``val``."""
+    return next((part for part in reversed(folder.parts) if part.isalpha() and split_named(part)), None)
 
 
 def _case_pattern(folder: Path) -> str:
