@@ -12,7 +12,7 @@ from typing import Any
 import vesalius
 from vesalius.core.types import AXES, Slice
 from vesalius.corpus.block import source_digest
-from vesalius.corpus.layouts.support import eight_bits, writing
+from vesalius.corpus.layouts.support import dataset_name, eight_bits, writing
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.store import ShardWriter, encode_png, mask_row
 from vesalius.evaluation.prompts import Turn, turn_rows
@@ -23,8 +23,6 @@ from vesalius.server.inference import prompt_of
 from vesalius.server.masks import Bools, block_of, mask_in_block, slice_shape
 from vesalius.vocabulary.targets import target_of
 
-# The data set that the images are of.
-DATASET = "annotations"
 DRAWN = "its mask was drawn by hand, carried there or read from a file, which cannot be replayed"
 SILENT = "nothing was said about it on this slice: it was drawn, carried there, proposed or read from a file"
 BACKGROUND = "the background alone was clicked on"
@@ -102,6 +100,8 @@ def _rows(
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[list[Turn]]]]:
     """The rows of each image of the corpus and of its masks, and what was said about each of them."""
     volume, shape = one.volume, one.shape
+    # Exports of several folders can be merged.
+    dataset = dataset_name(one.item.base)
     said, state = turns_of_log(one.log)
     main = {number: main_axis([thing]) for number, thing in state.objects.items()}
     blocks = {number: block_of(thing, shape) for number, thing in state.objects.items()}
@@ -125,9 +125,9 @@ def _rows(
             shown = "" if window == volume.window else f"_{window[0]}_{window[1]}"
             cut = replace(volume.slice(axis, index), window=window)
             shared = {
-                "id": f"{DATASET}/{scan}/{place}{shown}",
+                "id": f"{dataset}/{scan}/{place}{shown}",
                 "modality": volume.modality,
-                "dataset": DATASET,
+                "dataset": dataset,
                 "split": None,
             }
             image = shared | _about(one, cut, "2d" if flat else axis, scan, case) | {"source_digest": digest}
