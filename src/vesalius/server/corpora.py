@@ -66,8 +66,10 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
             for one in images:
                 scan = one.item.name if names[one.item.name] == 1 else f"{one.item.name}-{one.item.id}"
                 # What must not be split where a corpus is divided: a patient's images, or else all of a file. It is
-                # called as the first of them, which tells nothing of the patient.
-                case = cases.setdefault(one.item.patient or str(one.item.path), one.item.id)
+                # called by the first of them, which tells nothing of the patient, and has the same name where the
+                # folder has moved.
+                first = hashlib.blake2b(scan.encode(), digest_size=8).hexdigest()
+                case = cases.setdefault(one.item.patient or str(one.item.path), first)
                 for image, masks, turns in _rows(one, scan, case):
                     writer.add(image, masks)
                     digest.update(image["image"]["bytes"] + b"".join(row["rle"] for row in masks))
