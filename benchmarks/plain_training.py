@@ -1,9 +1,9 @@
 """SAM-Med2D's training step written the plain way, as its paper tells it and its published code loops.
 
 It is the peer that `training.py` measures the engine against: the image is encoded, then prompts are decoded round by
-round, mask by mask in a Python loop; corrective points are looked for in numpy on the CPU, mask by mask; the loss is
-taken on all three masks before one is chosen; every round runs backward by itself. Unlike in the published code the
-optimiser steps once, after all rounds, so that the gradients are those of the engine, and the random numbers are given.
+round, mask by mask in a Python loop; corrective points are looked for in numpy on the CPU, mask by mask; the loss is on
+the one mask that is chosen; every round runs backward by itself. Unlike in the published code the optimiser steps once,
+after all rounds, so that the gradients are those of the engine, and the random numbers are given.
 """
 
 from __future__ import annotations
@@ -115,8 +115,7 @@ def step(
                 value.float() for value in network.decode(embedding[images], prompt.to(embedding.device))
             )
             truth = batch.truth[rows]
-            enlarged = F.interpolate(logits, truth.shape[2:], mode="bilinear", align_corners=False)
-            total = total + round_loss(enlarged, quality, truth, loss).sum() / count
+            total = total + round_loss(logits, quality, truth, loss).sum() / count
             answers += [Answer(prompts[r], logits[i].detach(), quality[i].detach()) for i, r in enumerate(rows)]
         (total / config.rounds).backward()
         losses.append(float(total.detach()))
@@ -202,17 +201,22 @@ def next_prompt(answer: Answer, truth: np.ndarray, uniforms: np.ndarray) -> Prom
 
 def round_loss(logits: Tensor, quality: Tensor, truth: Tensor, config: LossConfig) -> Tensor:
     """(N,) 20 focal + Dice on the mask of the highest true IoU, and the squared error of all predicted IoU."""
-    real = truth.expand_as(logits)
-    probability = logits.sigmoid()
-    right = probability * real + (1 - probability) * (1 - real)
-    entropy = F.binary_cross_entropy_with_logits(logits, real, reduction="none")
-    weight = config.alpha * real + (1 - config.alpha) * (1 - real)
-    focal = (weight * (1 - right) ** config.gamma * entropy).mean((2, 3))
-    both = (probability * real).sum((2, 3))
-    dice = 1 - (2 * both + 1) / (probability.sum((2, 3)) + real.sum((2, 3)) + 1)
-    predicted, object_ = logits > 0, real > 0.5
-    union = (predicted | object_).sum((2, 3)).clamp_min(1)
-    iou = (predicted & object_).sum((2, 3)) / union
-    best = iou.argmax(1, keepdim=True)
-    mask = (config.focal * focal + config.dice * dice).gather(1, best)[:, 0]
-    return mask + config.quality * ((quality - iou) ** 2).mean(1)
+    with torch.no_grad():
+        predicted, object_ = enlarged(logits, truth) > 0, truth > 0.5
+        union = (predicted | object_).sum((2, 3)).clamp_min(1)
+        iou = (predicted & object_).sum((2, 3)) / union
+        best = iou.argmax(1)
+    chosen = enlarged(logits[torch.arange(len(logits)), best][:, None], truth)
+    probability = chosen.sigmoid()
+    right = probability * truth + (1 - probability) * (1 - truth)
+    entropy = F.binary_cross_entropy_with_logits(chosen, truth, reduction="none")
+    weight = config.alpha * truth + (1 - config.alpha) * (1 - truth)
+    focal = (weight * (1 - right) ** config.gamma * entropy).mean((1, 2, 3))
+    both = (probability * truth).sum((1, 2, 3))
+    dice = 1 - (2 * both + 1) / (probability.sum((1, 2, 3)) + truth.sum((1, 2, 3)) + 1)
+    return config.focal * focal + config.dice * dice + config.quality * ((quality - iou) ** 2).mean(1)
+
+
+def enlarged(logits: Tensor, truth: Tensor) -> Tensor:
+    """(N, M, h, w) logits at the size of the truth."""
+    return F.interpolate(logits, truth.shape[2:], mode="bilinear", align_corners=False)

@@ -81,6 +81,14 @@ def test_merge_and_split(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert len({(row["case"], row["split"]) for row in rows}) == COUNT // 2
 
 
+def test_a_split_that_nothing_fell_to_is_said(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("corpus", "split", corpus, "--shares", 0.999, 0.001, 0) == 0
+    out = capsys.readouterr().out
+    assert "warning: val has no image, though its share is 0.001" in out
+    assert "--seed" in out
+    assert "test" not in out
+
+
 def test_export(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("corpus", "export", corpus, "--format", "sam-med2d", "-o", tmp_path / "out") == 0
     assert len(json.loads((tmp_path / "out" / "image2label_train.json").read_text())) > COUNT // 2

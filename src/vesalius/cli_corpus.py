@@ -86,8 +86,28 @@ def curate(
         print(f"not in the vocabulary, kept as it is: {name} ({count} masks)")
     if info.rejects:
         print(f"{info.rejects} entries could not be used: {output / 'rejects.parquet'}")
+        for line in _reasons(output / "rejects.parquet"):
+            print(line)
         if not allow_rejects:
             raise typer.Exit(1)
+
+
+def _reasons(rejects: Path, most: int = 5) -> Iterator[str]:
+    """The most frequent reasons in a table of rejects, each with its number of entries and a file."""
+    import re
+
+    import pyarrow.parquet as pq
+
+    files: dict[str, list[str]] = {}
+    for row in pq.read_table(rejects, columns=["file", "reason"]).to_pylist():
+        # The same reason names other files and numbers each time.
+        kind = re.sub(r"\S*[/\\]\S*|\d+", "#", row["reason"].replace(row["file"], "#"))
+        files.setdefault(kind, []).append(f"{row['file']}: {row['reason']}")
+    frequent = sorted(files.values(), key=len, reverse=True)
+    for found in frequent[:most]:
+        yield f"{len(found)} like {found[0]}"
+    if frequent[most:]:
+        yield f"{sum(map(len, frequent[most:]))} for {len(frequent) - most} other reasons"
 
 
 def _write_guess(folder: Path, output: Path) -> None:
@@ -95,13 +115,16 @@ def _write_guess(folder: Path, output: Path) -> None:
 
     from vesalius.core.errors import WriteError
     from vesalius.core.files import replacing
-    from vesalius.corpus.guess import guess_recipe
+    from vesalius.corpus.guess import ABOUT_PROFILE, guess_recipe
 
     if output.exists():
         raise WriteError("is there already", path=output, remedy="choose another name")
     recipe, assumed = guess_recipe(folder)
     with replacing(output) as part:
-        part.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
+        content = {"name": recipe.name, "profile": recipe.profile}
+        content |= recipe.model_dump(mode="json", exclude_defaults=True)
+        profile = f'profile = "{recipe.profile}"\n'
+        part.write_text(tomli_w.dumps(content).replace(profile, f"{ABOUT_PROFILE}\n{profile}", 1), encoding="utf-8")
     for sentence in assumed:
         print(sentence)
     print(f"{output}: read it, correct it, then: vesalius curate {output} --root {folder} -o corpus")
@@ -258,9 +281,17 @@ def split(
 ) -> None:
     """Split a corpus anew, by case; its files are changed."""
     from vesalius.corpus.merge import split as run
+    from vesalius.corpus.split import SPLITS
 
-    for name, count in sorted(run(corpus, shares, seed).items()):
+    counts = run(corpus, shares, seed)
+    for name, count in sorted(counts.items()):
         print(f"{name}: {count} images")
+    for name, share in zip(SPLITS, shares, strict=True):
+        if share and name not in counts:
+            print(
+                f"warning: {name} has no image, though its share is {share:g}: too few cases fell to it; "
+                "give it a larger share, or try another --seed"
+            )
 
 
 @app.command()

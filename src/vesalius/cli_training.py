@@ -38,11 +38,10 @@ def train(
     """
     from rich.console import Console
 
-    from vesalius.core.errors import ReadError
     from vesalius.evaluation.validation import validation
     from vesalius.training.config import TrainConfig
     from vesalius.training.distributed import world
-    from vesalius.training.run import find_recipe, run_training
+    from vesalius.training.run import EmptySplitError, find_recipe, run_training
 
     decisive = _decisive(TrainConfig.from_toml(find_recipe(config)).interaction)
     console = Console(stderr=True)
@@ -51,7 +50,7 @@ def train(
         if here.is_first:
             try:
                 validate = validation(_validation_images(corpus), here.device, strategies=decisive)
-            except ReadError as error:
+            except EmptySplitError as error:
                 console.print(f"no validation: {error}", highlight=False)
         run_training(
             config,
@@ -77,10 +76,9 @@ def _decisive(interaction: InteractionConfig) -> tuple[str, ...]:
 
 def _validation_images(corpus: Path) -> list[LabelledImage]:
     """Images with objects of the validation split, or of what is held out in its place, evenly from all of them."""
-    from vesalius.core.errors import ReadError
     from vesalius.corpus.store import Corpus
     from vesalius.training.pool import rows_of
-    from vesalius.training.run import open_images
+    from vesalius.training.run import EmptySplitError, open_images
 
     images = open_images(corpus, "val")
     if isinstance(images, Corpus):
@@ -88,7 +86,7 @@ def _validation_images(corpus: Path) -> list[LabelledImage]:
     else:
         rows = [row for row, image in enumerate(images) if image.masks]
     if not rows:
-        raise ReadError("no image of the validation split has an object", path=corpus)
+        raise EmptySplitError("no image of the validation split has an object", path=corpus)
     chosen = rows[:: -(-len(rows) // MOST)]
     return [images.read(row) if isinstance(images, Corpus) else images[row] for row in chosen]
 

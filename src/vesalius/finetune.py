@@ -16,14 +16,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.core.types import Prompt
 from vesalius.corpus.layouts.pairs import find_sets, read_pairs
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
 from vesalius.corpus.store import Corpus, is_corpus
-from vesalius.evaluation.comparison import Change, change_table, compare, object_of, target_table
+from vesalius.evaluation.comparison import (
+    JUDGED_CASES,
+    LEVEL,
+    Change,
+    change_table,
+    compare,
+    object_of,
+    target_table,
+)
 from vesalius.evaluation.scores import (
     Score,
     collect,
@@ -45,7 +53,7 @@ from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.interaction import FirstPrompt
 from vesalius.training.loop import BEST, STATE, Task, train
-from vesalius.training.monitor import VALIDATION
+from vesalius.training.monitor import RUN, VALIDATION
 from vesalius.training.run import RECIPES, images_digest, tune
 from vesalius.training.samples import SampleSource
 
@@ -270,7 +278,13 @@ def finetune(
     output, world, name = Path(output), world or World(), DEFAULT if model is None else str(model)
     division = divide(corpus)
     tell(division.told)
-    network = load_network(find_model(model))
+    start = find_model(model)
+    network = load_network(start)
+    seen = cases_seen(start)
+    if again := seen.intersection(division.cases["test"]):
+        tell(
+            f"{len(again)} of {len(division.cases['test'])} held-out cases were not held out when {name} was fine-tuned"
+        )
     config = settings(network.architecture, division.counts["train"], prompts)
     about = {
         "corpus": str(corpus),
@@ -279,6 +293,7 @@ def finetune(
         "start_weights": weights_digest(network),
         "prompts": prompts,
         "division": division.cases,
+        "seen_before": sorted(seen),
     }
     for part, count in tune(network, config.network, config.seed).items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
@@ -288,16 +303,34 @@ def finetune(
         images = list(division.read("val", VALIDATED))
         validate = validation(images, world.device, strategies=DECISIVE[prompts])
         if not (output / STATE).exists():
-            # Scores of another run, whose state was removed.
-            for name_of_table in TABLES:
-                (output / name_of_table).unlink(missing_ok=True)
-                _part(output / name_of_table).unlink(missing_ok=True)
+            _remove_scores(output)
     train(network, Task(source, validate=validate, about=about), config, output, world, resume)
     if not world.is_first:
         return None
     before = load_model(model, world.device, runtime="torch")
     after = load_model(output / BEST, world.device, runtime="torch")
     return _measure(output, name, division, (before, after))
+
+
+def cases_seen(start: Path) -> set[str]:
+    """Cases (``data set/case``) by which a network was fine-tuned here, as the ``run.json`` beside it tells."""
+    record = start.parent / RUN
+    if not record.is_file():
+        return set()
+    told = json.loads(record.read_text(encoding="utf-8"))
+    division = told.get("division", {})
+    return {*division.get("train", []), *division.get("val", []), *told.get("seen_before", [])}
+
+
+def _remove_scores(output: Path) -> None:
+    """Removes the scores of another run, whose state was removed."""
+    for path in (output / name for name in TABLES):
+        if path.exists() and not (output / RUN).exists():
+            raise WriteError("is there, and is of no run", path=path, remedy="choose another folder")
+    if output.is_dir():
+        for path in (output / name for name in TABLES):
+            path.unlink(missing_ok=True)
+            _part(path).unlink(missing_ok=True)
 
 
 def _measure(output: Path, name: str, division: Division, predictors: tuple[Predictor, Predictor]) -> Path:
@@ -390,7 +423,7 @@ def _plain(change: Change) -> dict[str, Any]:
 
 
 def _report(name: str, division: Division, changes: Sequence[Change], tables: Tables, output: Path) -> str:
-    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    run = json.loads((output / RUN).read_text(encoding="utf-8"))
     with (output / VALIDATION).open(newline="", encoding="utf-8") as file:
         validated = {int(row["step"]): float(row["dice"]) for row in csv.DictReader(file)}
     best = max(validated, key=lambda step: (validated[step], -step))
@@ -399,6 +432,11 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
         ended += f", as {run['config']['patience']} validations in a row were not better"
     verdicts = {kind: [c.strategy for c in changes if c.verdict == kind] for kind in ("better", "worse")}
     sentences = []
+    if again := set(run["seen_before"]).intersection(division.cases["test"]):
+        sentences.append(
+            f"**{len(again)} of {len(division.cases['test'])} held-out cases were not held out when {name} was "
+            "fine-tuned: on them both columns are better than on new cases. Start from the model that it was made of.**"
+        )
     if best == 0:
         sentences.append(
             "**No step was better in validation than the untouched network, which is kept as it is: fine-tuning "
@@ -409,7 +447,12 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
     if verdicts["better"]:
         sentences.append(f"Fine-tuning made it better: {', '.join(verdicts['better'])}.")
     if best and not any(verdicts.values()):
-        sentences.append("Fine-tuning made no clear difference under any prompt.")
+        few = changes[0].verdict == "too few cases"
+        sentences.append(
+            f"{changes[0].cases} held-out cases are too few to say whether fine-tuning made a difference."
+            if few
+            else "Fine-tuning made no clear difference under any prompt."
+        )
     parts = [
         f"# Fine-tuning of {name}",
         " ".join(sentences),
@@ -417,7 +460,9 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
         f"Dice on the held-out cases, under the same prompts before and after: a tight box, or clicks as `vesalius "
         f"evaluate` places them; of an image with more than {MEASURED} objects that many are drawn. Means over objects "
         "within a data set, then over data sets; in brackets the 95 % confidence interval (bootstrap over cases), for "
-        "the difference of the same objects too. Without an interval there are too few cases.",
+        f"the difference of the same objects too. There are {changes[0].cases} held-out cases. A verdict wants "
+        f"{JUDGED_CASES} of them, an interval of the difference without zero, and p < {LEVEL} by Wilcoxon's signed "
+        "ranks of the cases' mean differences.",
         division.told,
         f"Training ended {ended}. Validation Dice (prompts: {run['prompts']}): {validated[0]:.4f} of the untouched "
         f"network, {validated[best]:.4f} at best, at step {best}, which is kept.",

@@ -714,7 +714,7 @@ def test_a_plan_and_options_make_an_evaluation(data: Path, tmp_path: Path, capsy
         (["--split", "val", "--prompts", "absent"], "is not a table of a finished evaluation"),
         (["--split", "val", "--internal", "frist"], "no data set 'frist', which is given as internal; give one of its"),
         (["--split", "val", "--internal", "frist"], "such as first"),
-        (["--corpus", "absent"], "no set of image and label pairs"),
+        (["--corpus", "absent"], "there is no such folder"),
         (["--split", "test"], "no labelled image is in the split 'test'; use train or val or all"),
     ],
 )

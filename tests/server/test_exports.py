@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -226,6 +227,8 @@ def test_the_corpus_is_one_that_finetune_takes(tab):
     assert sorted(mask.target for one in read for mask in one.masks) == ["liver", "liver", "optic cup", "optic disc"]
     assert len({one.case for one in read}) == 2
     disc = next(one for one in read if len(one.masks) == 2)
+    # Of the name below the annotated folder, so that it is the same where the folder has moved.
+    assert disc.case == hashlib.blake2b(b"disc2.png", digest_size=8).hexdigest()
     areas = {mask.target: int(mask.mask.sum()) for mask in disc.masks}
     assert areas == {"optic cup": 15 * 20, "optic disc": 25 * 20}
     about = corpus.images.to_pylist()

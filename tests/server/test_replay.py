@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vesalius.cli import main
-from vesalius.core.errors import ReadError
+from vesalius.core.errors import ConfigError, ReadError
 from vesalius.core.types import Prompt
+from vesalius.corpus.merge import merge
 from vesalius.corpus.store import Corpus, decode_mask
 from vesalius.evaluation.prompts import read_turns
 from vesalius.evaluation.report import write_report
@@ -241,10 +242,19 @@ def test_the_report_has_a_curve_of_the_prompts(tab, tmp_path):
     assert row["objects note"]
 
 
+def test_exports_of_two_folders_can_be_merged(tab, tmp_path):
+    Annotating(tab, "disc2").say(click((30, 20)))
+    one = exported(tab)
+    datasets = Corpus(one).images["dataset"].to_pylist()
+    assert set(datasets) == {"images"}
+    with pytest.raises(ConfigError, match="named after the folder that was annotated"):
+        merge([Corpus(one), Corpus(one)], tmp_path / "both", "both")
+
+
 def test_a_corpus_without_an_annotator_has_nothing_to_replay(tab, tmp_path, capsys):
     Annotating(tab, "disc2").say(click((30, 20)))
     folder = exported(tab)
-    assert list(read_turns(folder)) == ["annotations/disc2.png/2d_none#0"]
+    assert list(read_turns(folder)) == ["images/disc2.png/2d_none#0"]
     (folder / "prompts.parquet").unlink()
     with pytest.raises(ReadError, match="has no prompts of an annotator"):
         replayed(folder, tmp_path / "out")

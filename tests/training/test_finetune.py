@@ -24,13 +24,13 @@ import vesalius as vs
 from golden.networks import CONFIG, sam
 from vesalius import finetune as module
 from vesalius.cli import main
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.types import Prompt
 from vesalius.corpus.split import place_of
 from vesalius.corpus.store import Corpus
 from vesalius.evaluation.comparison import compare
 from vesalius.evaluation.scores import Score
-from vesalius.finetune import divide, finetune, settings
+from vesalius.finetune import cases_seen, divide, finetune, settings
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
 from vesalius.models.presets import PRESETS
 from vesalius.predict.predictor import Predictor
@@ -234,6 +234,30 @@ def test_scores_of_another_run_are_not_taken(done: Done, tmp_path: Path, monkeyp
     assert (tmp_path / "run" / "before.csv").read_text() == expected
 
 
+def test_cases_that_a_start_was_fine_tuned_by_are_told(done: Done, tmp_path: Path, monkeypatch) -> None:
+    shorten(monkeypatch)
+    assert cases_seen(done.start) == set()
+    division = json.loads((done.folder / "run.json").read_text())["division"]
+    assert cases_seen(done.folder / "best") == {*division["train"], *division["val"]}
+    shutil.copytree(done.folder, tmp_path / "first")
+    record = json.loads((tmp_path / "first" / "run.json").read_text())
+    record["division"]["train"].append(division["test"][0])
+    (tmp_path / "first" / "run.json").write_text(json.dumps(record))
+    told: list[str] = []
+    report = finetune(done.corpus, tmp_path / "second", tmp_path / "first" / "best", tell=told.append)
+    sentence = f"1 of {len(division['test'])} held-out cases were not held out"
+    assert any(sentence in line for line in told)
+    assert sentence in report.read_text()
+    assert division["test"][0] in json.loads((tmp_path / "second" / "run.json").read_text())["seen_before"]
+
+
+def test_files_of_one_s_own_are_not_removed(done: Done, tmp_path: Path) -> None:
+    (tmp_path / "before.csv").write_text("mine")
+    with pytest.raises(WriteError, match=r"before.csv: is there, and is of no run"):
+        finetune(done.corpus, tmp_path, done.start)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before.csv"]
+
+
 def test_a_run_on_other_labels_is_another_run(done: Done, tmp_path: Path, monkeypatch) -> None:
     shorten(monkeypatch)
     monkeypatch.chdir(tmp_path)
@@ -255,7 +279,7 @@ def test_a_network_that_gets_no_better_is_kept_as_it_was(tmp_path: Path, monkeyp
     kept, start = (load_checkpoint(tmp_path / name).state_dict() for name in ("run/best", "start"))
     assert all(torch.equal(kept[name], value) for name, value in start.items())
     assert "No step was better in validation than the untouched network" in report.read_text()
-    assert "no clear difference" in report.read_text()
+    assert "too few cases" in report.read_text()
     tables = [[row["dice"] for row in rows(tmp_path / "run" / f"{when}.csv")] for when in ("before", "after")]
     assert tables[0] == tables[1]
 
@@ -265,15 +289,38 @@ def score(value: float, case: int, strategy: str = "box") -> Score:
 
 
 def test_what_is_worse_is_called_worse() -> None:
-    before = [score(0.8, case, strategy) for case in range(5) for strategy in ("box", "1 point")]
+    before = [score(0.8, case, strategy) for case in range(7) for strategy in ("box", "1 point")]
     after = [
-        dataclasses.replace(one, dice=one.dice + (-0.1 if one.strategy == "box" else 0.05 * (int(one.image) - 2)))
+        dataclasses.replace(one, dice=one.dice + (-0.1 if one.strategy == "box" else 0.05 * (int(one.image) - 3)))
         for one in before
     ]
     box, point = compare(before, after)
-    assert (box.verdict, box.worse, box.better) == ("worse", 5, 0)
-    assert (point.verdict, point.worse, point.better) == ("no clear difference", 2, 2)
+    assert (box.verdict, box.worse, box.better) == ("worse", 7, 0)
+    assert (point.verdict, point.worse, point.better) == ("no clear difference", 3, 3)
     assert compare(after, before)[0].verdict == "better"
+    # Five cases that all get worse are still too few; so are seven objects of them.
+    few = [dataclasses.replace(one, case=f"case{min(int(one.image), 4)}") for one in before]
+    told = compare(few, [dataclasses.replace(one, case=of.case) for one, of in zip(after, few, strict=True)])[0]
+    assert (told.verdict, told.cases, told.objects) == ("too few cases", 5, 7)
+
+
+def test_a_verdict_without_a_difference_is_rare() -> None:
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(200):
+        shifts = rng.normal(0, 0.05, 6)
+        before = [score(0.7, case) for case in range(6)]
+        after = [dataclasses.replace(one, dice=0.7 + shifts[int(one.image)]) for one in before]
+        verdicts.append(compare(before, after)[0].verdict)
+    assert sum(verdict in ("better", "worse") for verdict in verdicts) < 20
+
+
+def test_five_cases_are_told_to_be_too_few() -> None:
+    before = [score(0.8, case) for case in range(5)]
+    after = [dataclasses.replace(one, dice=0.9) for one in before]
+    (change,) = compare(before, after)
+    assert change.verdict == "too few cases"
+    assert change.p > 0.05
     with pytest.raises(ConfigError, match="same objects"):
         compare(before, after[1:])
 

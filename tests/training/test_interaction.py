@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from vesalius.training.interaction import (
     draw_turns,
     first_kinds,
     first_prompts,
+    on_scale,
 )
 from vesalius.training.losses import LossConfig, mask_loss, true_iou
 from words import CONFIG, imis, write_tokenizer
@@ -382,6 +384,21 @@ def test_words_are_first_prompts_and_come_beside_masks(worded) -> None:
     assert "mask_decoder.semantic_prediction_head.layers.2.weight" in gradients
     without = Recorder(worded, config, loss.model_copy(update={"category": 0.0}), names=names)
     assert without(batch)[0] < value
+
+
+def test_a_name_takes_the_place_of_the_mask_only_of_objects_that_have_one(worded) -> None:
+    config = IMIS.model_copy(update={"mask_only": 0.0, "text_for_mask": 1.0})
+    batch = batch_of(small_masks(3), ("liver", "", "liver"), pseudo=(False, False, True))
+    step = Recorder(worded, config, LossConfig(dice=1))
+    step(batch)
+    for before, now in itertools.pairwise(step.seen):
+        assert now.prompts.text.isfinite().all(1).tolist() == [True, False, False]
+        assert now.prompts.masks[0].isnan().all()
+        previous = before.logits[torch.arange(3), before.quality.argmax(1)][:, None]
+        assert torch.equal(now.prompts.masks[1:], on_scale(previous, worded.preset)[1:])
+    all_named = Recorder(worded, config, LossConfig(dice=1))
+    all_named(batch_of(small_masks(2), ("liver", "kidney")))
+    assert all(turn.prompts.masks is None for turn in all_named.seen[1:])
 
 
 @pytest.mark.parametrize("frozen", [True, False])

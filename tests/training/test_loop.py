@@ -15,7 +15,7 @@ import torch
 from tests.training.conftest import discs, tiny
 
 from golden.networks import sam
-from vesalius.core.errors import ConfigError, VesaliusError
+from vesalius.core.errors import ConfigError, VesaliusError, WriteError
 from vesalius.core.files import locked
 from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import load_checkpoint
@@ -25,7 +25,7 @@ from vesalius.training import loop
 from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.interaction import FirstPrompt, InteractionConfig
-from vesalius.training.loop import train
+from vesalius.training.loop import Task, train
 from vesalius.training.losses import LossConfig
 from vesalius.training.samples import SampleConfig
 
@@ -152,6 +152,34 @@ def test_a_run_is_continued_only_if_asked_and_only_as_the_same(small_model: Tiny
     assert json.loads((tmp_path / "run.json").read_text())["step"] == 12
 
 
+def test_a_run_goes_on_where_its_corpus_has_moved_and_settings_are_new(small_model: Tiny, tmp_path: Path) -> None:
+    def task(**about: str) -> Task:
+        return dataclasses.replace(discs(small_model, RUN), about={"corpus_digest": "1", **about})
+
+    start = copied(small_model)
+    whole = copied(train(small_model, task(corpus="data"), RUN, tmp_path / "whole"))
+    small_model.load_state_dict(start)
+    train(small_model, task(corpus="data"), RUN.model_copy(update={"stop": 2}), tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    identity = json.loads(state["identity"])
+    del identity["config"]["interaction"]["loose"]  # of a version that did not have it
+    torch.save({**state, "identity": json.dumps(identity)}, tmp_path / "run" / "state.pt")
+    with pytest.raises(ConfigError, match="corpus_digest was 1, and is 2"):
+        train(small_model, task(corpus="data", corpus_digest="2"), RUN, tmp_path / "run")
+    with pytest.raises(ConfigError, match="features kept was False"):
+        train(small_model, task(corpus="data"), RUN.model_copy(update={"cache": "memory"}), tmp_path / "run")
+    moved = copied(train(small_model, task(corpus="/elsewhere/data"), RUN, tmp_path / "run"))
+    assert all(torch.equal(moved[name], value) for name, value in whole.items())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["corpus"] == "/elsewhere/data"
+
+
+def test_an_output_that_is_a_file_is_refused(small_model: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(WriteError, match=r"notes.txt: no folder can be made there"):
+        train(small_model, discs(small_model, RUN), RUN, tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_two_processes_do_not_train_into_one_folder(small_model: Tiny, tmp_path: Path) -> None:
     short = RUN.model_copy(update={"stop": 1})
     with locked(tmp_path / ".lock"), pytest.raises(VesaliusError, match="another process is at work"):
@@ -198,13 +226,23 @@ def test_a_run_from_another_network_is_not_continued(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(small_model: Tiny, tmp_path: Path) -> None:
     with torch.no_grad():
         small_model.decoder.masks.bias.fill_(torch.nan)
-    with pytest.raises(VesaliusError, match="nan at step 0"):
+    with pytest.raises(VesaliusError, match=r"nan at step 0; .* in another folder$"):
         train(small_model, discs(small_model, RUN), RUN, tmp_path)
     assert not (tmp_path / "state.pt").exists()
     kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
     task = discs(small_model, RUN)
     assert kept["step"] == 0
     assert np.array_equal(kept["batches"][0]["images"][1].numpy(), task.source[1].image)
+
+
+def test_a_run_that_fails_later_tells_what_state_it_left(small_model: Tiny, tmp_path: Path) -> None:
+    config = RUN.model_copy(update={"save_every": 2})
+    train(small_model, discs(small_model, config), config.model_copy(update={"stop": 2}), tmp_path)
+    broken = torch.load(tmp_path / "state.pt", weights_only=True)
+    broken["model"]["decoder.masks.bias"].fill_(torch.nan)
+    torch.save(broken, tmp_path / "state.pt")
+    with pytest.raises(VesaliusError, match=r"nan at step 2; .*holds the run as it was after step 2\)"):
+        train(small_model, discs(small_model, config), config, tmp_path)
 
 
 def test_a_network_that_marks_nothing_stops_the_run(small_model: Tiny, tmp_path: Path) -> None:
@@ -402,10 +440,12 @@ def test_a_stop_on_the_way_changes_nothing(tmp_path: Path) -> None:
     assert rows(tmp_path / "parts" / "validation.csv") == rows(tmp_path / "whole" / "validation.csv")
 
 
-def test_patience_without_validation_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["none", "disk"])
+def test_patience_without_validation_is_refused(cache: str, tmp_path: Path) -> None:
     model = tiny()
+    config = PATIENT.model_copy(update={"cache": cache})
     with pytest.raises(ConfigError, match=r"patience = 2 .* leave patience out"):
-        train(model, discs(model, PATIENT), PATIENT, tmp_path / "run")
+        train(model, discs(model, config), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

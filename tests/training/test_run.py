@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -152,10 +153,34 @@ def test_names_that_a_network_does_not_know_are_told_before_the_first_step(data:
     run_training(asked, data, tmp_path / "b", init=tmp_path / "start")
 
 
-@pytest.mark.parametrize("name", ["ft-sam", "imis-net", "lora"])
+@pytest.mark.parametrize("name", ["ft-sam", "imis-net", "lora", "finetune-tiny"])
 def test_what_tunes_a_trained_network_is_not_given_a_random_one(name: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--init"):
         run_training(name, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_is_not_for_another_kind_of_network(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"for networks of kind 'unet', .* is of kind 'tiny'"):
+        run_training("unet", data, tmp_path / "run", init="vesalius-tiny")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_image_of_validation_is_not_passed_over(tmp_path: Path, capsys) -> None:
+    folder = made_corpus.write(tmp_path / "corpus", [list(range(20))]).folder
+    corpus = Corpus(folder)
+    damaged = (rows_of(corpus, "val") & (corpus.images["masks"].to_numpy() > 0)).nonzero()[0][0]
+    shard = folder / "images" / "00000.parquet"
+    table = pq.read_table(shard)
+    place = table.schema.get_field_index("image")
+    pictures = table["image"].to_pylist()
+    pictures[damaged]["bytes"] = b"no picture"
+    pq.write_table(
+        table.set_column(place, table.schema.field(place), pa.array(pictures, table.field(place).type)), shard
+    )
+    line = ("train", write_recipe(tmp_path), "--corpus", folder, "-o", tmp_path / "run", "--device", "cpu")
+    assert command(*line) == 2
+    assert "no validation" not in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -201,7 +201,6 @@ def test_plain_samples_are_the_image_as_the_preset_places_it(corpus: Corpus) -> 
             true = corpus.read(sample.index)
             frame = whole_frame(true.image.size, preset)
             assert np.array_equal(sample.image, frame.image(true.image.rgb()))
-            assert np.array_equal(sample.image, source.image(sample.index))
             assert sample.content == frame.content
             assert len(sample.masks) == len(true.masks)
             expected = [frame.image(entry.mask.astype(np.float32)) > 0.501 for entry in true.masks]

@@ -36,6 +36,20 @@ def replacing(path: Path) -> Iterator[Path]:
         written.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, if it is not there.
+
+    Raises:
+        WriteError: It cannot be made, as where a file has its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"no folder can be made there ({error.strerror})", path=folder, remedy="name another folder for the output"
+        ) from error
+
+
 def remove_stand_ins(folder: Path) -> None:
     """Removes what killed processes left behind in a folder."""
     for path in folder.glob(f"{STAND_IN}*"):

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from heapq import nsmallest
 from pathlib import Path
 
-from vesalius.core.errors import ReadError
-from vesalius.corpus.layouts import layout, layout_names
+import numpy as np
+
+from vesalius.core.errors import ReadError, VesaliusError
+from vesalius.corpus.layouts import layout, layout_names, pairs
 from vesalius.corpus.recipe import DatasetRecipe, Recipe
+
+# What a recipe says of the profile that it has if it names none.
+ABOUT_PROFILE = (
+    "# Stretches grey values to 8 bits, leaves out masks under 0.15 % of the image, and has a class take in what lies "
+    "inside it; others: docs/profiles.md"
+)
 
 # Folders below the given one that are looked into.
 _DEPTH = 3
+# Label maps of a data set that are looked into, and values in them that are said.
+_LOOKED_AT, _SAID = 5, 8
 
 
 def guess_recipe(folder: Path) -> tuple[Recipe, list[str]]:
@@ -37,7 +49,7 @@ def guess_recipe(folder: Path) -> tuple[Recipe, list[str]]:
         again = names[dataset.name]
         datasets.append(dataset.model_copy(update={"name": f"{dataset.name}-{again}"}) if again > 1 else dataset)
     recipe = Recipe(name=_fit(folder.resolve().name), datasets=tuple(datasets))
-    return recipe, [sentence for dataset in datasets for sentence in _assumptions(dataset)]
+    return recipe, [sentence for dataset in datasets for sentence in _assumptions(dataset, folder)]
 
 
 def _look(folder: Path, top: Path, depth: int) -> list[DatasetRecipe]:
@@ -64,7 +76,7 @@ def _fit(name: str) -> str:
     return fit or "data"
 
 
-def _assumptions(dataset: DatasetRecipe) -> list[str]:
+def _assumptions(dataset: DatasetRecipe, top: Path) -> list[str]:
     about = [f"{dataset.name}: {dataset.root} has the layout {dataset.layout}"]
     if dataset.modality is None:
         about.append(f"{dataset.name}: the modality is not stated; add it unless the files say it themselves")
@@ -78,4 +90,30 @@ def _assumptions(dataset: DatasetRecipe) -> list[str]:
     if dataset.targets:
         named = ", ".join(f"{value} is {target}" for value, target in dataset.targets.items())
         about.append(f"{dataset.name}: {named}")
+    if dataset.layout == "pairs":
+        about.append(f"{dataset.name}: the labels of {dataset.images} are {dataset.labels}")
+        about.extend(f"{dataset.name}: {sentence}" for sentence in _labels_seen(dataset, top))
     return about
+
+
+def _labels_seen(dataset: DatasetRecipe, top: Path) -> Iterator[str]:
+    """What is wrong with the first label maps of a data set of pairs; they stand for all."""
+    placed = dataset.model_copy(update={"root": top / dataset.root})
+    entries = (entry for entry in pairs.find(placed, placed.root) if all(path.is_file() for path in entry.labels))
+    unnamed: dict[int, Path] = {}
+    for entry in nsmallest(_LOOKED_AT, entries, key=lambda entry: entry.name):
+        try:
+            layers = [layer for scan in pairs.read(entry, placed) for layer in scan.layers]
+        except VesaliusError as error:
+            yield str(error)
+            continue
+        for layer in layers:
+            values = (value for value in np.unique(layer.values).tolist() if value and value not in layer.names)
+            unnamed.update((value, entry.labels[0]) for value in values if value not in unnamed)
+    if unnamed:
+        listed = ", ".join(f"{value:g}" for value in sorted(unnamed)[:_SAID]) + ", ..." * (len(unnamed) > _SAID)
+        yield (
+            f"{next(iter(unnamed.values()))} has values that nothing names: {listed}; say what each of them means in a "
+            f'table [datasets.targets] below the data set\'s lines, such as {min(unnamed):g} = "liver", or leave it '
+            f"out by a line ignore = [{min(unnamed):g}] among them"
+        )

@@ -42,7 +42,8 @@ def merge(corpora: Sequence[Corpus], folder: str | Path, name: str) -> CorpusInf
             if dataset in seen:
                 raise ConfigError(
                     f"{seen[dataset]} and {corpus.folder} both hold a data set named {dataset}",
-                    remedy="curate one of them under another name",
+                    remedy="curate one of them under another name in its recipe; annotations are named after the "
+                    "folder that was annotated: rename that and export them again",
                 )
             seen[dataset] = corpus.folder
     left_out: Counter[str] = Counter()

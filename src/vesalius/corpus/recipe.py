@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -38,7 +38,7 @@ class DatasetRecipe(Config):
             knows it.
         images: Pattern of the image files below ``root``, where the layout leaves that open.
         labels: The same for label files; ``{stem}`` stands for the image's file name without suffix, ``{case}`` for
-            what ``case`` finds.
+            what ``case`` finds, ``{split}`` for the folder such as ``train`` or ``test`` that the image lies in.
         instances: The same for instance maps, one value per object.
         case: Regular expression whose first group, on an image's path below ``root``, is its case; by default each
             image is a case of its own.
@@ -95,3 +95,18 @@ class Recipe(Config):
     name: str
     profile: str = "sa-med2d"
     datasets: tuple[DatasetRecipe, ...] = Field(min_length=1)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Reads a recipe; profiles of one's own are looked for beside it, and then in the working folder."""
+        recipe = super().from_toml(path)
+
+        def placed(profile: str) -> str:
+            beside = Path(path).parent / profile
+            return beside.as_posix() if profile.endswith(".toml") and beside.is_file() else profile
+
+        datasets = tuple(
+            dataset.model_copy(update={"profile": placed(dataset.profile)}) if dataset.profile else dataset
+            for dataset in recipe.datasets
+        )
+        return recipe.model_copy(update={"profile": placed(recipe.profile), "datasets": datasets})

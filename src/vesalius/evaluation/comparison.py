@@ -10,8 +10,11 @@ import numpy as np
 
 from vesalius.core.errors import ConfigError
 from vesalius.evaluation.scores import Score
-from vesalius.evaluation.statistics import Estimate, macro_average
+from vesalius.evaluation.statistics import Estimate, macro_average, signed_rank
 
+# Fewer cases never differ by signed ranks at the level of 5 %, whatever their values: 2 / 2**5 is more.
+JUDGED_CASES = 6
+LEVEL = 0.05
 NONE = "–"
 
 T = TypeVar("T")
@@ -30,6 +33,8 @@ class Change:
         objects: How many there are.
         better: Objects on which the second is better.
         worse: Objects on which it is worse.
+        cases: Cases that the objects are of.
+        p: Of Wilcoxon's signed-rank test of the cases' mean differences, two-sided.
     """
 
     strategy: str
@@ -39,10 +44,19 @@ class Change:
     objects: int
     better: int
     worse: int
+    cases: int
+    p: float
 
     @property
-    def verdict(self) -> Literal["better", "worse", "no clear difference"]:
-        """Which is better, where the interval of the difference leaves out zero."""
+    def verdict(self) -> Literal["better", "worse", "no clear difference", "too few cases"]:
+        """Which is better, where the interval of the difference leaves out zero and the test by cases says so too.
+
+        The interval alone is too narrow where cases are few: of two, it reaches from one's mean to the other's.
+        """
+        if self.cases < JUDGED_CASES:
+            return "too few cases"
+        if self.p >= LEVEL:
+            return "no clear difference"
         if self.difference.low > 0:
             return "better"
         return "worse" if self.difference.high < 0 else "no clear difference"
@@ -66,6 +80,8 @@ def compare(before: Sequence[Score], after: Sequence[Score], seed: int = 0) -> l
     for strategy, group in grouped(before, lambda score: score.strategy).items():
         pairs = [(score, sides[1][strategy, object_of(score)]) for score in group]
         gaps = [second.dice - first.dice for first, second in pairs]
+        by_case = grouped(zip(gaps, group, strict=True), lambda pair: (pair[1].dataset, pair[1].case))
+        differences = [float(np.mean([gap for gap, _ in of_case])) for of_case in by_case.values()]
         changes.append(
             Change(
                 strategy,
@@ -75,6 +91,8 @@ def compare(before: Sequence[Score], after: Sequence[Score], seed: int = 0) -> l
                 len(gaps),
                 sum(gap > 0 for gap in gaps),
                 sum(gap < 0 for gap in gaps),
+                len(by_case),
+                signed_rank(np.zeros(len(by_case)), differences).p,
             )
         )
     return changes

@@ -117,10 +117,11 @@ class Specialist(SegmentationModel):
         if self.config.words:
             text = prompts.points.new_full((len(prompts), 1), torch.nan) if prompts.text is None else prompts.text
             output = text[:, 0].nan_to_num(len(self.config.words)).long()
-            return known[rows, output][:, None]
+            return known.flatten(0, 1).index_select(0, rows * known.shape[1] + output)[:, None]
         if prompts.boxes is None:
             raise PromptError(f"this {self.architecture} network takes boxes alone", remedy="prompt with a box")
-        logits: Tensor = self.network(torch.cat([known[rows], box_channel(prompts.boxes, known.shape[2])], dim=1))
+        seen = torch.cat([known.index_select(0, rows), box_channel(prompts.boxes, known.shape[2])], dim=1)
+        logits: Tensor = self.network(seen)
         return logits
 
     @property

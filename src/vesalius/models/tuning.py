@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import nn
+
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError
 from vesalius.models.base import SegmentationModel
@@ -82,8 +84,7 @@ def apply_tuning(model: SegmentationModel, tuning: Tuning) -> dict[str, Count]:
         tuning: The way to tune it.
 
     Returns:
-        The parameters by part of the network: ``adapters``, ``lora``, and what is neither by the first part of its
-        name, such as ``mask_decoder``.
+        The `counts` of its parameters.
 
     Raises:
         ConfigError: A pattern matches nothing, or the adapter does not fit the network's sizes.
@@ -100,13 +101,18 @@ def apply_tuning(model: SegmentationModel, tuning: Tuning) -> dict[str, Count]:
     for pattern in tuning.train:
         if not any(fnmatchcase(name, pattern) for name in parameters):
             raise ConfigError(f"{pattern!r} matches no parameter of the network")
-    table: dict[str, Count] = {}
     for name, parameter in parameters.items():
-        trained = any(fnmatchcase(name, pattern) for pattern in tuning.train)
-        parameter.requires_grad_(trained)
-        part, count = _part(name), parameter.numel()
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in tuning.train))
+    return counts(model)
+
+
+def counts(model: nn.Module) -> dict[str, Count]:
+    """Numbers of parameters by part of a network: ``adapters``, ``lora``, and the first part of other names."""
+    table: dict[str, Count] = {}
+    for name, parameter in model.named_parameters():
+        part, number = _part(name), parameter.numel()
         before = table.get(part, Count(0, 0))
-        table[part] = Count(before.trained + trained * count, before.total + count)
+        table[part] = Count(before.trained + parameter.requires_grad * number, before.total + number)
     return table
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import vesalius
 from vesalius.core.types import AXES, Slice
 from vesalius.corpus.block import source_digest
-from vesalius.corpus.layouts.support import eight_bits, writing
+from vesalius.corpus.layouts.support import dataset_name, eight_bits, writing
 from vesalius.corpus.schema import DESCRIPTION, CorpusInfo, reject_schema
 from vesalius.corpus.store import ShardWriter, encode_png, mask_row
 from vesalius.evaluation.prompts import Turn, turn_rows
@@ -23,8 +23,6 @@ from vesalius.server.inference import prompt_of
 from vesalius.server.masks import Bools, block_of, mask_in_block, slice_shape
 from vesalius.vocabulary.targets import target_of
 
-# The data set that the images are of.
-DATASET = "annotations"
 DRAWN = "its mask was drawn by hand, carried there or read from a file, which cannot be replayed"
 SILENT = "nothing was said about it on this slice: it was drawn, carried there, proposed or read from a file"
 BACKGROUND = "the background alone was clicked on"
@@ -68,8 +66,10 @@ def write_corpus(images: Sequence[Annotated], folder: Path) -> tuple[int, int]:
             for one in images:
                 scan = one.item.name if names[one.item.name] == 1 else f"{one.item.name}-{one.item.id}"
                 # What must not be split where a corpus is divided: a patient's images, or else all of a file. It is
-                # called as the first of them, which tells nothing of the patient.
-                case = cases.setdefault(one.item.patient or str(one.item.path), one.item.id)
+                # called by the first of them, which tells nothing of the patient, and has the same name where the
+                # folder has moved.
+                first = hashlib.blake2b(scan.encode(), digest_size=8).hexdigest()
+                case = cases.setdefault(one.item.patient or str(one.item.path), first)
                 for image, masks, turns in _rows(one, scan, case):
                     writer.add(image, masks)
                     digest.update(image["image"]["bytes"] + b"".join(row["rle"] for row in masks))
@@ -102,6 +102,8 @@ def _rows(
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[list[Turn]]]]:
     """The rows of each image of the corpus and of its masks, and what was said about each of them."""
     volume, shape = one.volume, one.shape
+    # Exports of several folders can be merged.
+    dataset = dataset_name(one.item.base)
     said, state = turns_of_log(one.log)
     main = {number: main_axis([thing]) for number, thing in state.objects.items()}
     blocks = {number: block_of(thing, shape) for number, thing in state.objects.items()}
@@ -125,9 +127,9 @@ def _rows(
             shown = "" if window == volume.window else f"_{window[0]}_{window[1]}"
             cut = replace(volume.slice(axis, index), window=window)
             shared = {
-                "id": f"{DATASET}/{scan}/{place}{shown}",
+                "id": f"{dataset}/{scan}/{place}{shown}",
                 "modality": volume.modality,
-                "dataset": DATASET,
+                "dataset": dataset,
                 "split": None,
             }
             image = shared | _about(one, cut, "2d" if flat else axis, scan, case) | {"source_digest": digest}

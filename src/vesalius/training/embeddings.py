@@ -28,11 +28,8 @@ class FeatureCache:
 
     def __init__(self, model: SegmentationModel, kind: str = "", folder: Path | None = None) -> None:
         self.model, self.kind, self.folder = model, kind, folder
-        self.encoded = 0
         self._weights = frozen_digest(model)
         self._kept: dict[str, Features] = {}
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
 
     def fill(self, batch: Batch) -> Batch:
         """The batch with its features, encoded where they are not known.
@@ -55,7 +52,6 @@ class FeatureCache:
         levels = self.model.encode(prepare(batch.images[i : i + 1], batch.content[i : i + 1], self.model.preset))
         if any(level.requires_grad for level in levels):
             raise ConfigError("features cannot be kept while the image encoder trains", remedy='set cache = "none"')
-        self.encoded += 1
         features = tuple(level.detach().cpu().clone() for level in levels)
         self._write(key, features)
         return features
@@ -78,6 +74,7 @@ class FeatureCache:
         if self.folder is None:
             self._kept[key] = features
             return
+        self.folder.mkdir(exist_ok=True)
         with replacing(self.folder / f"{key}.safetensors") as part:
             save_file({str(i): level.contiguous() for i, level in enumerate(features)}, part)
 

@@ -86,7 +86,8 @@ class InteractionConfig(Config):
         mask_only: Later rounds that give the previous mask without new points: each with a probability, or the last
             and one random one between the first and the last.
         mask_text: Whether these rounds give the object's name beside the mask.
-        text_for_mask: Probability that another later round gives the name in place of the previous mask.
+        text_for_mask: Probability that another later round gives names in place of the previous masks, where objects
+            have names.
         select: Which of several masks the loss is on: that of the lowest loss, of the highest true IoU (SAM-Med2D's
             paper), or of the highest predicted IoU (its published code).
         spread: Weight of the mean over all masks, against the selected one's.
@@ -328,7 +329,7 @@ class InteractiveStep(nn.Module):
                 points=torch.cat([before.points, added], dim=1),
                 labels=torch.cat([before.labels, kinds_of_points], dim=1),
                 boxes=before.boxes if config.keep else None,
-                masks=on_scale(masks, preset) if turn.mask else None,
+                masks=_given(on_scale(masks, preset), turn, words),
                 text=words if turn.text else before.text if config.keep else None,
             )
 
@@ -350,7 +351,7 @@ class InteractiveStep(nn.Module):
         place = torch.tensor([unique.index(batch.targets[i]) for i in named], device=embedded.device)
         at = torch.tensor(named, device=embedded.device)
         nothing = embedded.new_full((len(batch), embedded.shape[1]), torch.nan)
-        return nothing.index_copy(0, at, embedded[place])
+        return nothing.index_copy(0, at, embedded.index_select(0, place))
 
     def _is_named(self, batch: Batch, i: int) -> bool:
         # In a mirror a name loses its side, and what is left may be none that the network knows.
@@ -519,6 +520,15 @@ def jittered(boxes: Tensor, uniforms: Tensor, loose: Tensor, config: Interaction
 def on_scale(logits: Tensor, preset: Preset) -> Tensor:
     """Mask logits on the scale on which a network takes its mask prompt."""
     return logits.sigmoid() if preset.mask_prompt == "probability" else logits
+
+
+def _given(masks: Tensor, turn: Turn, words: Tensor | None) -> Tensor | None:
+    """The (N, 1, h, w) previous masks that a turn gives back, NaN or None where it gives none."""
+    if turn.mask or words is None:
+        return masks
+    # Only a name takes the place of a mask; objects without one keep theirs.
+    named = words.isfinite().all(1)
+    return None if named.all() else torch.where(named[:, None, None, None], torch.nan, masks)
 
 
 def _thresholded(truth: Tensor) -> Tensor:

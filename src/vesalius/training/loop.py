@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from vesalius.core.errors import ConfigError, VesaliusError
-from vesalius.core.files import locked, remove_stand_ins, replacing
+from vesalius.core.files import locked, make_folder, remove_stand_ins, replacing
 from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import save_checkpoint
 from vesalius.models.lora import has_lora, merge_lora
 from vesalius.models.sam.model import Sam
+from vesalius.models.tuning import counts
 from vesalius.training.batches import collate, steps
 from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
@@ -33,6 +34,8 @@ STATE, BEST, FEATURES, _LOCK = "state.pt", "best", "features", ".lock"
 
 # Settings that a run may be continued with other values of.
 _FREE = {"stop", "workers", "cache"}
+# What is told of a run and may have moved: digests beside them say whether it is the same.
+_PLACES = {"corpus", "model"}
 # Samples on a contact sheet.
 _SHOWN = 8
 
@@ -48,14 +51,13 @@ class Task:
         source: Samples to train on.
         names: Names of all categories, for networks that tell what a mask shows.
         validate: Measures the network now and then.
-        shown: Samples for the contact sheets; those trained on if None.
-        about: What else ``run.json`` shall tell, such as the corpus; a resumed run must tell the same.
+        about: What else ``run.json`` shall tell, such as the corpus; a resumed run must tell the same, but for where
+            the ``corpus`` and the ``model`` that it started from are, whose digests it tells too.
     """
 
     source: SampleSource
     names: Sequence[str] = ()
     validate: Validation | None = None
-    shown: SampleSource | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -96,7 +98,7 @@ def train(
             as ``patience`` where nothing validates.
         VesaliusError: The loss is no longer a finite number, or all masks are empty; the last good state is kept, and
             the batch is in ``bad_batch.pt``.
-        WriteError: Another process trains into the folder.
+        WriteError: Another process trains into the folder, or it cannot be made.
     """
     return _Run(model, task, config, output, world or World()).go(resume)
 
@@ -186,12 +188,14 @@ class _Run:
         # Before anything changes: a resumed run starts from the same network.
         self.identity = json.dumps(
             {
-                "config": config.model_dump(mode="json", exclude=_FREE),
+                "config": _fixed(config),
+                # An image encoded by itself has other last bits than one encoded beside others.
+                "features kept": config.cache != "none",
                 "count": task.count,
                 "processes": world.size,
                 "names": list(task.names),
                 "frozen": frozen_digest(model),
-                "about": dict(task.about),
+                "about": {key: value for key, value in task.about.items() if key not in _PLACES},
             },
             sort_keys=True,
         )
@@ -204,6 +208,7 @@ class _Run:
             folder = output / FEATURES if config.cache == "disk" else None
             self.cache = FeatureCache(model, str(config.bf16), folder)
         self.done, self.best, self.empty, self.waited = 0, -math.inf, 0, 0
+        self.saved = 0
 
     def go(self, resume: bool) -> SegmentationModel:
         """Takes all steps."""
@@ -213,7 +218,7 @@ class _Run:
                 f"patience = {self.config.patience} stops a run by its validation, and there is none",
                 remedy="give images to validate on, or leave patience out of the recipe",
             )
-        self.output.mkdir(parents=True, exist_ok=True)
+        make_folder(self.output)
         # The first process alone writes there.
         with locked(self.output / _LOCK) if self.world.is_first else nullcontext():
             return self._go(resume)
@@ -315,13 +320,14 @@ class _Run:
             raise VesaliusError(
                 f"the {what} became {float(loss if what == 'loss' else norm)} at step {step}",
                 path=self._keep(step, batches),
-                remedy="lower the learning rate; the batch is in the file, the state before it in the folder",
+                remedy="the batch is in the file; begin anew with a lower learning rate, in another folder"
+                + (f" (this one holds the run as it was after step {self.saved})" if self.saved else ""),
             )
         if self.empty >= self.config.collapse:
             raise VesaliusError(
                 f"the training collapsed: no mask had a pixel in {self.empty} steps up to step {step}",
                 path=self._keep(step, batches),
-                remedy="lower the learning rate, or look at the batch in the file",
+                remedy="look at the batch in the file, or begin anew with a lower learning rate, in another folder",
             )
 
     def _keep(self, step: int, batches: Sequence[Batch]) -> Path:
@@ -359,9 +365,8 @@ class _Run:
                 checkpoint(self.model, self.output / BEST, self.config.half)
 
     def _sheet(self) -> Batch:
-        source = self.task.shown or self.task.source
         numbers = list(range(_SHOWN))
-        samples = [source[number] for number in numbers]
+        samples = [self.task.source[number] for number in numbers]
         return collate(samples, numbers, 0, self.model.preset, self.config.interaction.grid)
 
     def _save(self) -> None:
@@ -377,14 +382,10 @@ class _Run:
         }
         with replacing(self.output / STATE) as part:
             torch.save(state, part)
+        self.saved = self.done
         self._record()
 
     def _record(self) -> None:
-        parts: dict[str, list[int]] = {}
-        for name, value in self.model.named_parameters():
-            counts = parts.setdefault(name.split(".")[0], [0, 0])
-            counts[0] += value.numel() * value.requires_grad
-            counts[1] += value.numel()
         record = {
             "step": self.done,
             "steps": self.steps,
@@ -392,7 +393,7 @@ class _Run:
             "processes": self.world.size,
             "device": str(self.device),
             "best_dice": None if math.isinf(self.best) else self.best,
-            "parameters": {name: {"trained": a, "total": b} for name, (a, b) in parts.items()},
+            "parameters": {part: count._asdict() for part, count in counts(self.model).items()},
             "frozen_weights": json.loads(self.identity)["frozen"],
             **self.task.about,
             "config": self.config.model_dump(mode="json"),
@@ -407,8 +408,11 @@ class _Run:
         if not wanted:
             raise ConfigError("holds a run", path=self.output, remedy="give --resume to go on, or another folder")
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["identity"] != self.identity:
-            told = _difference(json.loads(state["identity"]), json.loads(self.identity))
+        before, now = json.loads(state["identity"]), json.loads(self.identity)
+        # Settings that are newer than the run had the values that they have where they are not given.
+        before["config"] = _fixed(TrainConfig.from_dict(before["config"], path))
+        if before != now:
+            told = _difference(before, now)
             raise ConfigError(
                 f"holds a run of another configuration: {told}", path=self.output, remedy="choose another folder"
             )
@@ -418,6 +422,12 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.done, self.best = int(state["step"]), float(state["best"])
         self.empty, self.waited = int(state["empty"]), int(state["waited"])
+        self.saved = self.done
+
+
+def _fixed(config: TrainConfig) -> dict[str, Any]:
+    """Settings that a run keeps from its start to its end, as JSON has them."""
+    return config.model_dump(mode="json", exclude=_FREE)
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

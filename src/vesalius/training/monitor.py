@@ -20,7 +20,7 @@ import vesalius
 from vesalius.core.files import replacing
 from vesalius.training.interaction import Batch, InteractiveStep
 
-LOG, VALIDATION, PREDICTIONS = "log.csv", "validation.csv", "predictions"
+LOG, VALIDATION, PREDICTIONS, RUN = "log.csv", "validation.csv", "predictions", "run.json"
 
 # Truth, and the outlines after the first and the last round.
 GREEN, ORANGE, MAGENTA = (0, 200, 0), (255, 160, 0), (255, 0, 255)
@@ -42,8 +42,12 @@ class Monitor:
         for name in (LOG, VALIDATION):
             # Without a step there is no state, so a row of step 0 is of a killed process too.
             _cut(output / name, start or -1)
-        self._board = _board(output / "tensorboard", start) if tensorboard else None
         self._progress = _progress()
+        self._board = None
+        if tensorboard:
+            self._board = _board(output / "tensorboard", start)
+            if self._board is None:
+                self.tell('not logged for TensorBoard, which is not installed: pip install "vesalius[tensorboard]"')
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -96,7 +100,7 @@ def write_run(output: Path, record: Mapping[str, Any]) -> None:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
-    with replacing(output / "run.json") as part:
+    with replacing(output / RUN) as part:
         part.write_text(json.dumps({**made_by, **record}, indent=2) + "\n", encoding="utf-8")
 
 

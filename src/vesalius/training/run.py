@@ -37,6 +37,10 @@ RECIPES = Path(__file__).parent / "recipes"
 CHECKPOINT = "checkpoint"
 
 
+class EmptySplitError(ReadError):
+    """A split of a corpus has no image, or none with an object."""
+
+
 def find_recipe(name: str | Path) -> Path:
     """Path of a recipe: a TOML file, or the name of one that comes with the package.
 
@@ -56,14 +60,17 @@ def open_images(corpus: str | Path, split: str) -> Corpus | list[LabelledImage]:
     """A corpus, or the images of one split of a folder of paired sets (see `find_sets`).
 
     Raises:
-        ReadError: The folder is neither, or none of its cases belongs to the split.
+        ReadError: The folder is neither, or an image of it cannot be read.
+        EmptySplitError: None of its cases belongs to the split.
     """
     folder = Path(corpus)
     if is_corpus(folder):
         return Corpus(folder)
     images = [image for path in find_sets(folder) for image in read_pairs(path) if split_of(image.case) == split]
     if not images:
-        raise ReadError(f"none of its cases belongs to the split {split!r}", path=folder, remedy="give more cases")
+        raise EmptySplitError(
+            f"none of its cases belongs to the split {split!r}", path=folder, remedy="give more cases"
+        )
     return images
 
 
@@ -168,8 +175,21 @@ def run_training(
     """
     path = find_recipe(recipe)
     config, world, output = TrainConfig.from_toml(path), world or World(), Path(output)
+    if init is None and config.network.start is None and config.network.tuning != "full":
+        raise ConfigError(
+            "the recipe tunes a trained network, and none is given to start from",
+            path=path,
+            remedy="name one by --init, or by network.start in the recipe",
+        )
     images = open_images(corpus, "train")
     model = make_network(config.network, config.seed, init)
+    if "architecture" in config.network.model_fields_set and model.architecture != config.network.architecture:
+        raise ConfigError(
+            f"the recipe is for networks of kind {config.network.architecture!r}, and the one to start from is of kind "
+            f"{model.architecture!r}",
+            path=path,
+            remedy="start from another network, or take another recipe",
+        )
     source = SampleSource(images, model.preset, config.samples, config.seed)
     if config.network.words and "text" not in model.takes:
         if not source.targets:
@@ -186,12 +206,6 @@ def run_training(
         )
     start = weights_digest(model)
     counts = tune(model, config.network, config.seed)
-    if init is None and config.network.start is None and any(count.trained < count.total for count in counts.values()):
-        raise ConfigError(
-            "the recipe tunes a part of a trained network, and none is given to start from",
-            path=path,
-            remedy="name one by --init, or by network.start in the recipe",
-        )
     for part, count in counts.items():
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
     if isinstance(images, Corpus) and "val" not in images.images["split"].unique().to_pylist():

@@ -194,11 +194,6 @@ class SampleSource:
         """The vocabulary's names of the targets that are drawn; of those that it does not have, their own."""
         return tuple(sorted({target_of(name).name for name in self.targets}))
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """(S, S, 3) uint8 RGB: image ``index``, whole, as samples show it that are not varied."""
-        pixels = self.pool.item(index, []).pixels
-        return _rgb(whole_frame((pixels.shape[0], pixels.shape[1]), self.preset).image(pixels))
-
     def __getitem__(self, number: int) -> Sample:
         rng = np.random.default_rng((self.seed, number))
         index, anchor = self._drawn(number, rng)

@@ -283,3 +283,29 @@ def test_a_config_that_cannot_be_built_is_refused():
         SamConfig.from_dict({"side": 240, "adapter": "sam-med2d"})
     with pytest.raises(ModelError, match="preset"):
         Sam(TINY, PRESETS["sam"])
+
+
+@pytest.mark.parametrize(("side", "count"), [(256, 32), (1024, 1)])
+def test_gradients_are_the_same_each_time_on_several_threads(side: int, count: int) -> None:
+    """Those of many prompts about one image add up, and so do those of the relative positions of a large grid."""
+    torch.manual_seed(0)
+    sizes = TINY.model_copy(update={"side": side, "encoder_depth": 1, "global_blocks": (0,)})
+    model = Sam(sizes, TINY_PRESET.model_copy(update={"side": side, "mask_side": side // 4}))
+    torch.nn.init.normal_(model.image_encoder.blocks[0].attn.rel_pos_h)
+    image = torch.randn(1, 3, side, side)
+    points = side * torch.rand(count, 1, 2)
+    rows = torch.zeros(count, dtype=torch.long)
+    prompts = PromptBatch(points, torch.ones(count, 1, dtype=torch.long), rows=rows)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(6):
+            model.zero_grad()
+            logits, _ = model.decode(model.encode(image), prompts)
+            (logits**2).mean().backward()
+            found.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+    finally:
+        torch.set_num_threads(threads)
+    differing = {name for grads in found for name, value in grads.items() if not torch.equal(value, found[0][name])}
+    assert not differing

@@ -2,7 +2,9 @@
 
 A recipe names the files: ``images = "STS_*/CT_image.nii.gz"``, ``labels = "{case}/CT_mask.nii.gz"``. A ``set.json``
 describes ``images/<stem>.png|jpg``, ``labels/<stem>.png`` and, where it says so, ``labels_instances/<stem>.png``.
-``cases.json``, written here, states the case, modality and split of each image.
+A folder such as ``train`` or ``test`` below the root is the split of the images in it, and ``{split}`` stands for its
+name in a pattern of labels: ``images = "*/images/*"``, ``labels = "{split}/masks/{stem}.png"``. ``cases.json``, written
+here, states the case, modality and split of each image.
 
 An instance map has one value per object; the target of an object is the label that most of its pixels have, or the
 recipe's only one where there are no labels. Labels outside all objects lie in a layer of their own.
@@ -12,24 +14,31 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.errors import ConfigError, GeometryError, ReadError, WriteError
-from vesalius.core.types import Slice, Volume
+from vesalius.core.errors import ConfigError, ReadError, WriteError
+from vesalius.core.types import Volume
 from vesalius.corpus.layouts.listing import CASES, Rows, about, read_cases
 from vesalius.corpus.layouts.support import (
+    PICTURES,
     WILD,
     case_of,
     dataset_name,
     eight_bits,
     matching,
     numbers,
+    read_json,
+    split_named,
     writing,
     written_name,
 )
@@ -45,9 +54,14 @@ from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask, connect
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Layer, Scan, safe_name
 from vesalius.corpus.sorting import joined
+from vesalius.io.read import read_volume
 
 # Parts of a pattern of labels that an image fills in; several in a row would be a glob's **.
-_PLACE = re.compile(r"(\{stem\}|\{case\})+")
+_PLACE = re.compile(r"(\{stem\}|\{case\}|\{split\})+")
+# Files that describe a data set.
+_LISTS = ("*.json", "*.yaml", "*.yml")
+# Images whose names are compared with those of label files.
+_SHOWING = 100
 _DIGITS = re.compile(r"[^A-Za-z0-9.+-]+")
 
 
@@ -110,16 +124,37 @@ def guess(folder: Path) -> DatasetRecipe | None:
             case=None if (folder / CASES).is_file() else _case_pattern(folder),
             targets={str(value): str(name) for value, name in described["labels"].items()},
         )
-    labels = next((name for name in ("labels", "masks") if (folder / name).is_dir()), None)
-    if not (folder / "images").is_dir() or labels is None or any(folder.glob("*.json")) or any(folder.glob("*.y*ml")):
+    for images, labels in product(("images", "*/images", "images/*"), ("labels", "masks")):
+        below = images.replace("images", labels).replace("*", "{split}")
+        pattern = _guess_pattern(folder, images, below)
+        if pattern is not None:
+            images, labels = f"{images}/*", f"{below}/{pattern}"
+            return DatasetRecipe(name=dataset_name(folder), layout="pairs", root=folder, images=images, labels=labels)
+    return None
+
+
+def _guess_pattern(folder: Path, images: str, labels: str) -> str | None:
+    """The pattern of the names of label files, or None where folders do not lie so or have a description.
+
+    Args:
+        folder: The root.
+        images: Pattern of the folders of images; those that a wildcard finds are to name several splits.
+        labels: The folders of labels, with ``{split}`` where the other has a wildcard.
+    """
+    places = {path: _split_folder(path.relative_to(folder)) for path in folder.glob(images) if path.is_dir()}
+    several = "*" in images
+    if not places or (
+        several and (None in places.values() or len({split_named(str(name)) for name in places.values()}) < 2)
+    ):
         return None
-    suffixes = sorted({"".join(path.suffixes[-2:]) for path in (folder / labels).iterdir() if path.is_file()})
-    if len(suffixes) != 1:
-        return None
-    suffix = ".nii.gz" if suffixes[0].endswith(".nii.gz") else Path(suffixes[0]).suffix or suffixes[0]
-    return DatasetRecipe(
-        name=dataset_name(folder), layout="pairs", root=folder, images="images/*", labels=f"{labels}/{{stem}}{suffix}"
+    pairs = [(path, folder / labels.replace("{split}", name or "")) for path, name in sorted(places.items())]
+    described = (
+        place for place in {folder, *(path.parent for path in places)} for _ in chain(*map(place.glob, _LISTS))
     )
+    if not all(place.is_dir() for _, place in pairs) or any(True for _ in described):
+        return None
+    found = [_label_pattern(_visible(path), _visible(place)) for path, place in pairs]
+    return found[0] if len(set(found)) == 1 else None
 
 
 def write(images: Iterable[LabelledImage], folder: Path, name: str) -> None:
@@ -182,10 +217,18 @@ def _entries(images: Iterator[Path], dataset: DatasetRecipe, root: Path) -> Iter
         image, stated = root / below, stated or {}
         name = safe_name(image, fixed)
         case = case_of(dataset, image, root, stated.get("case") or name)
-        stem = image.name.split(".nii")[0] if ".nii" in image.name else image.stem
-        files = [_place(root, pattern, stem, case) for pattern in (dataset.labels, dataset.instances) if pattern]
+        folder = _split_folder(Path(below).parent)
+        patterns = [pattern for pattern in (dataset.labels, dataset.instances) if pattern]
         extra = {"labels": sets, "modality": stated.get("modality")}
-        yield Entry(name, case, image, tuple(files), stated.get("split"), extra)
+        if folder is None and any("{split}" in pattern for pattern in patterns):
+            extra["problem"] = (
+                "lies in no folder that names a split, as train and test do, so {split} stands for nothing"
+            )
+            yield Entry(name, case, image, extra=extra)
+            continue
+        files = [_place(root, pattern, _stem(image), case, folder or "") for pattern in patterns]
+        split = stated.get("split") if stated else folder and split_named(folder)
+        yield Entry(name, case, image, tuple(files), split, extra)
 
 
 def _layers(entry: Entry, dataset: DatasetRecipe, volume: Volume, time: int | None) -> tuple[Layer, ...]:
@@ -238,6 +281,28 @@ def _objects(labels: NDArray[Any], instances: NDArray[Any], dataset: DatasetReci
     return Layer(values.astype(np.min_scalar_type(int(new.max(initial=0)))), targets, objects=True)
 
 
+def _stem(path: Path) -> str:
+    """What ``{stem}`` stands for; file names may have dots of their own, as those that are UIDs."""
+    return path.name.split(".nii")[0] if ".nii" in path.name else path.stem
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The files of a folder by name, but those that systems hide there, such as ``.DS_Store``."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _label_pattern(images: list[Path], labels: list[Path]) -> str | None:
+    """What most images make their label file's name of, such as ``{stem}_mask.png``; None if no name has another's."""
+    found: Counter[str] = Counter()
+    # Some images show it; all of them would be compared with all label files.
+    for image in images[:: math.ceil(len(images) / _SHOWING) or 1]:
+        for label in labels:
+            before, stem, after = label.name.partition(_stem(image))
+            if stem:
+                found[f"{before}{{stem}}{after}"] += 1
+    return min(found, key=lambda pattern: (-found[pattern], len(pattern), pattern), default=None)
+
+
 def _fixed(parts: tuple[str, ...]) -> list[str]:
     """The leading folders of a pattern that have no wildcard."""
     fixed: list[str] = []
@@ -248,8 +313,13 @@ def _fixed(parts: tuple[str, ...]) -> list[str]:
     return fixed
 
 
-def _place(root: Path, pattern: str, stem: str, case: str) -> Path:
-    return root / pattern.replace("{stem}", stem).replace("{case}", case)
+def _place(root: Path, pattern: str, stem: str, case: str, split: str) -> Path:
+    return root / pattern.replace("{stem}", stem).replace("{case}", case).replace("{split}", split)
+
+
+def _split_folder(folder: Path) -> str | None:
+    """The last part of a path below the root that names a split; whole names alone, such as ``train`` and ``val``."""
+    return next((part for part in reversed(folder.parts) if part.isalpha() and split_named(part)), None)
 
 
 def _case_pattern(folder: Path) -> str:
@@ -264,14 +334,19 @@ def find_sets(folder: Path) -> list[Path]:
     """The folder itself if it is a paired set (it has a ``set.json``), else the paired sets in it, by name.
 
     Raises:
-        ReadError: There is none.
+        ReadError: There is no such folder, or no set in it.
     """
+    if not folder.is_dir():
+        raise ReadError("there is no such folder", path=folder, remedy="give a corpus, or a folder with a set.json")
     if (folder / "set.json").exists():
         return [folder]
     sets = sorted(path.parent for path in folder.glob("*/set.json"))
     if not sets:
         raise ReadError(
-            "there is no set of image and label pairs", path=folder, remedy="give a folder that holds a set.json"
+            "is no corpus, and there is no set of image and label pairs",
+            path=folder,
+            remedy=f"describe your images (vesalius curate --guess {folder} -o recipe.toml), make a corpus of them "
+            f"(vesalius curate recipe.toml --root {folder} -o corpus) and give that; or give a folder with a set.json",
         )
     return sets
 
@@ -286,9 +361,10 @@ def list_cases(folder: str | Path) -> dict[Path, str]:
         ReadError: There is no readable ``set.json`` or no image, or no part of the names gives that many cases.
     """
     folder = Path(folder)
-    images = sorted(path for path in (folder / "images").glob("*") if path.suffix in (".png", ".jpg"))
+    found = (folder / "images").glob("[!.]*")
+    images = sorted(path for path in found if path.suffix.lower() in PICTURES)
     if not images:
-        raise ReadError("there are no images", path=folder / "images", remedy="put .png or .jpg files there")
+        raise ReadError("there are no images", path=folder / "images", remedy=f"put {', '.join(PICTURES)} files there")
     count = _description(folder)["cases"]
     parts = [path.stem.split("_") for path in images]
     for length in range(1, max(map(len, parts)) + 1):
@@ -303,6 +379,9 @@ def read_pairs(
 ) -> Iterator[LabelledImage]:
     """Reads a set of image and label pairs, in the order of file names.
 
+    Pixels and grey window are those of `read_volume`, which is not told the modality: the windows of CT are for
+    Hounsfield units, and pictures hold none.
+
     Args:
         folder: Holds ``set.json``, ``images/``, ``labels/``, and ``labels_instances/`` if set.json says so.
         min_area: Objects under this share of the image are left out.
@@ -312,24 +391,23 @@ def read_pairs(
         Each image with its objects; an image may have none.
 
     Raises:
-        ReadError: A file is missing or damaged.
+        ReadError: A file is missing or damaged, a label map is a colour picture, or it has a value that ``set.json``
+            does not name.
         GeometryError: A label map is not of its image's size.
     """
     folder = Path(folder)
     about = _description(folder)
-    names = {int(value): name for value, name in about["labels"].items()}
+    names = {int(value): name for value, name in about["labels"].items() if int(value)}
     for row, (path, case) in enumerate(list_cases(folder).items()):
         if rows is not None and row not in rows:
             continue
-        pixels = _read(path)
-        labels = _read(folder / "labels" / f"{path.stem}.png")
-        instances = _read(folder / "labels_instances" / f"{path.stem}.png") if about["instances"] else None
-        for kind, array in (("label", labels), ("instance", instances)):
-            if array is not None and array.shape != pixels.shape[:2]:
-                raise GeometryError(f"the {kind} map is {array.shape}, the image {pixels.shape[:2]}", path=path)
+        volume = read_volume(path)
+        stem = f"{path.stem}.png"
+        labels = _named_labels(folder / "labels" / stem, volume, names)
+        instances = read_labels(folder / "labels_instances" / stem, volume)[0] if about["instances"] else None
         found = connected_objects(labels, names, instances, min_area)
         yield LabelledImage(
-            image=Slice(pixels, modality=about["modality"], source=path),
+            image=replace(volume.slice(), modality=about["modality"]),
             modality=about["modality"] or "unknown",
             dataset=folder.name,
             case=case,
@@ -338,21 +416,35 @@ def read_pairs(
         )
 
 
+def _named_labels(path: Path, volume: Volume, names: Container[int]) -> NDArray[Any]:
+    """(H, W) labels of a picture; ReadError if one of them has no name."""
+    labels: NDArray[Any] = read_labels(path, volume)[0]
+    unnamed = [str(value) for value in np.unique(labels) if value and value not in names]
+    if unnamed:
+        raise ReadError(
+            f"has values that set.json does not name: {', '.join(unnamed[:8])}{', ...' if unnamed[8:] else ''}",
+            path=path,
+            remedy='name them under "labels" in set.json, or make them 0 where they mean the background',
+        )
+    return labels
+
+
 def _description(folder: Path) -> dict[str, Any]:
+    """What ``set.json`` says; ReadError if it lacks something."""
     path = folder / "set.json"
-    try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        about["cases"], about["labels"], about["instances"], about["modality"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ReadError(f"cannot be read ({error})", path=path, remedy="describe the set there") from error
+    remedy = (
+        'describe the set there: {"modality": "ct", "labels": {"1": "liver"}, "cases": 20, "instances": false}, '
+        "with the number of patients as cases, and null for a modality that is not known"
+    )
+    about = read_json(path, remedy)
+    if not isinstance(about, dict):
+        raise ReadError("does not describe a set", path=path, remedy=remedy)
+    missing = [key for key in ("modality", "labels", "cases", "instances") if key not in about]
+    if missing:
+        raise ReadError(f"does not state {', '.join(missing)}", path=path, remedy=remedy)
+    labels = about["labels"]
+    if not isinstance(labels, dict) or not all(
+        re.fullmatch("[0-9]+", value) and isinstance(name, str) for value, name in labels.items()
+    ):
+        raise ReadError(f"its labels are not values with their names: {labels}", path=path, remedy=remedy)
     return about
-
-
-def _read(path: Path) -> NDArray[Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return np.array(picture)
-    except OSError as error:
-        raise ReadError(f"cannot be read ({error})", path=path) from error

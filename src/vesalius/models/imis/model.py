@@ -142,7 +142,8 @@ class Imis(Sam):
     def _look(self, embedding: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
         """The tokens and the image after their look at each other; see `MaskDecoder.look`."""
         if prompts.rows is not None:
-            embedding = embedding[prompts.rows]
+            # Not by brackets: on a CPU the gradient of those is added up in no certain order.
+            embedding = embedding.index_select(0, prompts.rows)
         to = embedding.dtype
         sparse, present, dense = self.prompt_encoder(prompts)
         if prompts.text is not None:

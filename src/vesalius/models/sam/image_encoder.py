@@ -65,8 +65,10 @@ class Attention(nn.Module):
         height, width = query.shape[2:4]
         at = torch.arange(self.window, device=query.device)
         distance = at[:, None] - at[None, :] + self.window - 1
-        along_h = torch.einsum("nhyxd,ykd->nhyxk", query, self.rel_pos_h[distance[:height]]).flatten(0, 1)
-        along_w = torch.einsum("nhyxd,xkd->nhyxk", query, self.rel_pos_w[distance[:width]]).flatten(0, 1)
+        # Not by an index in brackets: on a CPU its gradient is added up in no certain order.
+        rel_h, rel_w = F.embedding(distance[:height], self.rel_pos_h), F.embedding(distance[:width], self.rel_pos_w)
+        along_h = torch.einsum("nhyxd,ykd->nhyxk", query, rel_h).flatten(0, 1)
+        along_w = torch.einsum("nhyxd,xkd->nhyxk", query, rel_w).flatten(0, 1)
         queries, key, value = query.flatten(0, 1), key.flatten(2, 3).flatten(0, 1), value.flatten(2, 3).flatten(0, 1)
         on_cpu = query.device.type == "cpu"
         folded = on_cpu and query.dtype != torch.float32

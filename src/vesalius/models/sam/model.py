@@ -78,7 +78,8 @@ class Sam(SegmentationModel):
 
     def _decode(self, embedding: Tensor, prompts: PromptBatch, multimask: bool) -> tuple[Tensor, Tensor]:
         if prompts.rows is not None:
-            embedding = embedding[prompts.rows]
+            # Not by brackets: on a CPU the gradient of those is added up in no certain order.
+            embedding = embedding.index_select(0, prompts.rows)
         sparse, present = self.prompt_encoder.tokens(prompts)
         return self.decode_tokens(embedding, sparse, present, prompts.masks, multimask)
 
