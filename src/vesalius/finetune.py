@@ -282,9 +282,8 @@ def finetune(
     network = load_network(start)
     seen = cases_seen(start)
     if again := seen.intersection(division.cases["test"]):
-        tell(
-            f"{len(again)} of {len(division.cases['test'])} held-out cases were not held out when {name} was fine-tuned"
-        )
+        number = len(division.cases["test"])
+        tell(f"{len(again)} of {number} held-out cases have names of cases that {name} was fine-tuned by")
     config = settings(network.architecture, division.counts["train"], prompts)
     about = {
         "corpus": str(corpus),
@@ -434,8 +433,9 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
     sentences = []
     if again := set(run["seen_before"]).intersection(division.cases["test"]):
         sentences.append(
-            f"**{len(again)} of {len(division.cases['test'])} held-out cases were not held out when {name} was "
-            "fine-tuned: on them both columns are better than on new cases. Start from the model that it was made of.**"
+            f"**{len(again)} of {len(division.cases['test'])} held-out cases have names of cases that {name} was "
+            "fine-tuned by: if they are the same, both columns are better than on new cases. Then start from the model "
+            "that it was made of.**"
         )
     if best == 0:
         sentences.append(

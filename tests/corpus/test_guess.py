@@ -110,6 +110,13 @@ def test_masks_of_other_names_are_not_guessed(tmp_path: Path) -> None:
         guess_recipe(folder)
 
 
+def test_images_without_labels_of_the_pattern_are_said(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "own")
+    assert not any("have no labels" in sentence for sentence in guess_recipe(folder)[1])
+    (folder / "masks" / "1.2.840.113.3.png").unlink()
+    assert "own: 1 of 12 images have no labels of such a name" in guess_recipe(folder)[1]
+
+
 def test_values_that_the_recipe_does_not_name_are_said(tmp_path: Path) -> None:
     _, assumed = guess_recipe(plain(tmp_path / "own", value=255))
     (said,) = (sentence for sentence in assumed if "nothing names" in sentence)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ReadError
@@ -19,7 +20,11 @@ from vesalius.evaluation.results import read_table
 from vesalius.evaluation.run import EvaluationPlan, evaluate_corpus
 from vesalius.io.outlines import mask_of_runs, runs_of_mask
 from vesalius.predict.load import load_model
+from vesalius.server.annotator import Annotator
+from vesalius.server.app import create_app
 from vesalius.server.corpora import BACKGROUND, DRAWN, SILENT, turns_of_log
+from vesalius.server.security import Rules
+from vesalius.server.workspace import Workspace
 
 # The slice along each axis of the scan, and (x, y) of a click on its block and of one beside it.
 PLACES = {"z": (6, (9, 11), (2, 20)), "y": (12, (9, 6), (2, 10)), "x": (10, (11, 6), (2, 10))}
@@ -242,13 +247,18 @@ def test_the_report_has_a_curve_of_the_prompts(tab, tmp_path):
     assert row["objects note"]
 
 
-def test_exports_of_two_folders_can_be_merged(tab, tmp_path):
+def test_exports_of_two_folders_can_be_merged(tab, make_images, predictor, tmp_path):
     Annotating(tab, "disc2").say(click((30, 20)))
     one = exported(tab)
-    datasets = Corpus(one).images["dataset"].to_pylist()
-    assert set(datasets) == {"images"}
+    annotator = Annotator(Workspace([make_images(tmp_path / "others")]), predictor)
+    with TestClient(create_app(annotator, Rules()), base_url=tab.client.base_url) as client:
+        other = type(tab)(client, annotator, annotator.sessions.create())
+        Annotating(other, "disc2").say(click((30, 20)))
+        two = exported(other)
+    merge([Corpus(one), Corpus(two)], tmp_path / "both", "both")
+    assert sorted(Corpus(tmp_path / "both").images["dataset"].to_pylist()) == ["images", "others"]
     with pytest.raises(ConfigError, match="named after the folder that was annotated"):
-        merge([Corpus(one), Corpus(one)], tmp_path / "both", "both")
+        merge([Corpus(one), Corpus(one)], tmp_path / "again", "again")
 
 
 def test_a_corpus_without_an_annotator_has_nothing_to_replay(tab, tmp_path, capsys):

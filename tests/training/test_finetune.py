@@ -245,7 +245,7 @@ def test_cases_that_a_start_was_fine_tuned_by_are_told(done: Done, tmp_path: Pat
     (tmp_path / "first" / "run.json").write_text(json.dumps(record))
     told: list[str] = []
     report = finetune(done.corpus, tmp_path / "second", tmp_path / "first" / "best", tell=told.append)
-    sentence = f"1 of {len(division['test'])} held-out cases were not held out"
+    sentence = f"1 of {len(division['test'])} held-out cases have names of cases that"
     assert any(sentence in line for line in told)
     assert sentence in report.read_text()
     assert division["test"][0] in json.loads((tmp_path / "second" / "run.json").read_text())["seen_before"]

@@ -97,9 +97,12 @@ def _assumptions(dataset: DatasetRecipe, top: Path) -> list[str]:
 
 
 def _labels_seen(dataset: DatasetRecipe, top: Path) -> Iterator[str]:
-    """What is wrong with the first label maps of a data set of pairs; they stand for all."""
+    """How many images of a data set of pairs lack label maps, and what is wrong with the first of these."""
     placed = dataset.model_copy(update={"root": top / dataset.root})
-    entries = (entry for entry in pairs.find(placed, placed.root) if all(path.is_file() for path in entry.labels))
+    found = [(entry, all(path.is_file() for path in entry.labels)) for entry in pairs.find(placed, placed.root)]
+    entries = [entry for entry, is_labelled in found if is_labelled]
+    if len(entries) < len(found):
+        yield f"{len(found) - len(entries)} of {len(found)} images have no labels of such a name"
     unnamed: dict[int, Path] = {}
     for entry in nsmallest(_LOOKED_AT, entries, key=lambda entry: entry.name):
         try:

@@ -34,8 +34,8 @@ STATE, BEST, FEATURES, _LOCK = "state.pt", "best", "features", ".lock"
 
 # Settings that a run may be continued with other values of.
 _FREE = {"stop", "workers", "cache"}
-# What is told of a run and may have moved: digests beside them say whether it is the same.
-_PLACES = {"corpus", "model"}
+# What is told of a run beside digests, which say whether it is the same.
+_TOLD = {"corpus", "model", "seen_before"}
 # Samples on a contact sheet.
 _SHOWN = 8
 
@@ -52,7 +52,7 @@ class Task:
         names: Names of all categories, for networks that tell what a mask shows.
         validate: Measures the network now and then.
         about: What else ``run.json`` shall tell, such as the corpus; a resumed run must tell the same, but for where
-            the ``corpus`` and the ``model`` that it started from are, whose digests it tells too.
+            the ``corpus`` and the ``model`` are and what that had seen, as it tells the digests of both.
     """
 
     source: SampleSource
@@ -195,7 +195,7 @@ class _Run:
                 "processes": world.size,
                 "names": list(task.names),
                 "frozen": frozen_digest(model),
-                "about": {key: value for key, value in task.about.items() if key not in _PLACES},
+                "about": {key: value for key, value in task.about.items() if key not in _TOLD},
             },
             sort_keys=True,
         )
