@@ -20,6 +20,7 @@ from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.core.types import Prompt
 from vesalius.corpus.layouts.pairs import find_sets, read_pairs
+from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
 from vesalius.corpus.store import Corpus, is_corpus
@@ -281,9 +282,8 @@ def finetune(
     start = find_model(model)
     network = load_network(start)
     seen = cases_seen(start)
-    if again := seen.intersection(division.cases["test"]):
-        number = len(division.cases["test"])
-        tell(f"{len(again)} of {number} held-out cases have names of cases that {name} was fine-tuned by")
+    if warning := _seen_again(seen, division, name):
+        tell(warning)
     config = settings(network.architecture, division.counts["train"], prompts)
     about = {
         "corpus": str(corpus),
@@ -316,20 +316,27 @@ def cases_seen(start: Path) -> set[str]:
     record = start.parent / RUN
     if not record.is_file():
         return set()
-    told = json.loads(record.read_text(encoding="utf-8"))
+    told = read_json(record, remedy="give the model in a folder of its own")
     division = told.get("division", {})
     return {*division.get("train", []), *division.get("val", []), *told.get("seen_before", [])}
+
+
+def _seen_again(seen: Iterable[str], division: Division, name: str) -> str | None:
+    """What is to be said of held-out cases (``data set/case``) by which a start was fine-tuned; None if of none."""
+    held_out = division.cases["test"]
+    again = set(seen).intersection(held_out)
+    told = f"{len(again)} of {len(held_out)} held-out cases have names of cases that {name} was fine-tuned by"
+    return told if again else None
 
 
 def _remove_scores(output: Path) -> None:
     """Removes the scores of another run, whose state was removed."""
     for path in (output / name for name in TABLES):
-        if path.exists() and not (output / RUN).exists():
-            raise WriteError("is there, and is of no run", path=path, remedy="choose another folder")
-    if output.is_dir():
-        for path in (output / name for name in TABLES):
+        if (output / RUN).exists():
             path.unlink(missing_ok=True)
             _part(path).unlink(missing_ok=True)
+        elif path.exists():
+            raise WriteError("is there, and is of no run", path=path, remedy="choose another folder")
 
 
 def _measure(output: Path, name: str, division: Division, predictors: tuple[Predictor, Predictor]) -> Path:
@@ -431,10 +438,9 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
         ended += f", as {run['config']['patience']} validations in a row were not better"
     verdicts = {kind: [c.strategy for c in changes if c.verdict == kind] for kind in ("better", "worse")}
     sentences = []
-    if again := set(run["seen_before"]).intersection(division.cases["test"]):
+    if warning := _seen_again(run["seen_before"], division, name):
         sentences.append(
-            f"**{len(again)} of {len(division.cases['test'])} held-out cases have names of cases that {name} was "
-            "fine-tuned by: if they are the same, both columns are better than on new cases. Then start from the model "
+            f"**{warning}: if they are the same, both columns are better than on new cases. Then start from the model "
             "that it was made of.**"
         )
     if best == 0:

@@ -267,6 +267,8 @@ def test_what_is_frozen_stays_as_it_is(way: str, tmp_path: Path) -> None:
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     found = changed(averaged, before)
     assert found <= trained
+    parts = json.loads((tmp_path / "run.json").read_text())["parameters"]
+    assert parts["lora" if way == "lora" else "adapters"]["trained"] > 0
     assert any(".Adapter." in name or ".lora_" in name for name in found)
     assert any(name.startswith("mask_decoder.") for name in found)
 

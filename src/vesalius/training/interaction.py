@@ -502,7 +502,7 @@ def tight_boxes(real: Tensor) -> Tensor:
 def jittered(boxes: Tensor, uniforms: Tensor, loose: Tensor, config: InteractionConfig, side: int) -> Tensor:
     """(N, 4) boxes with each coordinate moved by itself, within a square of a side; (N, 4) uniforms decide how far.
 
-    Those of the (N,) bool ``loose`` leave room all around.
+    Those of the (N,) bool ``loose`` leave room all around. Boxes are half-open, in pixels of the network's input.
     """
     reach = torch.full_like(boxes, config.jitter)
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)

@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +142,16 @@ def _guess_pattern(folder: Path, images: str, labels: str) -> str | None:
         labels: The folders of labels, with ``{split}`` where the other has a wildcard.
     """
     places = {path: _split_folder(path.relative_to(folder)) for path in folder.glob(images) if path.is_dir()}
-    several = "*" in images
-    if not places or (
-        several and (None in places.values() or len({split_named(str(name)) for name in places.values()}) < 2)
-    ):
+    if not places:
+        return None
+    names = set(places.values())
+    if "*" in images and (None in names or len({split_named(str(name)) for name in names}) < 2):
+        return None
+    around = {folder, *(path.parent for path in places)}
+    if any(list(place.glob(kind)) for place in around for kind in _LISTS):
         return None
     pairs = [(path, folder / labels.replace("{split}", name or "")) for path, name in sorted(places.items())]
-    described = (
-        place for place in {folder, *(path.parent for path in places)} for _ in chain(*map(place.glob, _LISTS))
-    )
-    if not all(place.is_dir() for _, place in pairs) or any(True for _ in described):
+    if not all(place.is_dir() for _, place in pairs):
         return None
     found = [_label_pattern(_visible(path), _visible(place)) for path, place in pairs]
     return found[0] if len(set(found)) == 1 else None
