@@ -17,7 +17,8 @@ from vesalius.models.sam.model import Sam
 CONFIG = SamConfig(
     side=64, encoder_dim=32, encoder_depth=2, encoder_heads=2, global_blocks=(1,), window=3, prompt_dim=32
 )
-BOTH = Lora(rank=3, alpha=6.0, targets=ENCODER + DECODER)
+WHOLE = ("image_encoder.blocks.*.attn.qkv", "image_encoder.blocks.*.attn.proj")
+BOTH = Lora(rank=3, alpha=6.0, targets=WHOLE + DECODER)
 
 
 def filled():
@@ -49,10 +50,11 @@ def outputs(model):
     return features[0], *model.decode(features, PromptBatch(torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]])))
 
 
-def test_new_updates_change_nothing():
+@pytest.mark.parametrize("lora", [BOTH, Lora()])
+def test_new_updates_change_nothing(lora):
     pytest.importorskip("peft")
     model = filled()
-    attach_lora(model, BOTH)
+    attach_lora(model, lora)
     assert has_lora(model)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(filled()), strict=True))
 
@@ -69,14 +71,29 @@ def test_an_update_is_the_product_of_its_matrices_by_alpha_over_rank():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_by_default_the_encoders_attention_alone_is_updated():
-    _, products = attached(Lora())
-    layers = ("blocks.0.attn.qkv", "blocks.0.attn.proj", "blocks.1.attn.qkv", "blocks.1.attn.proj")
-    assert sorted(products) == sorted(f"image_encoder.{layer}" for layer in layers)
+def test_by_default_queries_and_values_of_the_encoder_have_an_update_each():
+    model, products = attached(Lora())
+    assert sorted(products) == [f"image_encoder.blocks.{i}.attn.qkv.{third}" for i in (0, 1) for third in "qv"]
+    plain = filled()
+    dim = CONFIG.encoder_dim
+    with torch.no_grad():
+        for name, product in products.items():
+            weight = plain.get_submodule(name[:-2]).weight
+            third = "qkv".index(name[-1])
+            weight[third * dim : (third + 1) * dim] += product
+    for a, b in zip(outputs(model), outputs(plain), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    merge_lora(model)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    keys = [model.get_submodule(f"image_encoder.blocks.{i}.attn.qkv").weight[dim : 2 * dim] for i in (0, 1)]
+    before = [filled().get_submodule(f"image_encoder.blocks.{i}.attn.qkv").weight[dim : 2 * dim] for i in (0, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(keys, before, strict=True))
 
 
-def test_a_merged_network_is_a_plain_one(tmp_path):
-    model, _ = attached()
+@pytest.mark.parametrize("lora", [BOTH, Lora()])
+def test_a_merged_network_is_a_plain_one(lora, tmp_path):
+    model, _ = attached(lora)
     expected = outputs(model)
     merge_lora(model)
     assert not has_lora(model)
@@ -123,6 +140,7 @@ def test_updates_and_adapters_go_together():
     [
         (("image_encoder.blocks.*.attn.query",), "matches no layer"),
         ((*ENCODER, "image_encoder.blocks.0.norm?"), "norm1, which is not a linear layer"),
+        ((*ENCODER, *WHOLE), r"name both image_encoder.blocks.0.attn.qkv and a part of it"),
     ],
 )
 def test_targets_that_make_no_sense_are_refused(targets, reason):

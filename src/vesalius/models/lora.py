@@ -7,28 +7,30 @@ Sources: Hu et al., "LoRA", 2022; Zhang and Liu, "Customized Segment Anything Mo
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import cast
 
+import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ModelError
 
-ENCODER = ("image_encoder.blocks.*.attn.qkv", "image_encoder.blocks.*.attn.proj")
+ENCODER = ("image_encoder.blocks.*.attn.qkv.q", "image_encoder.blocks.*.attn.qkv.v")
 DECODER = ("mask_decoder.transformer.*attn*.?_proj", "mask_decoder.transformer.*attn*.out_proj")
 
 
 class Lora(Config):
     """Low-rank updates.
 
-    Queries, keys and values are one layer here, ``qkv``, so its update has one projection down for the three and
-    changes the keys too; SAMed gives queries and values one update each and leaves the keys.
+    As in SAMed, the queries and the values of the encoder's attention have an update each, and the keys none.
 
     Attributes:
         rank: Inner width of an update.
         alpha: An update counts ``alpha / rank`` times.
-        targets: Patterns of the names of linear layers, with ``*`` and ``?``; those of ``DECODER`` are the attention
-            layers of the mask decoder.
+        targets: Patterns of the names of linear layers, with ``*`` and ``?``. The encoder computes queries, keys and
+            values by one layer, ``qkv``; ``qkv.q``, ``qkv.k`` and ``qkv.v`` are its thirds, each with an update of its
+            own. Patterns of ``DECODER`` are the attention layers of the mask decoder.
     """
 
     rank: PositiveInt = 4
@@ -36,19 +38,55 @@ class Lora(Config):
     targets: tuple[str, ...] = ENCODER
 
 
+class _Thirds(nn.Module):
+    """The joint layer of queries, keys and values, as three."""
+
+    def __init__(self, joint: nn.Linear) -> None:
+        super().__init__()
+        parts = zip(joint.weight.chunk(3), joint.bias.chunk(3), strict=True)
+        self.q, self.k, self.v = (_linear(joint, weight, bias) for weight, bias in parts)
+
+    @property
+    def bias(self) -> Tensor:
+        """(3 dim,) biases of the three."""
+        return torch.cat([part.bias for part in (self.q, self.k, self.v)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., 3 dim)."""
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+    def joint(self) -> nn.Linear:
+        """The joint layer again."""
+        return _linear(self.q, torch.cat([part.weight for part in (self.q, self.k, self.v)]), self.bias)
+
+
+def _linear(like: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A layer of the same kind with other weights, and as many outputs as they have rows."""
+    new = type(like)(weight.shape[1], len(weight), device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        new.weight.copy_(weight)
+        new.bias.copy_(bias)
+    new.requires_grad_(like.weight.requires_grad)
+    return new.train(like.training)
+
+
 def attach_lora(model: nn.Module, lora: Lora) -> None:
     """Gives the targets low-rank updates, which are zero until they are trained; everything else is frozen.
 
     The updates appear as ``<layer>.lora_A.default.weight`` and ``<layer>.lora_B.default.weight``, and the layer's own
-    parameters as ``<layer>.base_layer.*``, until `merge_lora`.
+    parameters as ``<layer>.base_layer.*``, until `merge_lora`; a ``qkv`` is three layers until then, if one of its
+    thirds has an update.
 
     Raises:
         ModelError: PEFT is not installed, or the network has low-rank updates already.
-        ConfigError: A pattern matches no layer, or one that is not linear.
+        ConfigError: A pattern matches no layer, or one that is not linear, or a layer is matched both as a whole and in
+            part.
     """
     if has_lora(model):
         raise ModelError("the network has low-rank updates already", remedy="merge them first")
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    joint = {f"{name}.{third}": name for name in modules if name.endswith(".qkv") for third in "qkv"}
+    modules |= {third: modules[name] for third, name in joint.items()}
     names: set[str] = set()
     for pattern in lora.targets:
         found = {name for name in modules if fnmatchcase(name, pattern)}
@@ -57,10 +95,15 @@ def attach_lora(model: nn.Module, lora: Lora) -> None:
         if wrong := sorted(name for name in found if not isinstance(modules[name], nn.Linear)):
             raise ConfigError(f"the LoRA target {pattern!r} matches {wrong[0]}, which is not a linear layer")
         names |= found
+    split = {joint[name] for name in names if name in joint}
+    if twice := sorted(split & names):
+        raise ConfigError(f"the LoRA targets name both {twice[0]} and a part of it", remedy="name one of them")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ModelError("LoRA needs the PEFT library", remedy="pip install peft") from error
+    for name in split:
+        model.set_submodule(name, _Thirds(cast(nn.Linear, modules[name])))
     model.requires_grad_(False)
     # PEFT takes a network's ``config`` for one of transformers', so it is not shown the network but its parts.
     for part, module in model.named_children():
@@ -83,11 +126,13 @@ def merge_lora(model: nn.Module) -> None:
         raise ModelError("the network has no low-rank updates")
     from peft.tuners.lora import LoraLayer
 
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, LoraLayer):
-                child.merge(safe_merge=True)
-                setattr(parent, name, child.get_base_layer())
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge(safe_merge=True)
+            model.set_submodule(name, layer.get_base_layer())
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, _Thirds):
+            model.set_submodule(name, layer.joint())
 
 
 def has_lora(model: nn.Module) -> bool:
