@@ -7,7 +7,7 @@ import torch
 import vesalius as vs
 from vesalius.models.base import PromptBatch
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
-from vesalius.models.tiny import Tiny, TinyConfig, prompt_maps, with_words
+from vesalius.models.tiny import Tiny, TinyConfig, deepened, prompt_maps, with_words
 from vesalius.models.torch_runtime import TorchRuntime
 from vesalius.predict.predictor import Predictor
 
@@ -160,3 +160,36 @@ def test_a_network_is_given_words_and_answers_as_before_without_them() -> None:
         model.embed_text(["liver tumour"])
     with pytest.raises(vs.VesaliusError, match="has words already"):
         with_words(model, ["spleen"])
+
+
+def test_a_network_grows_and_answers_as_before_until_it_learns() -> None:
+    plain = small_with_words()
+    torch.manual_seed(4)
+    model = deepened(plain, (1, 2, 1, 3, 1), (1, 0, 2, 0, 1))
+    assert (model.config.depths, model.config.deeper) == ((1, 2, 1, 3, 1), (1, 0, 2, 0, 1))
+    assert (model.preset, model.vocabulary, model.training) == (plain.preset, plain.vocabulary, False)
+    image = torch.randn(1, 3, 256, 256)
+
+    def answers(network: Tiny) -> tuple[torch.Tensor, ...]:
+        return network.decode(network.encode(image), prompts())
+
+    with torch.inference_mode():
+        assert all(torch.equal(a, b) for a, b in zip(answers(plain), answers(model), strict=True))
+    added = {name: value for name, value in model.named_parameters() if name not in plain.state_dict()}
+    # Blocks: one and two of the encoder, four of the decoder; six tensors each.
+    assert len(added) == 6 * (3 + 4)
+    for network in (plain.train(), model.train()):
+        for parameter in network.parameters():
+            parameter.grad = None
+    assert all(torch.equal(a, b) for a, b in zip(answers(plain), answers(model), strict=True))
+    answers(model)[0].sum().backward()
+    for name in ("encoder.stages.1.2.second.1.weight", "decoder.deeper.2.1.conv2.weight"):
+        assert added[name].grad is not None and added[name].grad.any()
+
+
+def test_a_network_does_not_shrink() -> None:
+    model = small_with_words()
+    with pytest.raises(vs.VesaliusError, match=r"cannot grow from depths = \[1, 1, 1, 1, 1\] to \[1, 1, 1, 0, 1\]"):
+        deepened(model, (1, 1, 1, 0, 1), (0,) * 5)
+    with pytest.raises(vs.VesaliusError, match="five numbers"):
+        deepened(model, (1,) * 5, (0,) * 4)

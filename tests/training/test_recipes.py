@@ -7,8 +7,9 @@ from tests.training.conftest import SMALL, disc_images, discs
 
 from golden.networks import CONFIG, sam
 from made_specialists import SIZES, specialist
-from vesalius.core.errors import ConfigError
-from vesalius.models.checkpoint import save_checkpoint
+from vesalius.core.errors import ConfigError, ModelError
+from vesalius.models.base import SegmentationModel
+from vesalius.models.checkpoint import save_checkpoint, weights_digest
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
 from vesalius.prompts.sample import tight_box
@@ -239,3 +240,23 @@ def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: P
     for update, told in (({"architecture": "vnet"}, "no architecture"), ({"preset": "sam3"}, "no preset")):
         with pytest.raises(ConfigError, match=told):
             make_network(network.model_copy(update=update), 0)
+
+
+def test_a_trained_network_grows_as_the_recipe_says(tmp_path: Path) -> None:
+    recipe = TrainConfig.from_toml(find_recipe("vesalius-tiny"))
+    start = Tiny(SMALL, PRESET)
+    save_checkpoint(start, tmp_path / "start")
+
+    def made(**sizes: object) -> SegmentationModel:
+        return make_network(recipe.network.model_copy(update={"sizes": sizes}), 0, tmp_path / "start")
+
+    grown, again = (made(depths=[1, 1, 2, 1, 1]) for _ in range(2))
+    assert grown.config == SMALL.model_copy(update={"depths": (1, 1, 2, 1, 1)})
+    for name, value in start.state_dict().items():
+        assert torch.equal(grown.state_dict()[name], value)
+    assert weights_digest(grown) == weights_digest(again)
+    assert made(widths=[8, 8, 16, 16, 16]).config == SMALL
+    with pytest.raises(ConfigError, match=r"depths and deeper alone.*network.sizes has key"):
+        made(key=16)
+    with pytest.raises(ModelError, match="cannot grow from depths"):
+        made(depths=[1, 1, 0, 1, 1])

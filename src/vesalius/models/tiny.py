@@ -32,6 +32,7 @@ class TinyConfig(Config):
         widths: Channels of the encoder at strides 2, 4, 8, 16 and 32.
         depths: Residual blocks of the encoder at the same strides.
         decoder: Channels of the decoder at strides 2, 4, 8, 16 and 32.
+        deeper: Residual blocks that the decoder has more at the same strides, than one on its way down and one up.
         key: Length of the vectors by which pixels are compared with clicked ones, and with words.
         words: Names of the targets that it understands, as the vocabulary has them.
     """
@@ -39,6 +40,7 @@ class TinyConfig(Config):
     widths: tuple[int, int, int, int, int] = (24, 48, 96, 128, 192)
     depths: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
     decoder: tuple[int, int, int, int, int] = (16, 32, 64, 96, 128)
+    deeper: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     key: int = 32
     words: tuple[str, ...] = ()
 
@@ -114,6 +116,10 @@ class _Decoder(nn.Module):
         self.blocks = nn.ModuleList(_DecoderBlock(w) for w in widths[1:])
         self.up = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(4))
         self.merge = nn.ModuleList(_DecoderBlock(w) for w in widths[1:4])
+        # Of the lowest level as it is on the way down, of the others as they are on the way up.
+        self.deeper = nn.ModuleList(
+            nn.Sequential(*(_DecoderBlock(w) for _ in range(n))) for w, n in zip(widths, config.deeper, strict=True)
+        )
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(widths[0], widths[0], 3, padding=1), nn.ReLU())
         self.masks = nn.Conv2d(widths[0], 3, 1)
         self.prior = nn.Parameter(torch.ones(2, 3))
@@ -128,12 +134,12 @@ class _Decoder(nn.Module):
         for i, down in enumerate(self.down):
             x = self.blocks[i + 1](down(x) + levels[i + 2])
             skips.append(x)
-        bottom = x
+        x = bottom = self.deeper[4](x)
         for i in (2, 1, 0):
             x = F.interpolate(self.up[i + 1](x), scale_factor=2.0, mode="bilinear") + skips[i]
-            x = self.merge[i](x)
+            x = self.deeper[i + 1](self.merge[i](x))
         fine = F.interpolate(self.up[0](x), scale_factor=2.0, mode="bilinear") + levels[0]
-        fine = self.head(fine)
+        fine = self.head(self.deeper[0](fine))
         logits = self.masks(fine).float() + torch.einsum("pm,nphw->nmhw", self.prior, prior)
         return logits, self._quality(logits.detach(), (fine, x), bottom)
 
@@ -229,6 +235,39 @@ def with_words(model: Tiny, words: Sequence[str]) -> Tiny:
     prompt = state["decoder.prompt.weight"]
     state["decoder.prompt.weight"] = F.pad(prompt, (0, 0, 0, 0, 0, WORD_MAPS))
     new.load_state_dict({**state, "words.weight": new.words.weight.detach()})
+    return new.train(model.training)
+
+
+def deepened(model: Tiny, depths: Sequence[int], deeper: Sequence[int]) -> Tiny:
+    """A copy of a network with more residual blocks, which answers as before until they learn.
+
+    The new blocks add nothing at first: the last weights of each are zero (Goyal et al., "Accurate, Large Minibatch
+    SGD", 2017, section 5.1). Their other weights are drawn from torch's generator.
+
+    Args:
+        model: The network.
+        depths: ``depths`` of the new one.
+        deeper: ``deeper`` of the new one.
+
+    Raises:
+        ModelError: A number is lower than the network's own, or there are more or less than five.
+    """
+    sizes = {"depths": tuple(depths), "deeper": tuple(deeper)}
+    for name, wanted in sizes.items():
+        own = getattr(model.config, name)
+        if len(wanted) != len(own) or any(new < old for new, old in zip(wanted, own, strict=True)):
+            raise ModelError(
+                f"the network cannot grow from {name} = {list(own)} to {list(wanted)}",
+                remedy="give five numbers, none of them lower than the network's own",
+            )
+    new = Tiny(model.config.model_copy(update=sizes), model.preset)
+    own = dict(model.named_modules())
+    for name, block in new.named_modules():
+        if isinstance(block, _EncoderBlock | _DecoderBlock) and name not in own:
+            last = block.second[1] if isinstance(block, _EncoderBlock) else block.conv2
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+    new.load_state_dict({**new.state_dict(), **model.state_dict()})
     return new.train(model.training)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import ARCHITECTURES, weights_digest
 from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
-from vesalius.models.tiny import Tiny, with_words
+from vesalius.models.tiny import Tiny, TinyConfig, deepened, with_words
 from vesalius.models.tuning import Count, Tuning, apply_tuning, find_tuning
 from vesalius.models.words import is_known
 from vesalius.predict.load import find_model
@@ -102,13 +103,16 @@ def make_network(
     Raises:
         ModelError: There is no such model, or it cannot be read.
         ConfigError: There is no such architecture or preset, a new network needs one, or what it starts from cannot be
-            given words.
+            given words or sizes.
     """
     start = start or config.start
     if config.preset is not None and config.preset not in PRESETS:
         raise ConfigError(f"there is no preset {config.preset!r}", remedy=f"give one of {', '.join(PRESETS)}")
     if start is not None:
         model = load_network(find_model(start), config.preset)
+        torch.manual_seed(seed)
+        if isinstance(model, Tiny) and config.sizes:
+            model = _grown(model, config.sizes, start)
         if not words:
             return model
         if not isinstance(model, Tiny):
@@ -117,7 +121,6 @@ def make_network(
                 path=start,
                 remedy="leave it out of the recipe",
             )
-        torch.manual_seed(seed)
         return with_words(model, words)
     if config.architecture not in ARCHITECTURES:
         raise ConfigError(
@@ -136,6 +139,19 @@ def make_network(
             remedy="start from a trained network (--init), or name network.preset in the recipe",
         )
     return network(sizes)
+
+
+def _grown(model: Tiny, sizes: dict[str, Any], start: str | Path) -> Tiny:
+    """A trained network with the depths that a recipe asks for; see `deepened`."""
+    wanted = TinyConfig.from_dict({**model.config.model_dump(mode="json"), **sizes})
+    new = deepened(model, wanted.depths, wanted.deeper)
+    if new.config != wanted:
+        raise ConfigError(
+            f"a trained network grows in depths and deeper alone, and network.sizes has {', '.join(sizes)}",
+            path=start,
+            remedy="leave the others out of the recipe, or train a new network",
+        )
+    return new
 
 
 def tune(model: SegmentationModel, config: NetworkConfig, seed: int) -> dict[str, Count]:
