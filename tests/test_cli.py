@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import struct
@@ -501,6 +502,22 @@ def test_a_pickle_that_would_run_code(refused, picture, tmp_path):
     assert not marker.exists()
     pickle.loads(path.read_bytes())  # the same bytes do run code where nobody minds
     assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "vesalius: No space left on device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y.png"), "vesalius: /x/y.png: Permission denied\n"),
+        (OSError("the device is gone"), "vesalius: the device is gone\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(refused, monkeypatch, error, told):
+    def broken(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("vesalius.predict.load.load_model", broken)
+    assert refused("demo", "-o", "x", model=None) == told
 
 
 def test_an_error_nobody_foresaw_is_not_hidden(run, picture, tmp_path, monkeypatch):

@@ -68,6 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
         told = f'vesalius: this needs {error.name}, which is not installed: pip install "vesalius[{extra}]"'
         print(told, file=sys.stderr)
         raise SystemExit(2) from error
+    except OSError as error:
+        # A full disk, a folder without permission, a file where a folder is wanted: whatever was being done.
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"vesalius: {place}{error.strerror or error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _show_version(wanted: bool) -> None:

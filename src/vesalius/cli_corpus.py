@@ -59,6 +59,9 @@ def curate(
         return
     if recipe is None:
         raise ConfigError("there is no recipe", remedy="name one, or let --guess FOLDER write a first one")
+    if recipe.is_dir():
+        remedy = f"let a first one be written: vesalius curate --guess {recipe} -o recipe.toml"
+        raise ConfigError("is a folder, and a recipe is wanted", path=recipe, remedy=remedy)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -114,12 +117,13 @@ def _write_guess(folder: Path, output: Path) -> None:
     import tomli_w
 
     from vesalius.core.errors import WriteError
-    from vesalius.core.files import replacing
+    from vesalius.core.files import make_folder, replacing
     from vesalius.corpus.guess import ABOUT_PROFILE, guess_recipe
 
     if output.exists():
         raise WriteError("is there already", path=output, remedy="choose another name")
     recipe, assumed = guess_recipe(folder)
+    make_folder(output.parent)
     with replacing(output) as part:
         content = {"name": recipe.name, "profile": recipe.profile}
         content |= recipe.model_dump(mode="json", exclude_defaults=True)

@@ -50,6 +50,14 @@ def test_what_is_guessed_can_be_curated(mixed: Path, tmp_path: Path, capsys: pyt
         main(["curate", "--guess", str(mixed), "-o", str(tmp_path / "recipe.toml")])
     assert stop.value.code == 2
     assert "is there already" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["curate", "--guess", str(mixed / "deep"), "-o", str(tmp_path / "recipe.toml" / "other.toml")])
+    assert stop.value.code == 2
+    assert "no folder can be made there" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["curate", str(mixed / "deep"), "-o", str(tmp_path / "other")])
+    assert stop.value.code == 2
+    assert f"vesalius curate --guess {mixed / 'deep'}" in capsys.readouterr().err
 
 
 def test_patients_folders_of_dicom_are_one_set(mixed: Path) -> None:

@@ -184,7 +184,8 @@ def test_a_network_grows_and_answers_as_before_until_it_learns() -> None:
     assert all(torch.equal(a, b) for a, b in zip(answers(plain), answers(model), strict=True))
     answers(model)[0].sum().backward()
     for name in ("encoder.stages.1.2.second.1.weight", "decoder.deeper.2.1.conv2.weight"):
-        assert added[name].grad is not None and added[name].grad.any()
+        assert added[name].grad is not None
+        assert added[name].grad.any()
 
 
 def test_a_network_does_not_shrink() -> None:
