@@ -124,9 +124,9 @@ class Division:
 def divide(folder: str | Path) -> Division:
     """Divides a corpus by case; its files stay as they are.
 
-    The splits that a corpus states are kept; sets of pairs state none. What it lacks of validation and test is taken
-    from its training cases (from all cases, where it states none), those of the lowest `place_of` their names, but none
-    that holds more than half of the images: a seeded draw that is the same everywhere.
+    The splits that a corpus states, or a set of pairs in its ``cases.json``, are kept. What it lacks of validation and
+    test is taken from its training cases (from all cases, where it states none), those of the lowest `place_of` their
+    names, but none that holds more than half of the images: a seeded draw that is the same everywhere.
 
     Args:
         folder: A corpus, or a folder of sets of pairs.
@@ -142,7 +142,18 @@ def divide(folder: str | Path) -> Division:
         rows = list(zip(*columns, strict=True))
     else:
         images = [image for path in find_sets(folder) for image in read_pairs(path)]
-        rows = [(image.dataset, image.case, None, len(image.masks)) for image in images]
+        stating = {image.dataset for image in images if image.split}
+        # Beside sets that state splits, those of one that states none train, but for patients of the same name.
+        alike = {image.case: image.split for image in images if image.split}
+        rows = [
+            (
+                image.dataset,
+                image.case,
+                alike.get(image.case, "train") if stating and image.dataset not in stating else image.split,
+                len(image.masks),
+            )
+            for image in images
+        ]
     counts: dict[tuple[str, str], int] = {}
     stated: dict[tuple[str, str], str | None] = {}
     for dataset, case, split, masks in rows:

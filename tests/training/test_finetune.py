@@ -349,6 +349,21 @@ def test_splits_that_a_corpus_states_are_kept(tmp_path: Path, monkeypatch) -> No
     assert set(Corpus(corpus.folder).images["split"].to_pylist()) == {"train", "test"}
 
 
+def test_splits_that_pairs_state_are_kept(tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path, "stating") / "stating"
+    write_pairs(tmp_path, "other", CASES + 2)
+    splits = {f"p{case}": "test" if case < 2 else "train" for case in range(CASES)}
+    rows = {
+        f"images/{case}_{number}.png": {"case": case, "split": splits[case]} for case in splits for number in (0, 1)
+    }
+    (folder / "cases.json").write_text(json.dumps(rows))
+    division = divide(tmp_path)
+    # The other set states none: what has a name of the first is where that is, the rest trains or validates.
+    assert division.cases["test"] == ["other/p0", "other/p1", "stating/p0", "stating/p1"]
+    assert "Held out (the corpus's own test split): 4 cases, 8 images." in division.told
+    assert {"other/p10", "other/p11"} < {*division.cases["train"], *division.cases["val"]}
+
+
 def test_a_case_in_two_splits_is_refused(tmp_path: Path) -> None:
     corpus = made_corpus.write(tmp_path / "corpus", [list(range(40))])
     with pytest.raises(ConfigError, match=r"several splits; .*vesalius corpus split"):

@@ -17,6 +17,7 @@ from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ModelError, ReadError
 from vesalius.corpus.resplit import resplit
 from vesalius.corpus.store import PSEUDO, Corpus
+from vesalius.evaluation.images import list_places
 from vesalius.models.checkpoint import save_checkpoint
 from vesalius.models.tiny import Tiny, TinyConfig
 from vesalius.training.pool import rows_of
@@ -66,6 +67,26 @@ def command(*arguments: object) -> int:
 def test_validation_cases_are_not_trained_on(data: Path) -> None:
     assert sorted(image.case for image in open_images(data, "train")) == ["p100", "s007"]
     assert sorted(image.case for image in open_images(data, "val")) == ["128"]
+
+
+def test_splits_that_pairs_state_are_kept(data: Path) -> None:
+    def state(**splits: str | None) -> None:
+        rows = {f"images/{case}.png": {"case": case, "modality": None, "split": of} for case, of in splits.items()}
+        (data / "discs" / "cases.json").write_text(json.dumps(rows))
+
+    state(s007="test", p100=None)
+    assert not isinstance(open_images(data, "test"), Corpus)
+    assert [(image.case, image.split) for image in open_images(data, "test")] == [("s007", "test")]
+    assert [place.row for place in list_places(data, "test")] == [2]
+    for split in ("train", "val"):  # what is in no split is not drawn by name beside what is in one
+        with pytest.raises(vs.VesaliusError, match=f"split '{split}'"):
+            open_images(data, split)
+    state(s007=None, p100=None)
+    assert [image.case for image in open_images(data, "val")] == ["128"]
+    assert [place.row for place in list_places(data, "val")] == [0]
+    state(s007="testing")
+    with pytest.raises(vs.VesaliusError, match=r"cases\.json: has a split 'testing'; call it one of: train, val, test"):
+        open_images(data, "train")
 
 
 def test_the_command_leaves_a_checkpoint_that_answers(data: Path, tmp_path: Path, capsys) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from vesalius.core.errors import ReadError
 from vesalius.core.files import file_digest
 from vesalius.corpus.digest import corpus_digest
-from vesalius.corpus.layouts.pairs import find_sets, list_cases, read_pairs
+from vesalius.corpus.layouts.pairs import find_sets, list_splits, read_pairs
 from vesalius.corpus.objects import LabelledImage
-from vesalius.corpus.split import split_of
 from vesalius.corpus.store import Corpus, is_corpus
 
 # Images of a corpus that are measured together, in one call.
@@ -56,7 +55,8 @@ def list_places(folder: Path, split: str) -> list[Place]:
 
     Args:
         folder: A corpus, a set of pairs, or a folder of such sets.
-        split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``. Pairs are divided by case into training and validation.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``. Pairs that state none are divided by case into training
+            and validation.
 
     Raises:
         ReadError: The folder is neither, or the split is empty.
@@ -68,8 +68,8 @@ def list_places(folder: Path, split: str) -> list[Place]:
         pairs = enumerate(zip(table["split"].to_pylist(), table["masks"].to_pylist(), strict=True))
         found = [(Place(folder, row), of) for row, (of, masks) in pairs if masks]
     else:
-        sets = [(path, list_cases(path).values()) for path in find_sets(folder)]
-        found = [(Place(path, row), split_of(case)) for path, cases in sets for row, case in enumerate(cases)]
+        sets = [(path, list_splits(path).values()) for path in find_sets(folder)]
+        found = [(Place(path, row), of) for path, splits in sets for row, of in enumerate(splits)]
     places = [place for place, of in found if split in ("all", of)]
     if not places:
         others = sorted({of for _, of in found if of is not None})

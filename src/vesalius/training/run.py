@@ -15,9 +15,8 @@ import torch
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError
 from vesalius.corpus.digest import corpus_digest
-from vesalius.corpus.layouts.pairs import find_sets, read_pairs
+from vesalius.corpus.layouts.pairs import find_sets, list_splits, read_pairs
 from vesalius.corpus.objects import LabelledImage
-from vesalius.corpus.split import split_of
 from vesalius.corpus.store import PSEUDO, Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import ARCHITECTURES, weights_digest
@@ -67,7 +66,10 @@ def open_images(corpus: str | Path, split: str) -> Corpus | list[LabelledImage]:
     folder = Path(corpus)
     if is_corpus(folder):
         return Corpus(folder)
-    images = [image for path in find_sets(folder) for image in read_pairs(path) if split_of(image.case) == split]
+    images: list[LabelledImage] = []
+    for path in find_sets(folder):
+        wanted = {row for row, found in enumerate(list_splits(path).values()) if found == split}
+        images += read_pairs(path, rows=wanted)
     if not images:
         raise EmptySplitError(
             f"none of its cases belongs to the split {split!r}", path=folder, remedy="give more cases"

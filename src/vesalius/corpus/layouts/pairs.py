@@ -54,6 +54,7 @@ from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask, connect
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Layer, Scan, safe_name
 from vesalius.corpus.sorting import joined
+from vesalius.corpus.split import SPLITS, split_of
 from vesalius.io.read import read_volume
 
 # Parts of a pattern of labels that an image fills in; several in a row would be a glob's **.
@@ -374,6 +375,29 @@ def list_cases(folder: str | Path) -> dict[Path, str]:
     raise ReadError(f"the file names do not show the {count} cases that set.json states", path=folder)
 
 
+def list_splits(folder: str | Path) -> dict[Path, str | None]:
+    """Image files of a paired set as `list_cases` has them, each with its split.
+
+    It is what ``cases.json`` states, None for an image without one; where it states none at all, or is not there, it
+    is told by the name of the case (`split_of`).
+
+    Raises:
+        ReadError: See `list_cases`; or ``cases.json`` is damaged, or its splits are none.
+    """
+    cases, stated = list_cases(folder), _stated_splits(Path(folder))
+    return {path: stated.get(path) if stated else split_of(case) for path, case in cases.items()}
+
+
+def _stated_splits(folder: Path) -> dict[Path, str]:
+    """Split of each image of which ``cases.json`` states one."""
+    found = {folder / below: row.get("split") for below, row in read_cases(folder)}
+    if wrong := sorted({str(split) for split in found.values()} - {*SPLITS, "None"}):
+        raise ReadError(
+            f"has a split {wrong[0]!r}", path=folder / CASES, remedy=f"call it one of: {', '.join(SPLITS)}, or null"
+        )
+    return {path: split for path, split in found.items() if split}
+
+
 def read_pairs(
     folder: str | Path, *, min_area: float = MIN_AREA, rows: Container[int] | None = None
 ) -> Iterator[LabelledImage]:
@@ -388,7 +412,7 @@ def read_pairs(
         rows: Which images, by their place in the order; all if left out.
 
     Yields:
-        Each image with its objects; an image may have none.
+        Each image with its objects, which may be none, and the split that ``cases.json`` states, if it does.
 
     Raises:
         ReadError: A file is missing or damaged, a label map is a colour picture, or it has a value that ``set.json``
@@ -398,6 +422,7 @@ def read_pairs(
     folder = Path(folder)
     about = _description(folder)
     names = {int(value): name for value, name in about["labels"].items() if int(value)}
+    splits = _stated_splits(folder)
     for row, (path, case) in enumerate(list_cases(folder).items()):
         if rows is not None and row not in rows:
             continue
@@ -413,6 +438,7 @@ def read_pairs(
             case=case,
             path=path,
             masks=[ObjectMask(mask, target, number) for number, (mask, target) in enumerate(found, 1)],
+            split=splits.get(path),
         )
 
 
