@@ -509,7 +509,7 @@ def test_a_pickle_that_would_run_code(refused, picture, tmp_path):
     [
         (OSError(errno.ENOSPC, "No space left on device"), "vesalius: No space left on device\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y.png"), "vesalius: /x/y.png: Permission denied\n"),
-        (OSError("the device is gone"), "vesalius: the device is gone\n"),
+        (OSError("the device\nis gone"), "vesalius: the device is gone\n"),
     ],
 )
 def test_what_the_system_refuses_is_one_line(refused, monkeypatch, error, told):

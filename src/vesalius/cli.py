@@ -1,6 +1,7 @@
 """The ``vesalius`` command: each subcommand turns its arguments into one call.
 
-Exit codes: 0 done; 2 a bad argument or bad input, told in one sentence on standard error, with nothing written.
+Exit codes: 0 done; 2 a bad argument or bad input, told in one sentence on standard error, with nothing written; also 2
+what the system refuses, such as a full disk, told in the same way.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         # A full disk, a folder without permission, a file where a folder is wanted: whatever was being done.
         place = f"{error.filename}: " if error.filename else ""
-        print(f"vesalius: {place}{error.strerror or error}", file=sys.stderr)
+        print("vesalius:", " ".join(f"{place}{error.strerror or error}".split()), file=sys.stderr)
         raise SystemExit(2) from error
 
 

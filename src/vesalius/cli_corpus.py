@@ -52,6 +52,9 @@ def curate(
     """
     from vesalius.core.errors import ConfigError
 
+    if recipe is not None and recipe.is_dir():
+        remedy = f"let a first one be written: vesalius curate --guess '{recipe}' -o recipe.toml"
+        raise ConfigError("is a folder, and a recipe is wanted", path=recipe, remedy=remedy)
     if output is None:
         raise ConfigError("there is no place for the result", remedy="name it with -o")
     if guess is not None:
@@ -59,9 +62,6 @@ def curate(
         return
     if recipe is None:
         raise ConfigError("there is no recipe", remedy="name one, or let --guess FOLDER write a first one")
-    if recipe.is_dir():
-        remedy = f"let a first one be written: vesalius curate --guess {recipe} -o recipe.toml"
-        raise ConfigError("is a folder, and a recipe is wanted", path=recipe, remedy=remedy)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.core.types import Prompt
-from vesalius.corpus.layouts.pairs import find_sets, read_pairs
+from vesalius.corpus.layouts.listing import CASES
+from vesalius.corpus.layouts.pairs import find_sets, read_pairs, stated_splits
 from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
@@ -142,28 +143,22 @@ def divide(folder: str | Path) -> Division:
         rows = list(zip(*columns, strict=True))
     else:
         images = [image for path in find_sets(folder) for image in read_pairs(path)]
-        stating = {image.dataset for image in images if image.split}
-        # Beside sets that state splits, those of one that states none train, but for patients of the same name.
-        alike = {image.case: image.split for image in images if image.split}
-        rows = [
-            (
-                image.dataset,
-                image.case,
-                alike.get(image.case, "train") if stating and image.dataset not in stating else image.split,
-                len(image.masks),
-            )
-            for image in images
-        ]
+        own = stated_splits(find_sets(folder))
+        # Beside cases that state a split, those that state none train, or are drawn from what trains.
+        other = "train" if own else None
+        rows = [(image.dataset, image.case, own.get(image.path, other), len(image.masks)) for image in images]
     counts: dict[tuple[str, str], int] = {}
     stated: dict[tuple[str, str], str | None] = {}
     for dataset, case, split, masks in rows:
         if masks:
             counts[dataset, case] = counts.get((dataset, case), 0) + 1
             if stated.setdefault((dataset, case), split) != split:
+                divided = f"divide it by case: vesalius corpus split {folder} --shares 0.6 0.2 0.2"
+                corrected = f"correct its {CASES}, or delete that: then cases are divided by name"
                 raise ConfigError(
                     f"the case {case} of {dataset} lies in several splits",
                     path=folder,
-                    remedy=f"divide it by case: vesalius corpus split {folder} --shares 0.6 0.2 0.2",
+                    remedy=divided if is_corpus(folder) else corrected,
                 )
     if sum(counts.values()) < LEAST_IMAGES or len(counts) < LEAST_CASES:
         raise ReadError(

@@ -91,6 +91,20 @@ def test_by_default_queries_and_values_of_the_encoder_have_an_update_each():
     assert all(torch.equal(a, b) for a, b in zip(keys, before, strict=True))
 
 
+def test_patterns_that_match_the_joint_layer_do_not_mean_its_thirds():
+    _, products = attached(Lora(targets=("image_encoder.blocks.*.attn.*",)))
+    assert sorted(products) == [f"image_encoder.blocks.{i}.attn.{name}" for i in (0, 1) for name in ("proj", "qkv")]
+    _, products = attached(Lora(targets=("*.qkv.?",)))
+    assert sorted(products) == [f"image_encoder.blocks.{i}.attn.qkv.{third}" for i in (0, 1) for third in "kqv"]
+
+
+def test_merging_draws_no_random_numbers():
+    model, _ = attached(Lora())
+    before = torch.get_rng_state()
+    merge_lora(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("lora", [BOTH, Lora()])
 def test_a_merged_network_is_a_plain_one(lora, tmp_path):
     model, _ = attached(lora)

@@ -188,6 +188,13 @@ def test_a_network_grows_and_answers_as_before_until_it_learns() -> None:
         assert added[name].grad.any()
 
 
+def test_channels_that_are_normalised_come_in_groups() -> None:
+    assert Tiny(TinyConfig(decoder=(12, 8, 8, 8, 8)))
+    for sizes in ({"decoder": (12, 8, 8, 8, 8), "deeper": (1, 0, 0, 0, 0)}, {"decoder": (8, 8, 12, 8, 8)}):
+        with pytest.raises(vs.VesaliusError, match="multiples of 8"):
+            TinyConfig.from_dict(dict(sizes))
+
+
 def test_a_network_does_not_shrink() -> None:
     model = small_with_words()
     with pytest.raises(vs.VesaliusError, match=r"cannot grow from depths = \[1, 1, 1, 1, 1\] to \[1, 1, 1, 0, 1\]"):

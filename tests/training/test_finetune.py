@@ -362,6 +362,11 @@ def test_splits_that_pairs_state_are_kept(tmp_path: Path) -> None:
     assert division.cases["test"] == ["other/p0", "other/p1", "stating/p0", "stating/p1"]
     assert "Held out (the corpus's own test split): 4 cases, 8 images." in division.told
     assert {"other/p10", "other/p11"} < {*division.cases["train"], *division.cases["val"]}
+    # Of one case, two images are stated apart.
+    rows["images/p5_1.png"]["split"] = "val"
+    (folder / "cases.json").write_text(json.dumps(rows))
+    with pytest.raises(ConfigError, match=r"case p5 of stating lies in several splits; correct its cases\.json"):
+        divide(tmp_path)
 
 
 def test_a_case_in_two_splits_is_refused(tmp_path: Path) -> None:

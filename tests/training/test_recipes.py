@@ -260,3 +260,6 @@ def test_a_trained_network_grows_as_the_recipe_says(tmp_path: Path) -> None:
         made(key=16)
     with pytest.raises(ModelError, match="cannot grow from depths"):
         made(depths=[1, 1, 0, 1, 1])
+    # Sizes of a recipe for another kind of network are not asked of it.
+    other = TrainConfig.from_toml(find_recipe("ft-sam")).network.model_copy(update={"preset": None})
+    assert make_network(other, 0, tmp_path / "start").config == SMALL

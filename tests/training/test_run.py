@@ -1,6 +1,8 @@
 import json
 import re
 import shlex
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -69,24 +71,56 @@ def test_validation_cases_are_not_trained_on(data: Path) -> None:
     assert sorted(image.case for image in open_images(data, "val")) == ["128"]
 
 
-def test_splits_that_pairs_state_are_kept(data: Path) -> None:
-    def state(**splits: str | None) -> None:
-        rows = {f"images/{case}.png": {"case": case, "modality": None, "split": of} for case, of in splits.items()}
-        (data / "discs" / "cases.json").write_text(json.dumps(rows))
+def state(folder: Path, **splits: str | None) -> None:
+    rows = {f"images/{case}.png": {"case": case, "modality": None, "split": of} for case, of in splits.items()}
+    (folder / "cases.json").write_text(json.dumps(rows))
 
-    state(s007="test", p100=None)
-    assert not isinstance(open_images(data, "test"), Corpus)
-    assert [(image.case, image.split) for image in open_images(data, "test")] == [("s007", "test")]
-    assert [place.row for place in list_places(data, "test")] == [2]
-    for split in ("train", "val"):  # what is in no split is not drawn by name beside what is in one
-        with pytest.raises(vs.VesaliusError, match=f"split '{split}'"):
-            open_images(data, split)
-    state(s007=None, p100=None)
-    assert [image.case for image in open_images(data, "val")] == ["128"]
-    assert [place.row for place in list_places(data, "val")] == [0]
-    state(s007="testing")
-    with pytest.raises(vs.VesaliusError, match=r"cases\.json: has a split 'testing'; call it one of: train, val, test"):
-        open_images(data, "train")
+
+def divided(folder: Path, split: str) -> list[str]:
+    """Set and case of the images that train and are measured, which are the same."""
+    images = open_images(folder, split)
+    assert not isinstance(images, Corpus)
+    assert sorted(name for name, _ in Counter(place.folder.name for place in list_places(folder, split)).items()) == (
+        sorted({image.dataset for image in images})
+    )
+    assert len(list_places(folder, split)) == len(images)
+    return [f"{image.dataset}/{image.case}" for image in images]
+
+
+def test_splits_that_pairs_state_are_kept(data: Path) -> None:
+    folder = data / "discs"
+    state(folder, s007="test", p100="train", elsewhere="val")
+    assert divided(data, "test") == ["discs/s007"]
+    assert divided(data, "train") == ["discs/p100"]
+    assert divided(data, "val") == ["discs/128"]  # nothing is stated of it
+    # In another set, which states nothing, a case is where its name is.
+    shutil.copytree(folder, data / "more")
+    (data / "more" / "cases.json").unlink()
+    assert divided(data, "test") == ["discs/s007", "more/s007"]
+    assert divided(data, "train") == ["discs/p100", "more/p100"]
+    state(data / "more", s007="train")
+    assert divided(data, "test") == ["discs/s007"]
+    shutil.rmtree(data / "more")
+    state(folder, s007=None, p100=None)
+    assert divided(data, "val") == ["discs/128"]
+    for wrong in ("testing", "None"):
+        state(folder, s007=wrong)
+        told = rf"cases\.json: has a split '{wrong}'; call it one of train, val, test"
+        with pytest.raises(vs.VesaliusError, match=told):
+            open_images(data, "train")
+
+
+def test_stated_splits_without_validation_lend_it_a_tenth_of_the_training_cases(data: Path) -> None:
+    folder = data / "discs"
+    for name in ("images", "labels"):
+        for case in range(20):
+            shutil.copy(folder / name / "128.png", folder / name / f"c{case}.png")
+    about = json.loads((folder / "set.json").read_text())
+    (folder / "set.json").write_text(json.dumps(about | {"cases": 23}))
+    state(folder, **dict.fromkeys(("128", "s007", "p100"), "test"), **{f"c{case}": "train" for case in range(20)})
+    lent = divided(data, "val")
+    assert len(lent) == 2
+    assert sorted([*lent, *divided(data, "train")]) == sorted(f"discs/c{case}" for case in range(20))
 
 
 def test_the_command_leaves_a_checkpoint_that_answers(data: Path, tmp_path: Path, capsys) -> None:

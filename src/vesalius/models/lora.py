@@ -62,11 +62,11 @@ class _Thirds(nn.Module):
 
 def _linear(like: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
     """A layer of the same kind with other weights, and as many outputs as they have rows."""
-    new = type(like)(weight.shape[1], len(weight), device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        new.weight.copy_(weight)
-        new.bias.copy_(bias)
-    new.requires_grad_(like.weight.requires_grad)
+    # On the meta device no first weights are drawn, which would move torch's generator in the midst of a run.
+    new = type(like)(weight.shape[1], len(weight), device="meta")
+    trains = like.weight.requires_grad
+    new.weight = nn.Parameter(weight.detach().clone(), trains)
+    new.bias = nn.Parameter(bias.detach().clone(), trains)
     return new.train(like.training)
 
 
@@ -89,7 +89,9 @@ def attach_lora(model: nn.Module, lora: Lora) -> None:
     modules |= {third: modules[name] for third, name in joint.items()}
     names: set[str] = set()
     for pattern in lora.targets:
+        # A pattern that matches a joint layer does not mean its thirds.
         found = {name for name in modules if fnmatchcase(name, pattern)}
+        found = {name for name in found if joint.get(name) not in found}
         if not found:
             raise ConfigError(f"the LoRA target {pattern!r} matches no layer of the network")
         if wrong := sorted(name for name in found if not isinstance(modules[name], nn.Linear)):

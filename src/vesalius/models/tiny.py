@@ -7,10 +7,11 @@ The decoder starts from a prior, the ellipse inscribed in the box plus the previ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from vesalius.core.config import Config
@@ -23,6 +24,8 @@ from vesalius.models.words import rows_of
 PRESET = Preset(side=256, fit="stretch", box="half_open", mask_side=128, focus=2.0)
 
 PROMPT_MAPS, WORD_MAPS = 15, 2
+# Of channels that are normalised together in the decoder.
+_GROUPS = 8
 
 
 class TinyConfig(Config):
@@ -43,6 +46,13 @@ class TinyConfig(Config):
     deeper: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     key: int = 32
     words: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        normalised = self.decoder if self.deeper[0] else self.decoder[1:]
+        if any(width % _GROUPS for width in normalised):
+            raise ValueError(f"the decoder's channels must be multiples of {_GROUPS}")
+        return self
 
 
 def _conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -65,7 +75,7 @@ class _DecoderBlock(nn.Module):
     # GroupNorm: the decoder meets other inputs in each round of interaction, so batch statistics would not carry over.
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = nn.GroupNorm(_GROUPS, width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 

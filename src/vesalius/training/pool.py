@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vesalius.corpus.interactive_masks import TARGET as UNNAMED
 from vesalius.corpus.objects import LabelledImage, ObjectMask
-from vesalius.corpus.split import place_of
+from vesalius.corpus.split import lent_cases
 from vesalius.corpus.store import Corpus
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ class CorpusPool(Pool):
 def rows_of(corpus: Corpus, split: str) -> NDArray[np.bool_]:
     """(I,) which images of a corpus belong to a split.
 
-    Where no split is for validation (SA-Med2D-20M's rules make training and test alone), it is the images of a tenth of
-    the training cases, chosen by name, and these do not train. Of fewer than ten cases none is taken.
+    Where no split is for validation (SA-Med2D-20M's rules make training and test alone), it is the images of
+    `lent_cases`, and these do not train.
     """
     splits, in_split = _codes(corpus.images["split"])
 
@@ -235,9 +235,8 @@ def rows_of(corpus: Corpus, split: str) -> NDArray[np.bool_]:
         return within(split)
     cases, case = _codes(corpus.images["case"])
     train = within("train")
-    # The place of the bare name decides splits elsewhere, and there these cases would be alike.
-    by_place = sorted(np.unique(case[train]).tolist(), key=lambda i: place_of(f"validation {cases[i]}"))
-    held_out = train & np.isin(case, by_place[: len(by_place) // 10])
+    lent = lent_cases(cases[i] for i in np.unique(case[train]))
+    held_out = train & np.isin(case, [i for i, name in enumerate(cases) if name in lent])
     return held_out if split == "val" else within(split) & ~held_out
 
 

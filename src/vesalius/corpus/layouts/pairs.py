@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -54,7 +54,7 @@ from vesalius.corpus.objects import MIN_AREA, LabelledImage, ObjectMask, connect
 from vesalius.corpus.recipe import DatasetRecipe
 from vesalius.corpus.scans import Entry, Layer, Scan, safe_name
 from vesalius.corpus.sorting import joined
-from vesalius.corpus.split import SPLITS, split_of
+from vesalius.corpus.split import SPLITS, lent_cases, split_of
 from vesalius.io.read import read_volume
 
 # Parts of a pattern of labels that an image fills in; several in a row would be a glob's **.
@@ -375,27 +375,52 @@ def list_cases(folder: str | Path) -> dict[Path, str]:
     raise ReadError(f"the file names do not show the {count} cases that set.json states", path=folder)
 
 
-def list_splits(folder: str | Path) -> dict[Path, str | None]:
-    """Image files of a paired set as `list_cases` has them, each with its split.
+def list_splits(folder: Path) -> dict[Path, list[str]]:
+    """The paired sets of a folder (see `find_sets`), each with the splits of its images in the order of `list_cases`.
 
-    It is what ``cases.json`` states, None for an image without one; where it states none at all, or is not there, it
-    is told by the name of the case (`split_of`).
+    They are those of `stated_splits`. An image that has none there is in training or validation by the name of its case
+    (`split_of`). Where validation is not among the stated ones, it is lent training cases (`lent_cases`).
 
     Raises:
-        ReadError: See `list_cases`; or ``cases.json`` is damaged, or its splits are none.
+        ReadError: See `find_sets`, `list_cases` and `stated_splits`.
     """
-    cases, stated = list_cases(folder), _stated_splits(Path(folder))
-    return {path: stated.get(path) if stated else split_of(case) for path, case in cases.items()}
-
-
-def _stated_splits(folder: Path) -> dict[Path, str]:
-    """Split of each image of which ``cases.json`` states one."""
-    found = {folder / below: row.get("split") for below, row in read_cases(folder)}
-    if wrong := sorted({str(split) for split in found.values()} - {*SPLITS, "None"}):
-        raise ReadError(
-            f"has a split {wrong[0]!r}", path=folder / CASES, remedy=f"call it one of: {', '.join(SPLITS)}, or null"
+    sets = {place: list_cases(place) for place in find_sets(folder)}
+    stated = stated_splits(list(sets))
+    lent: set[str] = set()
+    if stated and "val" not in stated.values():
+        lent = lent_cases(
+            case for cases in sets.values() for path, case in cases.items() if stated.get(path) == "train"
         )
-    return {path: split for path, split in found.items() if split}
+
+    def split(path: Path, case: str) -> str:
+        found = stated.get(path)
+        return "val" if found == "train" and case in lent else found or split_of(case)
+
+    return {place: [split(path, case) for path, case in cases.items()] for place, cases in sets.items()}
+
+
+def stated_splits(sets: Sequence[Path]) -> dict[Path, str]:
+    """The splits that ``cases.json`` of some paired sets states, by image file.
+
+    A case is told by its name, in whichever set it is: an image of which nothing is stated goes with those of the same
+    case of which something is; of several splits it goes with test before validation before training.
+
+    Raises:
+        ReadError: A ``cases.json`` is damaged or has an unknown split; see also `list_cases`.
+    """
+    cases = {path: case for place in sets for path, case in list_cases(place).items()}
+    stated: dict[Path, str] = {}
+    for place in sets:
+        for below, row in read_cases(place):
+            split = row.get("split")
+            if split is not None and split not in SPLITS:
+                raise ReadError(
+                    f"has a split {split!r}", path=place / CASES, remedy=f"call it one of {', '.join(SPLITS)}, or null"
+                )
+            if split and place / below in cases:
+                stated[place / below] = split
+    of = {cases[path]: split for split in SPLITS for path, found in stated.items() if found == split}
+    return {path: stated.get(path) or of[case] for path, case in cases.items() if case in of}
 
 
 def read_pairs(
@@ -412,7 +437,7 @@ def read_pairs(
         rows: Which images, by their place in the order; all if left out.
 
     Yields:
-        Each image with its objects, which may be none, and the split that ``cases.json`` states, if it does.
+        Each image with its objects; an image may have none.
 
     Raises:
         ReadError: A file is missing or damaged, a label map is a colour picture, or it has a value that ``set.json``
@@ -422,7 +447,6 @@ def read_pairs(
     folder = Path(folder)
     about = _description(folder)
     names = {int(value): name for value, name in about["labels"].items() if int(value)}
-    splits = _stated_splits(folder)
     for row, (path, case) in enumerate(list_cases(folder).items()):
         if rows is not None and row not in rows:
             continue
@@ -438,7 +462,6 @@ def read_pairs(
             case=case,
             path=path,
             masks=[ObjectMask(mask, target, number) for number, (mask, target) in enumerate(found, 1)],
-            split=splits.get(path),
         )
 
 
