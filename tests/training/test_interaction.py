@@ -286,6 +286,20 @@ def test_the_loss_is_on_the_mask_that_the_recipe_selects(select: str) -> None:
     assert loss.item() == pytest.approx(losses[torch.arange(2), best].mean().item(), rel=1e-5)
 
 
+def test_the_loss_is_shared_out_among_the_best_mask_the_shown_one_and_all() -> None:
+    real = torch.zeros(2, 16, 16, dtype=torch.bool)
+    real[0, 2:9, 2:9], real[1, 5:15, 3:14] = True, True
+    config = InteractionConfig(rounds=1, first=only("box"), spread=0.25, own=0.5)
+    step = Recorder(sam(), config, LossConfig(dice=1, quality=0))
+    loss, _ = step(batch_of(real))
+    (turn,) = step.seen
+    losses = mask_loss(turn.logits, real[:, None].float(), step.loss)
+    shown = losses[torch.arange(2), turn.quality.argmax(1)]
+    assert not torch.equal(shown, losses.min(1).values)
+    expected = 0.25 * losses.min(1).values + 0.25 * losses.mean(1) + 0.5 * shown
+    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
 class Answering(InteractiveStep):
     """Gives the same answer in every round."""
 

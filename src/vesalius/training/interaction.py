@@ -91,6 +91,7 @@ class InteractionConfig(Config):
         select: Which of several masks the loss is on: that of the lowest loss, of the highest true IoU (SAM-Med2D's
             paper), or of the highest predicted IoU (its published code).
         spread: Weight of the mean over all masks, against the selected one's.
+        own: Weight of the mask of the highest predicted IoU, which use would show, against the selected one's.
         later: Patterns of the names of the parameters that rounds after the first train, which then learn from the
             image's features as they are; None if all rounds train all that trains.
         grid: Where losses, boxes and points are computed: on the ``low`` resolution of the network's own masks, or on
@@ -110,6 +111,7 @@ class InteractionConfig(Config):
     text_for_mask: Probability = 0.0
     select: Literal["loss", "iou", "quality"] = "loss"
     spread: NonNegativeFloat = 0.05
+    own: NonNegativeFloat = 0.0
     later: tuple[str, ...] | None = None
     grid: Literal["low", "input"] = "low"
 
@@ -266,10 +268,12 @@ class InteractiveStep(nn.Module):
         for turn in self.play(batch):
             side = truth.shape[2]
             iou = true_iou(_enlarged(turn.logits.detach(), side), real)
-            if config.select == "loss" or config.spread:
+            chosen = turn.chosen()
+            if config.select == "loss" or config.spread or config.own:
                 losses = mask_loss(_enlarged(turn.logits, side), truth, self.loss)
                 best = {"loss": losses, "iou": -iou, "quality": -turn.quality}[config.select].argmin(1, keepdim=True)
-                loss = loss + (1 - config.spread) * losses.gather(1, best)[:, 0] + config.spread * losses.mean(1)
+                loss = loss + (1 - config.spread - config.own) * losses.gather(1, best)[:, 0]
+                loss = loss + config.spread * losses.mean(1) + config.own * losses.gather(1, chosen)[:, 0]
             else:
                 best = (iou if config.select == "iou" else turn.quality).argmax(1, keepdim=True)
                 # Chosen before it is enlarged: the others would only be carried along, and back.
@@ -279,7 +283,6 @@ class InteractiveStep(nn.Module):
                 shown = turn.shown.float().gather(1, best[:, :, None].expand(-1, -1, turn.shown.shape[2]))[:, 0]
                 known = torch.tensor([self.names.get(name, -1) for name in batch.targets], device=shown.device)
                 loss = loss + self.loss.category * category_loss(shown, names, known, self.loss.temperature)
-            chosen = turn.chosen()
             sums.append(iou.gather(1, chosen).sum())
         filled = (_enlarged(_gathered(turn.logits.detach(), chosen), side) > 0).flatten(1).any(1).sum()
         count = torch.tensor(float(len(batch)), device=truth.device)
