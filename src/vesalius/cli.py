@@ -1,7 +1,7 @@
 """The ``vesalius`` command: each subcommand turns its arguments into one call.
 
-Exit codes: 0 done; 2 a bad argument or bad input, told in one sentence on standard error, with nothing written; also 2
-what the system refuses, such as a full disk, told in the same way.
+Exit codes: 0 done; 1 done, with something that its command lists as unfit; 2 a bad argument or bad input, told in one
+sentence on standard error, with nothing written, or what the system refuses in the midst of work, told in the same way.
 """
 
 from __future__ import annotations
@@ -71,8 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from error
     except OSError as error:
         # A full disk, a folder without permission, a file where a folder is wanted: whatever was being done.
-        place = f"{error.filename}: " if error.filename else ""
-        print("vesalius:", " ".join(f"{place}{error.strerror or error}".split()), file=sys.stderr)
+        # Where a stand-in takes a file's place, that file is the second name.
+        place = f"{error.filename2 or error.filename}: " if error.filename else ""
+        told = error.strerror or str(error) or type(error).__name__
+        print("vesalius:", " ".join(f"{place}{told}".split()), file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -50,10 +50,12 @@ def curate(
     Interrupted, the same command goes on where it was. Files that cannot be used are listed with the reason in
     rejects.parquet; if there are any, the exit code is 1.
     """
+    import shlex
+
     from vesalius.core.errors import ConfigError
 
     if recipe is not None and recipe.is_dir():
-        remedy = f"let a first one be written: vesalius curate --guess '{recipe}' -o recipe.toml"
+        remedy = f"let a first one be written: vesalius curate --guess {shlex.quote(str(recipe))} -o recipe.toml"
         raise ConfigError("is a folder, and a recipe is wanted", path=recipe, remedy=remedy)
     if output is None:
         raise ConfigError("there is no place for the result", remedy="name it with -o")

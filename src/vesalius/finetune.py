@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.core.types import Prompt
-from vesalius.corpus.layouts.listing import CASES
-from vesalius.corpus.layouts.pairs import find_sets, read_pairs, stated_splits
+from vesalius.corpus.layouts.pairs import find_sets, list_splits, read_pairs, stated_splits
 from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
@@ -125,9 +124,10 @@ class Division:
 def divide(folder: str | Path) -> Division:
     """Divides a corpus by case; its files stay as they are.
 
-    The splits that a corpus states, or a set of pairs in its ``cases.json``, are kept. What it lacks of validation and
-    test is taken from its training cases (from all cases, where it states none), those of the lowest `place_of` their
-    names, but none that holds more than half of the images: a seeded draw that is the same everywhere.
+    The splits that a corpus states are kept, and where one of several sets of pairs states some, those that
+    `list_splits` has of all. What it lacks of validation and test is taken from its training cases (from all cases,
+    where it states none), those of the lowest `place_of` their names, but none that holds more than half of the images:
+    a seeded draw that is the same everywhere.
 
     Args:
         folder: A corpus, or a folder of sets of pairs.
@@ -142,23 +142,21 @@ def divide(folder: str | Path) -> Division:
         columns = (table[name].to_pylist() for name in ("dataset", "case", "split", "masks"))
         rows = list(zip(*columns, strict=True))
     else:
-        images = [image for path in find_sets(folder) for image in read_pairs(path)]
-        own = stated_splits(find_sets(folder))
-        # Beside cases that state a split, those that state none train, or are drawn from what trains.
-        other = "train" if own else None
-        rows = [(image.dataset, image.case, own.get(image.path, other), len(image.masks)) for image in images]
+        sets = find_sets(folder)
+        stating = any(stated_splits(path) for path in sets)
+        own = {image: split for path in sets for image, split in list_splits(path).items()} if stating else {}
+        images = [image for path in sets for image in read_pairs(path)]
+        rows = [(image.dataset, image.case, own.get(image.path), len(image.masks)) for image in images]
     counts: dict[tuple[str, str], int] = {}
     stated: dict[tuple[str, str], str | None] = {}
     for dataset, case, split, masks in rows:
         if masks:
             counts[dataset, case] = counts.get((dataset, case), 0) + 1
             if stated.setdefault((dataset, case), split) != split:
-                divided = f"divide it by case: vesalius corpus split {folder} --shares 0.6 0.2 0.2"
-                corrected = f"correct its {CASES}, or delete that: then cases are divided by name"
                 raise ConfigError(
                     f"the case {case} of {dataset} lies in several splits",
                     path=folder,
-                    remedy=divided if is_corpus(folder) else corrected,
+                    remedy=f"divide it by case: vesalius corpus split {folder} --shares 0.6 0.2 0.2",
                 )
     if sum(counts.values()) < LEAST_IMAGES or len(counts) < LEAST_CASES:
         raise ReadError(
@@ -168,19 +166,20 @@ def divide(folder: str | Path) -> Division:
             remedy=f"label at least {LEAST_IMAGES} images of at least {LEAST_CASES} cases (patients)",
         )
     splits, told = _complete(stated, counts)
+    anew = "vesalius corpus split" if is_corpus(folder) else "by cases.json of its sets"
     members = {split: [pair for pair, found in splits.items() if found == split] for split in SPLITS}
     if empty := [split for split, pairs in members.items() if not pairs]:
         raise ReadError(
             f"leaves no labelled case for {' and '.join(empty)}",
             path=folder,
-            remedy="label more cases, or divide it anew: vesalius corpus split",
+            remedy=f"label more cases, or divide it anew: {anew}",
         )
     size = {split: sum(counts[pair] for pair in pairs) for split, pairs in members.items()}
     if size["train"] < LEAST_TRAINED:
         raise ReadError(
             f"leaves {size['train']} images to train on, of {len(members['train'])} cases",
             path=folder,
-            remedy=f"label more, or divide it so that at least {LEAST_TRAINED} train: vesalius corpus split",
+            remedy=f"label more, or divide it so that at least {LEAST_TRAINED} train: {anew}",
         )
     parts = [f"{told[split]}: {len(members[split])} cases, {size[split]} images." for split in SPLITS]
     if unsplit := [pair for pair, split in splits.items() if split is None]:

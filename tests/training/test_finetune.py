@@ -26,7 +26,7 @@ from vesalius import finetune as module
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.types import Prompt
-from vesalius.corpus.split import place_of
+from vesalius.corpus.split import place_of, split_of
 from vesalius.corpus.store import Corpus
 from vesalius.evaluation.comparison import compare
 from vesalius.evaluation.scores import Score
@@ -358,14 +358,16 @@ def test_splits_that_pairs_state_are_kept(tmp_path: Path) -> None:
     }
     (folder / "cases.json").write_text(json.dumps(rows))
     division = divide(tmp_path)
-    # The other set states none: what has a name of the first is where that is, the rest trains or validates.
-    assert division.cases["test"] == ["other/p0", "other/p1", "stating/p0", "stating/p1"]
-    assert "Held out (the corpus's own test split): 4 cases, 8 images." in division.told
-    assert {"other/p10", "other/p11"} < {*division.cases["train"], *division.cases["val"]}
+    assert division.cases["test"] == ["stating/p0", "stating/p1"]
+    assert "Held out (the corpus's own test split): 2 cases, 4 images." in division.told
+    # The other set states none: its cases train or validate as they do for `train` and `evaluate`.
+    for split in ("train", "val"):
+        names = [f"other/p{case}" for case in range(CASES + 2) if split_of(f"p{case}") == split]
+        assert {*names} <= {*division.cases[split]}
     # Of one case, two images are stated apart.
     rows["images/p5_1.png"]["split"] = "val"
     (folder / "cases.json").write_text(json.dumps(rows))
-    with pytest.raises(ConfigError, match=r"case p5 of stating lies in several splits; correct its cases\.json"):
+    with pytest.raises(ReadError, match=r"cases\.json: has the case p5 in the splits train and val; correct it"):
         divide(tmp_path)
 
 

@@ -298,6 +298,8 @@ def test_the_loss_is_shared_out_among_the_best_mask_the_shown_one_and_all() -> N
     assert not torch.equal(shown, losses.min(1).values)
     expected = 0.25 * losses.min(1).values + 0.25 * losses.mean(1) + 0.5 * shown
     assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+    with pytest.raises(ConfigError, match="sum exceeds 1"):
+        InteractionConfig.from_dict({"spread": 0.4, "own": 0.7})
 
 
 class Answering(InteractiveStep):

@@ -2,7 +2,6 @@ import json
 import re
 import shlex
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from made_specialists import specialist
 from vesalius import cli_training
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ModelError, ReadError
+from vesalius.corpus.layouts.pairs import read_pairs
 from vesalius.corpus.resplit import resplit
 from vesalius.corpus.store import PSEUDO, Corpus
 from vesalius.evaluation.images import list_places
@@ -77,13 +77,11 @@ def state(folder: Path, **splits: str | None) -> None:
 
 
 def divided(folder: Path, split: str) -> list[str]:
-    """Set and case of the images that train and are measured, which are the same."""
+    """Set and case of the images that train, or are measured, which are the same."""
     images = open_images(folder, split)
     assert not isinstance(images, Corpus)
-    assert sorted(name for name, _ in Counter(place.folder.name for place in list_places(folder, split)).items()) == (
-        sorted({image.dataset for image in images})
-    )
-    assert len(list_places(folder, split)) == len(images)
+    found = [next(iter(read_pairs(place.folder, rows={place.row}))) for place in list_places(folder, split)]
+    assert [image.path for image in found] == [image.path for image in images]
     return [f"{image.dataset}/{image.case}" for image in images]
 
 
@@ -93,21 +91,27 @@ def test_splits_that_pairs_state_are_kept(data: Path) -> None:
     assert divided(data, "test") == ["discs/s007"]
     assert divided(data, "train") == ["discs/p100"]
     assert divided(data, "val") == ["discs/128"]  # nothing is stated of it
-    # In another set, which states nothing, a case is where its name is.
-    shutil.copytree(folder, data / "more")
-    (data / "more" / "cases.json").unlink()
-    assert divided(data, "test") == ["discs/s007", "more/s007"]
-    assert divided(data, "train") == ["discs/p100", "more/p100"]
-    state(data / "more", s007="train")
-    assert divided(data, "test") == ["discs/s007"]
-    shutil.rmtree(data / "more")
+    shutil.copy(folder / "images" / "s007.png", folder / "images" / "s007_2.png")
+    shutil.copy(folder / "labels" / "s007.png", folder / "labels" / "s007_2.png")
+    assert divided(data, "test") == ["discs/s007"] * 2  # nothing of the second image, but of its case
     state(folder, s007=None, p100=None)
     assert divided(data, "val") == ["discs/128"]
-    for wrong in ("testing", "None"):
-        state(folder, s007=wrong)
-        told = rf"cases\.json: has a split '{wrong}'; call it one of train, val, test"
-        with pytest.raises(vs.VesaliusError, match=told):
+    for splits, told in (
+        ({"s007": "testing"}, r"has s007\.png in the split 'testing'; call it one of train, val, test"),
+        ({"s007": "test", "s007_2": "train"}, "has the case s007 in the splits test and train; correct it"),
+        ({"elsewhere": "test"}, r"names no image that is there, but images/elsewhere\.png"),
+    ):
+        state(folder, **splits)
+        with pytest.raises(vs.VesaliusError, match=rf"discs/cases\.json: {told}"):
             open_images(data, "train")
+
+
+def test_a_set_is_divided_the_same_whatever_is_beside_it(data: Path) -> None:
+    shutil.copytree(data / "discs", data / "more")
+    state(data / "more", **dict.fromkeys(("s007", "p100", "128"), "test"))
+    assert divided(data, "train") == divided(data / "discs", "train") == ["discs/p100", "discs/s007"]
+    assert divided(data, "val") == divided(data / "discs", "val") == ["discs/128"]
+    assert len(divided(data, "test")) == 3
 
 
 def test_stated_splits_without_validation_lend_it_a_tenth_of_the_training_cases(data: Path) -> None:

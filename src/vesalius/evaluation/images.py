@@ -68,9 +68,8 @@ def list_places(folder: Path, split: str) -> list[Place]:
         pairs = enumerate(zip(table["split"].to_pylist(), table["masks"].to_pylist(), strict=True))
         found = [(Place(folder, row), of) for row, (of, masks) in pairs if masks]
     else:
-        found = [
-            (Place(path, row), of) for path, splits in list_splits(folder).items() for row, of in enumerate(splits)
-        ]
+        sets = [(path, list_splits(path).values()) for path in find_sets(folder)]
+        found = [(Place(path, row), of) for path, splits in sets for row, of in enumerate(splits)]
     places = [place for place, of in found if split in ("all", of)]
     if not places:
         others = sorted({of for _, of in found if of is not None})

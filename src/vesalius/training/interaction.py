@@ -90,8 +90,9 @@ class InteractionConfig(Config):
             have names.
         select: Which of several masks the loss is on: that of the lowest loss, of the highest true IoU (SAM-Med2D's
             paper), or of the highest predicted IoU (its published code).
-        spread: Weight of the mean over all masks, against the selected one's.
-        own: Weight of the mask of the highest predicted IoU, which use would show, against the selected one's.
+        spread: Weight of the mean over all masks.
+        own: Weight of the mask of the highest predicted IoU, which use would show; what the two leave of 1 is the
+            weight of the selected mask.
         later: Patterns of the names of the parameters that rounds after the first train, which then learn from the
             image's features as they are; None if all rounds train all that trains.
         grid: Where losses, boxes and points are computed: on the ``low`` resolution of the network's own masks, or on
@@ -114,6 +115,12 @@ class InteractionConfig(Config):
     own: NonNegativeFloat = 0.0
     later: tuple[str, ...] | None = None
     grid: Literal["low", "input"] = "low"
+
+    @model_validator(mode="after")
+    def _left_for_the_selected(self) -> Self:
+        if self.spread + self.own > 1:
+            raise ValueError("spread and own leave less than nothing for the selected mask: their sum exceeds 1")
+        return self
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import torch
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError
 from vesalius.corpus.digest import corpus_digest
-from vesalius.corpus.layouts.pairs import list_splits, read_pairs
+from vesalius.corpus.layouts.pairs import find_sets, list_splits, read_pairs
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import PSEUDO, Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
@@ -67,11 +67,13 @@ def open_images(corpus: str | Path, split: str) -> Corpus | list[LabelledImage]:
     if is_corpus(folder):
         return Corpus(folder)
     images: list[LabelledImage] = []
-    for path, splits in list_splits(folder).items():
-        images += read_pairs(path, rows={row for row, found in enumerate(splits) if found == split})
+    for path in find_sets(folder):
+        images += read_pairs(path, rows={row for row, found in enumerate(list_splits(path).values()) if found == split})
     if not images:
         raise EmptySplitError(
-            f"none of its cases belongs to the split {split!r}", path=folder, remedy="give more cases"
+            f"none of its cases belongs to the split {split!r}",
+            path=folder,
+            remedy="give more cases, or state splits in cases.json",
         )
     return images
 

@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -375,52 +375,50 @@ def list_cases(folder: str | Path) -> dict[Path, str]:
     raise ReadError(f"the file names do not show the {count} cases that set.json states", path=folder)
 
 
-def list_splits(folder: Path) -> dict[Path, list[str]]:
-    """The paired sets of a folder (see `find_sets`), each with the splits of its images in the order of `list_cases`.
+def list_splits(folder: str | Path) -> dict[Path, str]:
+    """Image files of a paired set as `list_cases` has them, each with its split.
 
-    They are those of `stated_splits`. An image that has none there is in training or validation by the name of its case
-    (`split_of`). Where validation is not among the stated ones, it is lent training cases (`lent_cases`).
-
-    Raises:
-        ReadError: See `find_sets`, `list_cases` and `stated_splits`.
-    """
-    sets = {place: list_cases(place) for place in find_sets(folder)}
-    stated = stated_splits(list(sets))
-    lent: set[str] = set()
-    if stated and "val" not in stated.values():
-        lent = lent_cases(
-            case for cases in sets.values() for path, case in cases.items() if stated.get(path) == "train"
-        )
-
-    def split(path: Path, case: str) -> str:
-        found = stated.get(path)
-        return "val" if found == "train" and case in lent else found or split_of(case)
-
-    return {place: [split(path, case) for path, case in cases.items()] for place, cases in sets.items()}
-
-
-def stated_splits(sets: Sequence[Path]) -> dict[Path, str]:
-    """The splits that ``cases.json`` of some paired sets states, by image file.
-
-    A case is told by its name, in whichever set it is: an image of which nothing is stated goes with those of the same
-    case of which something is; of several splits it goes with test before validation before training.
+    It is what `stated_splits` says; of what that does not have, training or validation by the name of the case
+    (`split_of`). Where splits are stated and none is validation, some training cases are lent to it (`lent_cases`).
+    Each set is divided by itself, so it does not matter with which others it is given.
 
     Raises:
-        ReadError: A ``cases.json`` is damaged or has an unknown split; see also `list_cases`.
+        ReadError: See `list_cases` and `stated_splits`.
     """
-    cases = {path: case for place in sets for path, case in list_cases(place).items()}
-    stated: dict[Path, str] = {}
-    for place in sets:
-        for below, row in read_cases(place):
-            split = row.get("split")
-            if split is not None and split not in SPLITS:
-                raise ReadError(
-                    f"has a split {split!r}", path=place / CASES, remedy=f"call it one of {', '.join(SPLITS)}, or null"
-                )
-            if split and place / below in cases:
-                stated[place / below] = split
-    of = {cases[path]: split for split in SPLITS for path, found in stated.items() if found == split}
-    return {path: stated.get(path) or of[case] for path, case in cases.items() if case in of}
+    cases, stated = list_cases(folder), stated_splits(folder)
+    splits = {path: stated.get(path) or split_of(case) for path, case in cases.items()}
+    if stated and "val" not in splits.values():
+        lent = lent_cases(case for path, case in cases.items() if splits[path] == "train")
+        splits |= {path: "val" for path, case in cases.items() if case in lent}
+    return splits
+
+
+def stated_splits(folder: str | Path) -> dict[Path, str]:
+    """The splits that ``cases.json`` of a paired set states, by image file, also for other images of the same case.
+
+    Raises:
+        ReadError: ``cases.json`` is damaged, has an unknown split, or splits but of no image of the set, or divides a
+            case; see also `list_cases`.
+    """
+    folder = Path(folder)
+    rows = [(folder / below, row.get("split")) for below, row in read_cases(folder)]
+    rows = [(path, split) for path, split in rows if split is not None]
+    if not rows:
+        return {}
+
+    def wrong(what: str, remedy: str) -> ReadError:
+        return ReadError(what, path=folder / CASES, remedy=f"{remedy}, or delete it: then cases are divided by name")
+
+    cases = list_cases(folder)
+    of: dict[str, str] = {}
+    for path, split in rows:
+        if split not in SPLITS:
+            raise wrong(f"has {path.name} in the split {split!r}", f"call it one of {', '.join(SPLITS)}, or null")
+        if (case := cases.get(path)) is not None and of.setdefault(case, split) != split:
+            raise wrong(f"has the case {case} in the splits {of[case]} and {split}", "correct it")
+    if not of:
+        raise wrong(f"names no image that is there, but {rows[0][0].relative_to(folder)}", "correct it")
+    return {path: of[case] for path, case in cases.items() if case in of}
 
 
 def read_pairs(
