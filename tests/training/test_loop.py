@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +245,22 @@ def test_a_run_that_fails_later_tells_what_state_it_left(small_model: Tiny, tmp_
     torch.save(broken, tmp_path / "state.pt")
     with pytest.raises(VesaliusError, match=r"nan at step 2; .*holds the run as it was after step 2\)"):
         train(small_model, discs(small_model, config), config, tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_and_the_state_before_stays(small_model: Tiny, tmp_path: Path, monkeypatch) -> None:
+    config = RUN.model_copy(update={"save_every": 2})
+    train(small_model, discs(small_model, config), config.model_copy(update={"stop": 2}), tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        yield Path("/dev/full")
+
+    monkeypatch.setattr(loop, "replacing", full)
+    with pytest.raises(WriteError, match=r"state\.pt: cannot be written \(No space left on device\); make room"):
+        train(small_model, discs(small_model, config), config, tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_a_network_that_marks_nothing_stops_the_run(small_model: Tiny, tmp_path: Path) -> None:

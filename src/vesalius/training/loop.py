@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vesalius.core.errors import ConfigError, VesaliusError
+from vesalius.core.errors import ConfigError, VesaliusError, WriteError
 from vesalius.core.files import locked, make_folder, remove_stand_ins, replacing
 from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import save_checkpoint
@@ -333,8 +333,7 @@ class _Run:
     def _keep(self, step: int, batches: Sequence[Batch]) -> Path:
         path = self.output / ("bad_batch.pt" if self.world.is_first else f"bad_batch_{self.world.rank}.pt")
         kept = [{**vars(batch), "features": None} for batch in batches]
-        with replacing(path) as part:
-            torch.save({"step": step, "batches": kept}, part)
+        _write({"step": step, "batches": kept}, path)
         return path
 
     def _mode(self) -> None:
@@ -380,8 +379,7 @@ class _Run:
             "average": self.average.values,
             "optimiser": self.optimiser.state_dict(),
         }
-        with replacing(self.output / STATE) as part:
-            torch.save(state, part)
+        _write(state, self.output / STATE)
         self.saved = self.done
         self._record()
 
@@ -423,6 +421,19 @@ class _Run:
         self.done, self.best = int(state["step"]), float(state["best"])
         self.empty, self.waited = int(state["empty"]), int(state["waited"])
         self.saved = self.done
+
+
+def _write(content: Mapping[str, Any], path: Path) -> None:
+    try:
+        # Given a name in place of a file, torch says of a full disk that a position is unexpected.
+        with replacing(path) as part, part.open("wb") as file:
+            torch.save(content, file)
+    except OSError as error:
+        raise WriteError(
+            f"cannot be written ({error.strerror})",
+            path=path,
+            remedy="make room there, and go on with --resume from what was kept before",
+        ) from error
 
 
 def _fixed(config: TrainConfig) -> dict[str, Any]:
