@@ -133,7 +133,7 @@ def divide(folder: str | Path) -> Division:
         folder: A corpus, or a folder of sets of pairs.
 
     Raises:
-        ReadError: The folder is neither, or holds too little.
+        ReadError: The folder is neither, or holds too little; see also `list_splits`.
         ConfigError: A case lies in several splits.
     """
     folder = Path(folder)

@@ -178,11 +178,9 @@ def test_a_network_grows_and_answers_as_before_until_it_learns() -> None:
     added = {name: value for name, value in model.named_parameters() if name not in plain.state_dict()}
     # Blocks: one and two of the encoder, four of the decoder; six tensors each.
     assert len(added) == 6 * (3 + 4)
-    for network in (plain.train(), model.train()):
-        for parameter in network.parameters():
-            parameter.grad = None
-    assert all(torch.equal(a, b) for a, b in zip(answers(plain), answers(model), strict=True))
-    answers(model)[0].sum().backward()
+    trained = answers(model.train())
+    assert all(torch.equal(a, b) for a, b in zip(answers(plain.train()), trained, strict=True))
+    trained[0].sum().backward()
     for name in ("encoder.stages.1.2.second.1.weight", "decoder.deeper.2.1.conv2.weight"):
         assert added[name].grad is not None
         assert added[name].grad.any()

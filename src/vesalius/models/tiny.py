@@ -35,7 +35,7 @@ class TinyConfig(Config):
         widths: Channels of the encoder at strides 2, 4, 8, 16 and 32.
         depths: Residual blocks of the encoder at the same strides.
         decoder: Channels of the decoder at strides 2, 4, 8, 16 and 32.
-        deeper: Residual blocks that the decoder has more at the same strides, than one on its way down and one up.
+        deeper: Residual blocks of the decoder at the same strides, beside those that every decoder has.
         key: Length of the vectors by which pixels are compared with clicked ones, and with words.
         words: Names of the targets that it understands, as the vocabulary has them.
     """

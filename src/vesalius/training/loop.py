@@ -424,6 +424,7 @@ class _Run:
 
 
 def _write(content: Mapping[str, Any], path: Path) -> None:
+    """Writes a file of torch, whole or not at all; WriteError if that cannot be."""
     try:
         # Given a name in place of a file, torch says of a full disk that a position is unexpected.
         with replacing(path) as part, part.open("wb") as file:
