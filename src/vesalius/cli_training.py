@@ -93,7 +93,9 @@ def _validation_images(corpus: Path) -> list[LabelledImage]:
 
 def finetune(
     corpus: Annotated[Path, typer.Option(metavar="FOLDER", help="Corpus, or a folder of sets of pairs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the run; made if absent.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the run; made if absent.")
+    ] = Path("finetuned"),
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="NAME|FOLDER", help="Model to start from.", show_default="vesalius-tiny"),

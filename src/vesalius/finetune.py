@@ -20,7 +20,6 @@ from vesalius.core.errors import ConfigError, ReadError, WriteError
 from vesalius.core.files import replacing
 from vesalius.core.types import Prompt
 from vesalius.corpus.layouts.pairs import find_sets, list_splits, read_pairs, stated_splits
-from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
 from vesalius.corpus.store import Corpus, is_corpus
@@ -55,7 +54,7 @@ from vesalius.training.distributed import World
 from vesalius.training.interaction import FirstPrompt
 from vesalius.training.loop import BEST, STATE, Task, train
 from vesalius.training.monitor import RUN, VALIDATION
-from vesalius.training.run import RECIPES, images_digest, tune
+from vesalius.training.run import RECIPES, cases_seen, images_digest, tune
 from vesalius.training.samples import SampleSource
 
 Prompts = Literal["any", "box", "point"]
@@ -205,7 +204,7 @@ def _complete(
         splits = dict.fromkeys(splits, "train")
     for split, (share, least) in SHARES.items():
         if split in splits.values():
-            told[split] += f" (the corpus's own {split} split)"
+            told[split] += f" (the {split} split of the corpus)"
             continue
         # Cases of one name stay together: they may be one patient in two data sets.
         sizes: Counter[str] = Counter()
@@ -316,21 +315,11 @@ def finetune(
     return _measure(output, name, division, (before, after))
 
 
-def cases_seen(start: Path) -> set[str]:
-    """Cases (``data set/case``) by which a network was fine-tuned here, as the ``run.json`` beside it tells."""
-    record = start.parent / RUN
-    if not record.is_file():
-        return set()
-    told = read_json(record, remedy="give the model in a folder of its own")
-    division = told.get("division", {})
-    return {*division.get("train", []), *division.get("val", []), *told.get("seen_before", [])}
-
-
 def _seen_again(seen: Iterable[str], division: Division, name: str) -> str | None:
-    """What is to be said of held-out cases (``data set/case``) by which a start was fine-tuned; None if of none."""
+    """What is to be said of held-out cases (``data set/case``) by which a start was trained; None if of none."""
     held_out = division.cases["test"]
     again = set(seen).intersection(held_out)
-    told = f"{len(again)} of {len(held_out)} held-out cases have names of cases that {name} was fine-tuned by"
+    told = f"{len(again)} of {len(held_out)} held-out cases have names of cases that {name} was trained by"
     return told if again else None
 
 

@@ -9,8 +9,9 @@ import torch
 from tests.training.conftest import tiny
 from tests.training.test_loop import assert_close, rows
 
+from vesalius.core.errors import ConfigError
 from vesalius.training import distributed
-from vesalius.training.distributed import World
+from vesalius.training.distributed import World, world
 from vesalius.training.interaction import InteractionConfig, InteractiveStep
 from vesalius.training.losses import LossConfig
 
@@ -115,3 +116,10 @@ def test_on_gpus_batches_are_normalised_over_all_processes(device: str, kind: ty
     images = torch.rand(1, 3, 64, 64)
     expected, found = (network.eval().encode(images) for network in (tiny(), model))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_told_at_once(device: str) -> None:
+    told = rf"torch cannot use the device '{device}'.*give one that is here: cpu"
+    with pytest.raises(ConfigError, match=told), world(device):
+        pass

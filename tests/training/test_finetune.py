@@ -30,11 +30,12 @@ from vesalius.corpus.split import place_of, split_of
 from vesalius.corpus.store import Corpus
 from vesalius.evaluation.comparison import compare
 from vesalius.evaluation.scores import Score
-from vesalius.finetune import cases_seen, divide, finetune, settings
+from vesalius.finetune import divide, finetune, settings
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
 from vesalius.models.presets import PRESETS
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
+from vesalius.training.run import cases_seen
 from vesalius.training.samples import SampleSource
 
 CASES = 10
@@ -234,7 +235,7 @@ def test_scores_of_another_run_are_not_taken(done: Done, tmp_path: Path, monkeyp
     assert (tmp_path / "run" / "before.csv").read_text() == expected
 
 
-def test_cases_that_a_start_was_fine_tuned_by_are_told(done: Done, tmp_path: Path, monkeypatch) -> None:
+def test_cases_that_a_start_was_trained_by_are_told(done: Done, tmp_path: Path, monkeypatch) -> None:
     shorten(monkeypatch)
     assert cases_seen(done.start) == set()
     division = json.loads((done.folder / "run.json").read_text())["division"]
@@ -334,7 +335,7 @@ def test_splits_that_a_corpus_states_are_kept(tmp_path: Path, monkeypatch) -> No
     found = {split: sorted(image.name for image in division.read(split)) for split in ("train", "val", "test")}
     assert found["test"] == sorted(f"set/{i}/2d_none" for i in (10, 30))
     assert division.told.startswith("Trained on: ")
-    assert "Held out (the corpus's own test split): 2 cases, 2 images." in division.told
+    assert "Held out (the test split of the corpus): 2 cases, 2 images." in division.told
     assert "Validated on (drawn by their names from the others): " in division.told
     cases = [name.split("/")[1] for name in division.cases["train"] + division.cases["val"]]
     assert sorted(cases, key=place_of)[: len(division.cases["val"])] == sorted(
@@ -359,7 +360,7 @@ def test_splits_that_pairs_state_are_kept(tmp_path: Path) -> None:
     (folder / "cases.json").write_text(json.dumps(rows))
     division = divide(tmp_path)
     assert division.cases["test"] == ["stating/p0", "stating/p1"]
-    assert "Held out (the corpus's own test split): 2 cases, 4 images." in division.told
+    assert "Held out (the test split of the corpus): 2 cases, 4 images." in division.told
     # The other set states none: its cases train or validate as they do for `train` and `evaluate`.
     for split in ("train", "val"):
         names = [f"other/p{case}" for case in range(CASES + 2) if split_of(f"p{case}") == split]

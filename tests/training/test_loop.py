@@ -182,6 +182,23 @@ def test_an_output_that_is_a_file_is_refused(small_model: Tiny, tmp_path: Path) 
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.csv", "2024-01-01,mine\n"),
+        ("log.csv", "1,mine\n"),
+        ("validation.csv", "case,dice\n1,2\n"),
+        ("run.json", '{"protocols": []}'),
+        ("run.json", "mine"),
+    ],
+)
+def test_files_of_another_kind_are_left_alone(small_model: Tiny, name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(WriteError, match=f"{name}: is there, and is of no training run"):
+        train(small_model, discs(small_model, RUN), RUN, tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: content}
+
+
 def test_two_processes_do_not_train_into_one_folder(small_model: Tiny, tmp_path: Path) -> None:
     short = RUN.model_copy(update={"stop": 1})
     with locked(tmp_path / ".lock"), pytest.raises(VesaliusError, match="another process is at work"):
@@ -305,6 +322,15 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         if not name.endswith(("k_proj.bias", "qkv.bias")):
             apart = (found[name] - value).abs() > atol
             assert apart.float().mean() < 5e-3, name
+
+
+def test_statistics_of_frozen_layers_stay_beside_layers_that_train(small_model: Tiny, tmp_path: Path) -> None:
+    for name, value in small_model.named_parameters():
+        value.requires_grad_(name.startswith(("encoder.smooth.0.", "decoder.")))
+    before = copied(small_model)
+    train(small_model, discs(small_model, RUN), RUN, tmp_path)
+    moved = {name for name in changed(small_model, before) if "running_" in name}
+    assert moved == {f"encoder.smooth.0.1.running_{what}" for what in ("mean", "var")}
 
 
 def test_parts_of_a_step_add_up_to_the_step(tmp_path: Path) -> None:

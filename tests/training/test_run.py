@@ -23,7 +23,7 @@ from vesalius.evaluation.images import list_places
 from vesalius.models.checkpoint import save_checkpoint
 from vesalius.models.tiny import Tiny, TinyConfig
 from vesalius.training.pool import rows_of
-from vesalius.training.run import find_recipe, images_digest, open_images, run_training
+from vesalius.training.run import cases_seen, find_recipe, images_digest, open_images, run_training
 
 RECIPE = """
 steps = {steps}
@@ -173,7 +173,14 @@ def test_the_best_network_is_that_under_the_prompts_it_is_trained_for(
 
 def test_a_run_can_start_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
     run_training(write_recipe(tmp_path), data, tmp_path / "a")
+    seen = {"discs/s007", "discs/p100"}
+    assert cases_seen(tmp_path / "a" / "checkpoint") == seen
+    (data / "discs" / "images" / "s007.png").unlink()
+    (data / "discs" / "labels" / "s007.png").unlink()
+    about = data / "discs" / "set.json"
+    about.write_text(about.read_text().replace('"cases": 3', '"cases": 2'))
     run_training(write_recipe(tmp_path, steps=1), data, tmp_path / "b", init=tmp_path / "a" / "checkpoint")
+    assert cases_seen(tmp_path / "b" / "checkpoint") == seen
     with pytest.raises(ModelError, match="no model"):
         run_training(write_recipe(tmp_path), data, tmp_path / "c", init="nothing")
 
@@ -247,7 +254,11 @@ def test_a_curated_corpus_is_trained_on(tmp_path: Path) -> None:
     corpus = made_corpus.write(tmp_path / "corpus", [[0, 1, 2, 3], [4, 5]])
     trained = run_training(write_recipe(tmp_path), corpus.folder, tmp_path / "run")
     assert trained.architecture == "tiny"
-    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["corpus_digest"]) == 64
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert len(record["corpus_digest"]) == 64
+    images, trains = corpus.images, rows_of(corpus, "train")
+    pairs = zip(images["dataset"].to_pylist(), images["case"].to_pylist(), trains, strict=True)
+    assert record["trained_on"] == sorted({f"{dataset}/{case}" for dataset, case, train in pairs if train})
 
 
 def test_a_corpus_without_a_validation_split_is_validated_on_what_is_held_out(tmp_path: Path, capsys) -> None:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vesalius.core.errors import ConfigError
+
 # The first process validates alone, so the others may wait long.
 PATIENCE = timedelta(hours=6)
 
@@ -66,13 +68,33 @@ class World:
             dist.barrier()
 
 
+def check_device(device: str) -> None:
+    """Refuses a device that torch cannot use.
+
+    Raises:
+        ConfigError: So it is.
+    """
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
+        raise ConfigError(
+            f"torch cannot use the device {device!r} ({str(error).strip().splitlines()[0]})",
+            remedy=f"give one that is here: {'cpu, cuda' if torch.cuda.is_available() else 'cpu'}",
+        ) from error
+
+
 @contextmanager
 def world(device: str | None = None) -> Iterator[World]:
     """The processes that ``torchrun`` started, or this one alone.
 
     Args:
         device: Where to compute; a GPU of one's own for each process, or the CPU, if None.
+
+    Raises:
+        ConfigError: The device cannot be used.
     """
+    if device is not None:
+        check_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     if size == 1:

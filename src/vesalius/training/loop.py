@@ -27,7 +27,7 @@ from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.embeddings import FeatureCache, frozen_digest
 from vesalius.training.interaction import Batch, InteractiveStep
-from vesalius.training.monitor import LOG, PREDICTIONS, VALIDATION, Monitor, contact_sheet, write_run
+from vesalius.training.monitor import LOG, PREDICTIONS, VALIDATION, Monitor, check_folder, contact_sheet, write_run
 from vesalius.training.samples import SampleSource
 
 STATE, BEST, FEATURES, _LOCK = "state.pt", "best", "features", ".lock"
@@ -35,7 +35,7 @@ STATE, BEST, FEATURES, _LOCK = "state.pt", "best", "features", ".lock"
 # Settings that a run may be continued with other values of.
 _FREE = {"stop", "workers", "cache"}
 # What is told of a run beside digests, which say whether it is the same.
-_TOLD = {"corpus", "model", "seen_before"}
+_TOLD = {"corpus", "model", "seen_before", "trained_on"}
 # Samples on a contact sheet.
 _SHOWN = 8
 
@@ -52,7 +52,8 @@ class Task:
         names: Names of all categories, for networks that tell what a mask shows.
         validate: Measures the network now and then.
         about: What else ``run.json`` shall tell, such as the corpus; a resumed run must tell the same, but for where
-            the ``corpus`` and the ``model`` are and what that had seen, as it tells the digests of both.
+            the ``corpus`` and the ``model`` are and which cases these have and had seen, as it tells the digests of
+            both.
     """
 
     source: SampleSource
@@ -98,7 +99,8 @@ def train(
             as ``patience`` where nothing validates.
         VesaliusError: The loss is no longer a finite number, or all masks are empty; the last good state is kept, and
             the batch is in ``bad_batch.pt``.
-        WriteError: Another process trains into the folder, or it cannot be made.
+        WriteError: Another process trains into the folder, it cannot be made, or it has files of another kind under
+            the names of these.
     """
     return _Run(model, task, config, output, world or World()).go(resume)
 
@@ -218,6 +220,8 @@ class _Run:
                 f"patience = {self.config.patience} stops a run by its validation, and there is none",
                 remedy="give images to validate on, or leave patience out of the recipe",
             )
+        if self.world.is_first:
+            check_folder(self.output)
         make_folder(self.output)
         # The first process alone writes there.
         with locked(self.output / _LOCK) if self.world.is_first else nullcontext():
@@ -339,8 +343,9 @@ class _Run:
     def _mode(self) -> None:
         """Parts that do not train stay as in use, so that their running statistics do not change either."""
         self.model.train()
-        for part in self.model.children():
-            if not any(value.requires_grad for value in part.parameters()):
+        for part in self.model.modules():
+            weights = list(part.parameters())
+            if weights and not any(value.requires_grad for value in weights):
                 part.eval()
 
     def _log(self, monitor: Monitor, told: Tensor, seconds: float, rate: float) -> None:

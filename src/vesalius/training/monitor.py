@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 import vesalius
+from vesalius.core.errors import WriteError
 from vesalius.core.files import replacing
 from vesalius.training.interaction import Batch, InteractiveStep
 
@@ -88,6 +89,29 @@ class Monitor:
             cv2.imwrite(str(part), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
         if self._board is not None:
             self._board.add_image("predictions", sheet, step, dataformats="HWC")
+
+
+def check_folder(output: Path) -> None:
+    """Refuses a folder that has files which are of no training run, where a run would write its own.
+
+    Raises:
+        WriteError: It has one.
+    """
+    for name in (LOG, VALIDATION, RUN):
+        path = output / name
+        if not path.exists():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not (_is_record(text) if name == RUN else text.startswith("step,") or not text):
+            raise WriteError("is there, and is of no training run", path=path, remedy="choose another folder")
+
+
+def _is_record(text: str) -> bool:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "steps" in found
 
 
 def write_run(output: Path, record: Mapping[str, Any]) -> None:

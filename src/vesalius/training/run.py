@@ -16,6 +16,7 @@ from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError, ReadError
 from vesalius.corpus.digest import corpus_digest
 from vesalius.corpus.layouts.pairs import find_sets, list_splits, read_pairs
+from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import PSEUDO, Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
@@ -30,6 +31,7 @@ from vesalius.training.config import NetworkConfig, TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.interaction import asked_parts
 from vesalius.training.loop import Task, Validation, checkpoint, train
+from vesalius.training.monitor import RUN
 from vesalius.training.pool import rows_of
 from vesalius.training.samples import SampleSource
 
@@ -106,13 +108,14 @@ def make_network(
     Raises:
         ModelError: There is no such model, or it cannot be read.
         ConfigError: There is no such architecture or preset, a new network needs one, or what it starts from cannot be
-            given words or sizes.
+            trained, is for images of another size than the preset, or cannot be given words or sizes.
     """
     start = start or config.start
     if config.preset is not None and config.preset not in PRESETS:
         raise ConfigError(f"there is no preset {config.preset!r}", remedy=f"give one of {', '.join(PRESETS)}")
     if start is not None:
         model = load_network(find_model(start), config.preset)
+        _check_start(model, config.preset, start)
         torch.manual_seed(seed)
         if isinstance(model, Tiny) and config.architecture == model.architecture and config.sizes:
             model = _grown(model, config.sizes, start)
@@ -144,6 +147,23 @@ def make_network(
     return network(sizes)
 
 
+def _check_start(model: SegmentationModel, preset: str | None, start: str | Path) -> None:
+    """Refuses a network to start from that cannot be saved again, or is for images of another size than the recipe."""
+    if model.architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"networks of kind {model.architecture!r} are for inference alone",
+            path=start,
+            remedy=f"start from one of kind {', '.join(ARCHITECTURES)}",
+        )
+    if preset is not None and model.preset.side != (side := PRESETS[preset].side):
+        raise ConfigError(
+            f"the recipe is for images of {side} pixels, and the network for {model.preset.side}",
+            path=start,
+            remedy=f"give one that is for {side}: vesalius models convert {start} --side {side} --preset {preset} "
+            "-o FOLDER; or leave network.preset out of a recipe of your own",
+        )
+
+
 def _grown(model: Tiny, sizes: dict[str, Any], start: str | Path) -> Tiny:
     """A trained network with the depths that a recipe asks for; see `deepened`."""
     wanted = TinyConfig.from_dict({**model.config.model_dump(mode="json"), **sizes})
@@ -155,6 +175,29 @@ def _grown(model: Tiny, sizes: dict[str, Any], start: str | Path) -> Tiny:
             remedy="leave the others out of the recipe, or train a new network",
         )
     return new
+
+
+def cases_seen(start: Path) -> set[str]:
+    """Cases (``data set/case``) by which a network was trained here, as the ``run.json`` beside it tells.
+
+    Of `vesalius.finetune.finetune` these are the cases that validated it too.
+    """
+    record = start.parent / RUN
+    if not record.is_file():
+        return set()
+    told = read_json(record, remedy="give the model in a folder of its own")
+    division = told.get("division", {})
+    parts = division.get("train", []), division.get("val", []), told.get("trained_on", []), told.get("seen_before", [])
+    return {case for part in parts for case in part}
+
+
+def _cases(images: Corpus | Sequence[LabelledImage]) -> list[str]:
+    """The cases that train, as ``data set/case``."""
+    if not isinstance(images, Corpus):
+        return sorted({f"{image.dataset}/{image.case}" for image in images})
+    table = images.images.filter(rows_of(images, "train"))
+    pairs = zip(table["dataset"].to_pylist(), table["case"].to_pylist(), strict=True)
+    return sorted({f"{dataset}/{case}" for dataset, case in pairs})
 
 
 def tune(model: SegmentationModel, config: NetworkConfig, seed: int) -> dict[str, Count]:
@@ -229,10 +272,13 @@ def run_training(
         tell(f"{part}: {count.trained:,} of {count.total:,} parameters train")
     if isinstance(images, Corpus) and "val" not in images.images["split"].unique().to_pylist():
         tell(f"no validation split: {rows_of(images, 'val').sum():,} training images are held out for it, by case")
+    begun = init or config.network.start
     about = {
         "corpus": str(corpus),
         "corpus_digest": images_digest(images),
         "start_weights": start,
+        "seen_before": sorted(cases_seen(find_model(begun)) if begun else ()),
+        "trained_on": _cases(images),
     }
     names = source.targets if config.loss.category else ()
     trained = train(model, Task(source, names, validate, about=about), config, output, world, resume)
