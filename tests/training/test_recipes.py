@@ -13,8 +13,9 @@ from vesalius.models.checkpoint import save_checkpoint, weights_digest
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
 from vesalius.prompts.sample import tight_box
+from vesalius.training import run
 from vesalius.training.batches import collate
-from vesalius.training.config import TrainConfig
+from vesalius.training.config import NetworkConfig, TrainConfig
 from vesalius.training.interaction import InteractionConfig, InteractiveStep, Round
 from vesalius.training.loop import train
 from vesalius.training.run import RECIPES, find_recipe, make_network, tune
@@ -30,6 +31,9 @@ TRAINED = {
     "vesalius-tiny-3": {"encoder", "decoder", "words"},
     "vesalius-tiny-4": {"encoder", "decoder", "words"},
     "vesalius-tiny-5": {"encoder", "decoder", "words"},
+    "vesalius-tiny-6": {"encoder", "decoder", "words"},
+    "vesalius-tiny-7": {"encoder", "decoder", "words"},
+    "vesalius-tiny-8": {"encoder", "decoder", "words"},
     "sam-med2d": {"adapters", "prompt_encoder", "mask_decoder"},
     "ft-sam": {"mask_decoder"},
     "cosmos-decoder": {"mask_decoder"},
@@ -231,6 +235,24 @@ def test_recipes_for_any_network_leave_its_input_as_it_is(name: str, preset: str
     save_checkpoint(sam(CONFIG, wanted), tmp_path / "start")
     recipe = TrainConfig.from_toml(find_recipe(name))
     assert make_network(recipe.network, 0, tmp_path / "start").preset == wanted
+
+
+@pytest.mark.parametrize("name", ["sam-med2d", "ft-sam", "medsam", "cosmos-decoder"])
+def test_a_start_for_images_of_another_size_is_refused(name: str, tmp_path: Path) -> None:
+    recipe = TrainConfig.from_toml(find_recipe(name))
+    save_checkpoint(sam(CONFIG, PRESETS["sam"].model_copy(update={"side": 64, "mask_side": 16})), tmp_path / "start")
+    side = PRESETS[recipe.network.preset].side
+    told = rf"for images of {side} pixels, and the network for 64; .*--side {side} --preset {recipe.network.preset} "
+    with pytest.raises(ConfigError, match=told):
+        make_network(recipe.network, 0, tmp_path / "start")
+
+
+def test_networks_that_only_answer_are_not_trained(monkeypatch) -> None:
+    model = Tiny(SMALL)
+    monkeypatch.setattr(type(model), "architecture", "sam2")
+    monkeypatch.setattr(run, "load_network", lambda *_: model)
+    with pytest.raises(ConfigError, match="'sam2' are for inference alone"):
+        make_network(NetworkConfig(), 0, "vesalius-tiny")
 
 
 def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: Path) -> None:
