@@ -53,7 +53,7 @@ from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.interaction import FirstPrompt
 from vesalius.training.loop import BEST, STATE, Task, train
-from vesalius.training.monitor import RUN, VALIDATION
+from vesalius.training.monitor import RUN, VALIDATION, check_folder
 from vesalius.training.run import RECIPES, cases_seen, images_digest, tune
 from vesalius.training.samples import SampleSource
 
@@ -139,10 +139,11 @@ def divide(folder: str | Path) -> Division:
     if is_corpus(folder):
         table = Corpus(folder).images
         columns = (table[name].to_pylist() for name in ("dataset", "case", "split", "masks"))
-        rows = list(zip(*columns, strict=True))
+        rows, lent = list(zip(*columns, strict=True)), False
     else:
         sets = find_sets(folder)
-        stating = any(stated_splits(path) for path in sets)
+        stated_of = [set(stated_splits(path).values()) for path in sets]
+        stating, lent = any(stated_of), any("val" not in found for found in stated_of)
         own = {image: split for path in sets for image, split in list_splits(path).items()} if stating else {}
         images = [image for path in sets for image in read_pairs(path)]
         rows = [(image.dataset, image.case, own.get(image.path), len(image.masks)) for image in images]
@@ -165,6 +166,8 @@ def divide(folder: str | Path) -> Division:
             remedy=f"label at least {LEAST_IMAGES} images of at least {LEAST_CASES} cases (patients)",
         )
     splits, told = _complete(stated, counts)
+    if lent and "val" in stated.values():
+        told["val"] = "Validated on (as the sets state it, or drawn by the names of their cases)"
     anew = "vesalius corpus split" if is_corpus(folder) else "by cases.json of its sets"
     members = {split: [pair for pair, found in splits.items() if found == split] for split in SPLITS}
     if empty := [split for split, pairs in members.items() if not pairs]:
@@ -281,6 +284,8 @@ def finetune(
         VesaliusError: Something does not fit; see `divide`, `load_model`, `settings` and `train`.
     """
     output, world, name = Path(output), world or World(), DEFAULT if model is None else str(model)
+    if world.is_first:
+        check_folder(output)
     division = divide(corpus)
     tell(division.told)
     start = find_model(model)
@@ -434,8 +439,8 @@ def _report(name: str, division: Division, changes: Sequence[Change], tables: Ta
     sentences = []
     if warning := _seen_again(run["seen_before"], division, name):
         sentences.append(
-            f"**{warning}: if they are the same, both columns are better than on new cases. Then start from the model "
-            "that it was made of.**"
+            f"**{warning}: if they are the same, both columns are better than on new cases. Then start from a model "
+            "that has not learnt from them, or hold other cases out.**"
         )
     if best == 0:
         sentences.append(

@@ -259,6 +259,19 @@ def test_files_of_one_s_own_are_not_removed(done: Done, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["before.csv"]
 
 
+def test_scores_beside_the_record_of_something_else_are_not_removed(done: Done, tmp_path: Path) -> None:
+    (tmp_path / "before.csv").write_text("mine")
+    (tmp_path / "run.json").write_text('{"protocols": []}')
+    with pytest.raises(WriteError, match=r"run.json: is there, and is of no training run"):
+        finetune(done.corpus, tmp_path, done.start)
+    assert (tmp_path / "before.csv").read_text() == "mine"
+
+
+def test_a_start_beside_the_record_of_something_else_has_seen_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[]")
+    assert cases_seen(tmp_path / "best") == set()
+
+
 def test_a_run_on_other_labels_is_another_run(done: Done, tmp_path: Path, monkeypatch) -> None:
     shorten(monkeypatch)
     monkeypatch.chdir(tmp_path)

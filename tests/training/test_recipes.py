@@ -13,7 +13,6 @@ from vesalius.models.checkpoint import save_checkpoint, weights_digest
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
 from vesalius.prompts.sample import tight_box
-from vesalius.training import run
 from vesalius.training.batches import collate
 from vesalius.training.config import NetworkConfig, TrainConfig
 from vesalius.training.interaction import InteractionConfig, InteractiveStep, Round
@@ -247,12 +246,10 @@ def test_a_start_for_images_of_another_size_is_refused(name: str, tmp_path: Path
         make_network(recipe.network, 0, tmp_path / "start")
 
 
-def test_networks_that_only_answer_are_not_trained(monkeypatch) -> None:
-    model = Tiny(SMALL)
-    monkeypatch.setattr(type(model), "architecture", "sam2")
-    monkeypatch.setattr(run, "load_network", lambda *_: model)
-    with pytest.raises(ConfigError, match="'sam2' are for inference alone"):
-        make_network(NetworkConfig(), 0, "vesalius-tiny")
+def test_a_sam_2_is_not_trained(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "sam2"}')
+    with pytest.raises(ConfigError, match="is a SAM 2, which only answers"):
+        make_network(NetworkConfig(preset="sam"), 0, tmp_path)
 
 
 def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: Path) -> None:
@@ -282,6 +279,6 @@ def test_a_trained_network_grows_as_the_recipe_says(tmp_path: Path) -> None:
         made(key=16)
     with pytest.raises(ModelError, match="cannot grow from depths"):
         made(depths=[1, 1, 0, 1, 1])
-    # Sizes of a recipe for another kind of network are not asked of it.
-    other = TrainConfig.from_toml(find_recipe("ft-sam")).network.model_copy(update={"preset": None})
-    assert make_network(other, 0, tmp_path / "start").config == SMALL
+    # The kind is told before the size of the images.
+    with pytest.raises(ConfigError, match=r"for networks of kind 'sam', .* is of kind 'tiny'"):
+        make_network(TrainConfig.from_toml(find_recipe("ft-sam")).network, 0, tmp_path / "start")

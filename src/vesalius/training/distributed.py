@@ -93,15 +93,18 @@ def world(device: str | None = None) -> Iterator[World]:
     Raises:
         ConfigError: The device cannot be used.
     """
-    if device is not None:
-        check_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     if size == 1:
-        yield World(device=device or ("cuda" if gpu else "cpu"))
+        device = device or ("cuda" if gpu else "cpu")
+        check_device(device)
+        yield World(device=device)
         return
     if gpu:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if device is not None:
+        check_device(device)
+    if gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
     try:

@@ -102,16 +102,20 @@ def check_folder(output: Path) -> None:
         if not path.exists():
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
-        if not (_is_record(text) if name == RUN else text.startswith("step,") or not text):
+        if not (is_record(_parsed(text)) if name == RUN else text.startswith("step,") or not text):
             raise WriteError("is there, and is of no training run", path=path, remedy="choose another folder")
 
 
-def _is_record(text: str) -> bool:
+def is_record(content: Any) -> bool:
+    """Whether the content of a ``run.json`` is that of a training run."""
+    return isinstance(content, dict) and "steps" in content
+
+
+def _parsed(text: str) -> Any:
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except ValueError:
-        return False
-    return isinstance(found, dict) and "steps" in found
+        return None
 
 
 def write_run(output: Path, record: Mapping[str, Any]) -> None:

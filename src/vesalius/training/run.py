@@ -20,6 +20,7 @@ from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import PSEUDO, Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
+from vesalius.models.baseline_sam2 import is_sam2
 from vesalius.models.checkpoint import ARCHITECTURES, weights_digest
 from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
@@ -31,7 +32,7 @@ from vesalius.training.config import NetworkConfig, TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.interaction import asked_parts
 from vesalius.training.loop import Task, Validation, checkpoint, train
-from vesalius.training.monitor import RUN
+from vesalius.training.monitor import RUN, is_record
 from vesalius.training.pool import rows_of
 from vesalius.training.samples import SampleSource
 
@@ -108,14 +109,18 @@ def make_network(
     Raises:
         ModelError: There is no such model, or it cannot be read.
         ConfigError: There is no such architecture or preset, a new network needs one, or what it starts from cannot be
-            trained, is for images of another size than the preset, or cannot be given words or sizes.
+            trained, is of another kind than the recipe's or for images of another size, or cannot be given words or
+            sizes.
     """
     start = start or config.start
     if config.preset is not None and config.preset not in PRESETS:
         raise ConfigError(f"there is no preset {config.preset!r}", remedy=f"give one of {', '.join(PRESETS)}")
     if start is not None:
-        model = load_network(find_model(start), config.preset)
-        _check_start(model, config.preset, start)
+        path = find_model(start)
+        if is_sam2(path):
+            raise ConfigError("is a SAM 2, which only answers", path=path, remedy="start from another network")
+        model = load_network(path, config.preset)
+        _check_start(model, config, start)
         torch.manual_seed(seed)
         if isinstance(model, Tiny) and config.architecture == model.architecture and config.sizes:
             model = _grown(model, config.sizes, start)
@@ -147,20 +152,21 @@ def make_network(
     return network(sizes)
 
 
-def _check_start(model: SegmentationModel, preset: str | None, start: str | Path) -> None:
-    """Refuses a network to start from that cannot be saved again, or is for images of another size than the recipe."""
-    if model.architecture not in ARCHITECTURES:
+def _check_start(model: SegmentationModel, config: NetworkConfig, start: str | Path) -> None:
+    """Refuses a network to start from that is of another kind than the recipe's, or for images of another size."""
+    if "architecture" in config.model_fields_set and model.architecture != config.architecture:
         raise ConfigError(
-            f"networks of kind {model.architecture!r} are for inference alone",
+            f"the recipe is for networks of kind {config.architecture!r}, and the one to start from is of kind "
+            f"{model.architecture!r}",
             path=start,
-            remedy=f"start from one of kind {', '.join(ARCHITECTURES)}",
+            remedy="start from another network, or take another recipe",
         )
-    if preset is not None and model.preset.side != (side := PRESETS[preset].side):
+    if config.preset is not None and model.preset.side != (side := PRESETS[config.preset].side):
         raise ConfigError(
             f"the recipe is for images of {side} pixels, and the network for {model.preset.side}",
             path=start,
-            remedy=f"give one that is for {side}: vesalius models convert {start} --side {side} --preset {preset} "
-            "-o FOLDER; or leave network.preset out of a recipe of your own",
+            remedy=f"give one that is for {side}: vesalius models convert {start} --side {side} "
+            f"--preset {config.preset} -o FOLDER; or leave network.preset out of a recipe of your own",
         )
 
 
@@ -186,6 +192,8 @@ def cases_seen(start: Path) -> set[str]:
     if not record.is_file():
         return set()
     told = read_json(record, remedy="give the model in a folder of its own")
+    if not is_record(told):
+        return set()
     division = told.get("division", {})
     parts = division.get("train", []), division.get("val", []), told.get("trained_on", []), told.get("seen_before", [])
     return {case for part in parts for case in part}
@@ -245,13 +253,6 @@ def run_training(
         )
     images = open_images(corpus, "train")
     model = make_network(config.network, config.seed, init)
-    if "architecture" in config.network.model_fields_set and model.architecture != config.network.architecture:
-        raise ConfigError(
-            f"the recipe is for networks of kind {config.network.architecture!r}, and the one to start from is of kind "
-            f"{model.architecture!r}",
-            path=path,
-            remedy="start from another network, or take another recipe",
-        )
     source = SampleSource(images, model.preset, config.samples, config.seed)
     if config.network.words and "text" not in model.takes:
         if not source.targets:
