@@ -139,11 +139,11 @@ def divide(folder: str | Path) -> Division:
     if is_corpus(folder):
         table = Corpus(folder).images
         columns = (table[name].to_pylist() for name in ("dataset", "case", "split", "masks"))
-        rows, lent = list(zip(*columns, strict=True)), False
+        rows, partly = list(zip(*columns, strict=True)), False
     else:
         sets = find_sets(folder)
         stated_of = [set(stated_splits(path).values()) for path in sets]
-        stating, lent = any(stated_of), any("val" not in found for found in stated_of)
+        stating, partly = any(stated_of), any("val" not in found for found in stated_of)
         own = {image: split for path in sets for image, split in list_splits(path).items()} if stating else {}
         images = [image for path in sets for image in read_pairs(path)]
         rows = [(image.dataset, image.case, own.get(image.path), len(image.masks)) for image in images]
@@ -166,7 +166,7 @@ def divide(folder: str | Path) -> Division:
             remedy=f"label at least {LEAST_IMAGES} images of at least {LEAST_CASES} cases (patients)",
         )
     splits, told = _complete(stated, counts)
-    if lent and "val" in stated.values():
+    if partly and "val" in stated.values():
         told["val"] = "Validated on (as the sets state it, or drawn by the names of their cases)"
     anew = "vesalius corpus split" if is_corpus(folder) else "by cases.json of its sets"
     members = {split: [pair for pair, found in splits.items() if found == split] for split in SPLITS}

@@ -9,7 +9,7 @@ import torch
 from tests.training.conftest import tiny
 from tests.training.test_loop import assert_close, rows
 
-from vesalius.core.errors import ConfigError
+from vesalius.core.errors import ModelError
 from vesalius.training import distributed
 from vesalius.training.distributed import World, world
 from vesalius.training.interaction import InteractionConfig, InteractiveStep
@@ -121,5 +121,5 @@ def test_on_gpus_batches_are_normalised_over_all_processes(device: str, kind: ty
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_device_that_is_not_there_is_told_at_once(device: str) -> None:
     told = rf"torch cannot use the device '{device}'.*give one that is here: cpu"
-    with pytest.raises(ConfigError, match=told), world(device):
+    with pytest.raises(ModelError, match=told), world(device):
         pass

@@ -19,6 +19,17 @@ from vesalius.models.checkpoint import weights_digest
 from vesalius.models.presets import Preset
 from vesalius.models.runtime import ImageFeatures, PromptArrays
 
+# What torch raises of a device that it cannot use; built without CUDA, it asserts.
+DEVICE_ERRORS = RuntimeError, AssertionError
+
+
+def device_error(device: str, error: Exception) -> ModelError:
+    """What to raise where torch cannot use a device, and said so by one of ``DEVICE_ERRORS``."""
+    return ModelError(
+        f"torch cannot use the device {device!r} ({str(error).strip().splitlines()[0]})",
+        remedy=f"give one that is here: {'cpu, cuda' if torch.cuda.is_available() else 'cpu'}",
+    )
+
 
 class TorchRuntime:
     """A network that torch runs; see `vesalius.models.runtime.Runtime`.
@@ -43,12 +54,8 @@ class TorchRuntime:
         self.digest = weights_digest(model)
         try:
             self.model = model.eval().requires_grad_(False).to(device)
-        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-            here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-            raise ModelError(
-                f"torch cannot use the device {device!r} ({str(error).strip().splitlines()[0]})",
-                remedy=f"give one that is here: {here}",
-            ) from error
+        except DEVICE_ERRORS as error:
+            raise device_error(device, error) from error
         if compile and device == "cpu" and not any(map(which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
             raise ModelError(
                 "torch compiles for the CPU by a C++ compiler, and there is none",

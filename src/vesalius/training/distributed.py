@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vesalius.core.errors import ConfigError
+from vesalius.models.torch_runtime import DEVICE_ERRORS, device_error
 
 # The first process validates alone, so the others may wait long.
 PATIENCE = timedelta(hours=6)
@@ -68,21 +68,6 @@ class World:
             dist.barrier()
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that torch cannot use.
-
-    Raises:
-        ConfigError: So it is.
-    """
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
-        raise ConfigError(
-            f"torch cannot use the device {device!r} ({str(error).strip().splitlines()[0]})",
-            remedy=f"give one that is here: {'cpu, cuda' if torch.cuda.is_available() else 'cpu'}",
-        ) from error
-
-
 @contextmanager
 def world(device: str | None = None) -> Iterator[World]:
     """The processes that ``torchrun`` started, or this one alone.
@@ -91,23 +76,24 @@ def world(device: str | None = None) -> Iterator[World]:
         device: Where to compute; a GPU of one's own for each process, or the CPU, if None.
 
     Raises:
-        ConfigError: The device cannot be used.
+        ModelError: The device cannot be used.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if size > 1 and gpu:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = device or ("cuda" if gpu else "cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except DEVICE_ERRORS as error:
+        raise device_error(device, error) from error
     if size == 1:
-        device = device or ("cuda" if gpu else "cpu")
-        check_device(device)
         yield World(device=device)
         return
-    if gpu:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    if device is not None:
-        check_device(device)
     if gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
     try:
-        yield World(dist.get_rank(), size, device or "cpu")
+        yield World(dist.get_rank(), size, device)
     finally:
         dist.destroy_process_group()
