@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from vesalius.core.types import Prompt
 from vesalius.corpus.layouts.pairs import find_sets, list_splits, read_pairs, stated_splits
 from vesalius.corpus.objects import LabelledImage, ObjectMask
 from vesalius.corpus.split import SPLITS, place_of
-from vesalius.corpus.store import Corpus, is_corpus
+from vesalius.corpus.store import Corpus, encode_png, is_corpus
 from vesalius.evaluation.comparison import (
     JUDGED_CASES,
     LEVEL,
@@ -76,9 +75,8 @@ TABLES = "before.csv", "after.csv"
 # Least distance from the object's middle, in pixels.
 REACH = 16
 
-# What the first prompt is in training, and under which prompts the best network is the best.
+# What the first prompt is in training, where it is not the recipe's, and what decides which network is the best.
 FIRST = {
-    "any": FirstPrompt(),
     "box": FirstPrompt(point=0, box=1, mask=0),
     "point": FirstPrompt(point=1, box=0, mask=0),
 }
@@ -241,13 +239,14 @@ def settings(architecture: str, count: int, prompts: Prompts = "any") -> TrainCo
         )
     recipe = TrainConfig.from_toml(path)
     steps = min(max(recipe.total_steps(count), LEAST_STEPS), MOST_STEPS)
+    first = FIRST.get(prompts, recipe.interaction.first)
     return recipe.model_copy(
         update={
             "epochs": None,
             "steps": steps,
             "warmup": steps // VALIDATIONS,
             "validate_every": steps // VALIDATIONS,
-            "interaction": recipe.interaction.model_copy(update={"first": FIRST[prompts]}),
+            "interaction": recipe.interaction.model_copy(update={"first": first}),
         }
     )
 
@@ -346,7 +345,7 @@ def _measure(output: Path, name: str, division: Division, predictors: tuple[Pred
     for strategy in ("box", "1 point"):
         sheet = _sheet(division.read("test"), strategy, predictors, tables)
         with replacing(output / f"before_after_{strategy.replace(' ', '_')}.png") as part:
-            cv2.imwrite(str(part), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+            part.write_bytes(encode_png(sheet))
     with replacing(output / "report.json") as part:
         part.write_text(json.dumps([_plain(change) for change in changes], indent=2) + "\n", encoding="utf-8")
     report = output / "report.md"

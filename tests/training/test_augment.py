@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from vesalius.core.frame import Frame
+from vesalius.predict.predictor import LEAST_WINDOW
 from vesalius.training.augment import (
     AugmentConfig,
     drawn_view,
@@ -65,6 +66,14 @@ def test_a_window_holds_its_object_and_lies_in_the_image() -> None:
         assert -1e-6 <= y0 <= 20 + 1e-6
         assert 50 - 1e-6 <= y1 <= 200
         assert 1.3 * 30 - 1e-6 <= x1 - x0 <= 3.5 * 30 + 1e-6
+
+
+def test_no_window_is_smaller_than_that_of_a_second_look() -> None:
+    config = STILL.model_copy(update={"focus": 1.0})
+    frame = Frame.stretch((200, 300), 64)
+    for seed in range(20):
+        view = drawn_view(frame, (250, 20, 251, 21), config, np.random.default_rng(seed))
+        assert np.allclose(np.diag(view.matrix[:, :2]), 64 / LEAST_WINDOW)
 
 
 def test_views_are_flipped_turned_and_zoomed_as_often_as_they_say() -> None:

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from tests.training.conftest import discs, tiny
 
 from golden.networks import sam
@@ -23,12 +25,15 @@ from vesalius.models.base import SegmentationModel
 from vesalius.models.checkpoint import load_checkpoint
 from vesalius.models.tiny import Tiny
 from vesalius.models.tuning import TUNINGS, apply_tuning
-from vesalius.training import loop
+from vesalius.training import embeddings, loop
+from vesalius.training.batches import collate
 from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
-from vesalius.training.interaction import FirstPrompt, InteractionConfig
+from vesalius.training.embeddings import FeatureCache
+from vesalius.training.interaction import FirstPrompt, InteractionConfig, InteractiveStep
 from vesalius.training.loop import Task, train
 from vesalius.training.losses import LossConfig
+from vesalius.training.monitor import GREEN, contact_sheet
 from vesalius.training.samples import SampleConfig
 
 RUN = TrainConfig(steps=12, images=2, rate=2e-3, warmup=2, ema=0.9, clip=1.0, save_every=3, validate_every=6)
@@ -149,8 +154,9 @@ def test_a_run_is_continued_only_if_asked_and_only_as_the_same(small_model: Tiny
         train(small_model, discs(small_model, RUN), RUN, tmp_path, resume=False)
     with pytest.raises(ConfigError, match=r"another configuration: config.rate was 0.002, and is 0.1"):
         train(small_model, discs(small_model, RUN), RUN.model_copy(update={"rate": 0.1}), tmp_path)
-    # Where it stops is no part of what it is.
-    train(small_model, discs(small_model, RUN), RUN, tmp_path)
+    # Where it stops is no part of what it is, nor how much of its images stays decoded.
+    spare = RUN.model_copy(update={"samples": RUN.samples.model_copy(update={"memory": 0.5})})
+    train(small_model, discs(small_model, spare), spare, tmp_path)
     assert json.loads((tmp_path / "run.json").read_text())["step"] == 12
 
 
@@ -390,6 +396,61 @@ def test_a_run_that_keeps_features_is_resumed_bit_for_bit(where: str, tmp_path: 
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 
 
+def test_features_are_of_one_preset(tmp_path: Path) -> None:
+    model, config = sam(), SAM_RUN
+    model.requires_grad_(False)
+    sample = discs(model, config).source[0]
+    batch = collate([sample], [0], 0, model.preset, "low")
+    (first,), folder = FeatureCache(model, folder=tmp_path).fill(batch).features, tmp_path
+    model.preset = model.preset.model_copy(update={"mean": (0.0, 0.0, 0.0)})
+    (second,) = FeatureCache(model, folder=folder).fill(batch).features
+    assert not torch.equal(first, second)
+
+
+def test_features_that_cannot_be_kept_are_told(tmp_path: Path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(embeddings, "save_file", full)
+    config = SAM_RUN.model_copy(update={"cache": "disk", "samples": SampleConfig(augment=False)})
+    with pytest.raises(WriteError, match=r"features cannot be kept \(No space left.*make room there"):
+        trained_by(config, tmp_path, "decoder")
+
+
+def test_features_are_kept_of_images_as_they_are_alone() -> None:
+    with pytest.raises(ConfigError, match="cache keeps features of images as they are"):
+        TrainConfig.from_dict({"steps": 1, "cache": "memory"})
+
+
+def test_a_contact_sheet_takes_no_more_memory_than_an_image(small_model: Tiny, tmp_path: Path, monkeypatch) -> None:
+    seen, play = [], InteractiveStep.play
+
+    def counted(self, batch):
+        seen.append(len(batch.images))
+        return play(self, batch)
+
+    monkeypatch.setattr(InteractiveStep, "play", counted)
+    config = RUN.model_copy(update={"steps": 1, "images": 4})
+    train(small_model, discs(small_model, config), config, tmp_path)
+    assert seen == [4] + [1] * 8
+
+
+def test_what_covers_half_of_no_pixel_is_outlined_on_the_sheet(small_model: Tiny) -> None:
+    batch = collate([discs(small_model, RUN).source[0]], [0], 0, small_model.preset, "low")
+    step = InteractiveStep(small_model.eval(), RUN.interaction, RUN.loss, 0)
+    green = [
+        (contact_sheet(step, [dataclasses.replace(batch, truth=truth)]) == GREEN).all(2).sum()
+        for truth in (batch.truth, 0.4 * (batch.truth > 0.5))
+    ]
+    assert min(green) > 20
+
+
+@pytest.mark.parametrize("name", ["loose", "text_for_mask", "mask_only"])
+def test_a_percentage_is_no_probability(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"interaction.{name}"):
+        TrainConfig.from_dict({"steps": 1, "interaction": {name: 25}})
+
+
 def test_bf16_is_near(tmp_path: Path) -> None:
     for name, config in (("a", SAM_RUN), ("b", SAM_RUN.model_copy(update={"bf16": True}))):
         trained_by(config, tmp_path / name)
@@ -484,6 +545,13 @@ def test_a_stop_on_the_way_changes_nothing(tmp_path: Path) -> None:
     parts = copied(stopping(tmp_path / "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert rows(tmp_path / "parts" / "validation.csv") == rows(tmp_path / "whole" / "validation.csv")
+
+
+def test_a_validation_that_measures_nothing_is_an_error(tmp_path: Path) -> None:
+    model = tiny()
+    nothing = dataclasses.replace(discs(model, RUN), validate=lambda _: {"dice": math.nan})
+    with pytest.raises(ConfigError, match="can be asked for nothing that the validation images show"):
+        train(model, nothing, RUN, tmp_path)
 
 
 @pytest.mark.parametrize("cache", ["none", "disk"])

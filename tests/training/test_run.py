@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tests.training.conftest import disc_images
 
 import made_corpus
 import vesalius as vs
@@ -283,6 +285,12 @@ def test_a_run_is_not_resumed_on_a_corpus_that_was_split_anew(tmp_path: Path, ca
     capsys.readouterr()
     assert command(*line) == 2
     assert "holds a run of another configuration: about.corpus_digest was" in capsys.readouterr().err
+
+
+def test_the_digest_of_images_is_of_their_modality_too() -> None:
+    images = disc_images(2)
+    assert images_digest(images) == images_digest(disc_images(2))
+    assert images_digest(images) != images_digest([dataclasses.replace(image, modality="ct") for image in images])
 
 
 def test_the_digest_of_a_corpus_is_of_its_splits_and_masks_too(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vesalius.core.errors import ConfigError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Config(BaseModel):

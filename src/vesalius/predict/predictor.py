@@ -21,6 +21,8 @@ from vesalius.prompts.sample import tight_box
 
 # A drawn mask says where the object is, not how sure anyone is; it enters as logits of this size.
 MASK_LOGIT = 4.0
+# Least side of a window around an object, in original pixels.
+LEAST_WINDOW = 32.0
 
 # What a large network needs for an image while it encodes would not fit for many of them.
 _ENCODED_AT_ONCE = 4
@@ -279,11 +281,11 @@ def focus_frame(region: NDArray[np.float64], whole: Frame, factor: float) -> Fra
         factor: Side of the window in longer sides of the region.
 
     Returns:
-        A stretched frame whose window is a square of at least 32 pixels, moved and cut to lie in the image.
+        A stretched frame whose window is a square of at least `LEAST_WINDOW` pixels, moved and cut to lie in the image.
     """
     height, width = whole.size
     x0, y0, x1, y1 = region
-    side = max(32.0, factor * max(x1 - x0, y1 - y0))
+    side = max(LEAST_WINDOW, factor * max(x1 - x0, y1 - y0))
     if side >= 0.8 * max(height, width):
         return whole
     window = []

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.config import Config
+from vesalius.core.config import Config, Probability
 from vesalius.core.frame import Frame
+from vesalius.predict.predictor import LEAST_WINDOW
 from vesalius.vocabulary.modalities import find_modality
 
 Rng = np.random.Generator
@@ -33,18 +34,18 @@ class AugmentConfig(Config):
         grown: Probability that an object is a region grown from a random pixel instead of a labelled one.
     """
 
-    focus: float = 0.6
+    focus: Probability = 0.6
     focus_range: tuple[float, float] = (1.3, 3.5)
     rotate: float = 25.0
-    flip: float = 0.5
+    flip: Probability = 0.5
     zoom: tuple[float, float] = (0.905, 1.162)
     aspect: float = 1.127
-    intensity: float = 0.7
-    invert: float = 0.15
+    intensity: Probability = 0.7
+    invert: Probability = 0.15
     # Radiographs are read either way; autoradiographs of isotopes and electron micrographs are printed either way.
     inverted: tuple[str, ...] | None = ("xray", "nuclear_medicine", "pet", "electron_microscopy")
-    shapes: float = 0.08
-    grown: float = 0.08
+    shapes: Probability = 0.08
+    grown: Probability = 0.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +77,8 @@ class View:
 def drawn_view(whole: Frame, box: tuple[int, int, int, int], config: AugmentConfig, rng: Rng) -> View:
     """Draws where to look: a window around an object or the whole image, zoomed, flipped and turned.
 
-    A window is a square, cut to the image, stretched to the sample as a second look is (`focus_frame`); the whole image
-    lies as its frame says, and is turned about its middle.
+    A window is a square, cut to the image, no smaller than that of a second look and stretched like it (`focus_frame`);
+    the whole image lies as its frame says, and is turned about its middle.
 
     Args:
         whole: The whole image's frame.
@@ -92,7 +93,7 @@ def drawn_view(whole: Frame, box: tuple[int, int, int, int], config: AugmentConf
     centre, scale = extent / 2, whole.scale
     middle = (np.array(whole.content[:2]) + np.array(whole.content[2:])) / 2
     if rng.random() < config.focus:
-        length = longer * rng.uniform(*config.focus_range)
+        length = max(LEAST_WINDOW, longer * rng.uniform(*config.focus_range))
         if length < 0.8 * max(extent):
             aim = (start + np.array(box[2:])) / 2 + rng.uniform(-0.5, 0.5, 2) * max(0.0, length - longer) * 0.7
             window = np.minimum(length, extent)

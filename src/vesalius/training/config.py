@@ -112,6 +112,8 @@ class TrainConfig(Config):
             raise ValueError("samples.joined asks by name, which needs interaction.first.text")
         if self.images % self.accumulate:
             raise ValueError("images is not a multiple of accumulate")
+        if self.cache != "none" and self.samples.augment:
+            raise ValueError("cache keeps features of images as they are, which needs samples.augment = false")
         return self
 
     def total_steps(self, count: int) -> int:

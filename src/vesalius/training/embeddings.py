@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vesalius.core.errors import ConfigError
+from vesalius.core.errors import ConfigError, WriteError
 from vesalius.core.files import replacing
 from vesalius.models.base import Features, SegmentationModel
 from vesalius.models.torch_runtime import prepare
@@ -18,7 +18,7 @@ from vesalius.training.interaction import Batch
 
 
 class FeatureCache:
-    """Features by pixels, place of the image in the square, and the weights that do not train.
+    """Features by pixels, place of the image in the square, preset, and the weights that do not train.
 
     Args:
         model: The network; its encoder is frozen.
@@ -28,7 +28,8 @@ class FeatureCache:
 
     def __init__(self, model: SegmentationModel, kind: str = "", folder: Path | None = None) -> None:
         self.model, self.kind, self.folder = model, kind, folder
-        self._weights = frozen_digest(model)
+        # The encoder's weights, and what is done to pixels before it.
+        self._encoder = f"{frozen_digest(model)} {model.preset.model_dump_json()}"
         self._kept: dict[str, Features] = {}
 
     def fill(self, batch: Batch) -> Batch:
@@ -39,6 +40,7 @@ class FeatureCache:
 
         Raises:
             ConfigError: The encoder trains, so features do not stay as they are.
+            WriteError: The folder cannot be written.
         """
         keys = [self._key(batch, i) for i in range(len(batch.images))]
         known: dict[str, Features] = {}
@@ -57,7 +59,7 @@ class FeatureCache:
         return features
 
     def _key(self, batch: Batch, i: int) -> str:
-        digest = hashlib.sha256(f"{self._weights} {self.kind} {batch.content[i].tolist()}".encode())
+        digest = hashlib.sha256(f"{self._encoder} {self.kind} {batch.content[i].tolist()}".encode())
         digest.update(batch.images[i].cpu().numpy().data)
         return digest.hexdigest()
 
@@ -74,9 +76,16 @@ class FeatureCache:
         if self.folder is None:
             self._kept[key] = features
             return
-        self.folder.mkdir(exist_ok=True)
-        with replacing(self.folder / f"{key}.safetensors") as part:
-            save_file({str(i): level.contiguous() for i, level in enumerate(features)}, part)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with replacing(self.folder / f"{key}.safetensors") as part:
+                save_file({str(i): level.contiguous() for i, level in enumerate(features)}, part)
+        except (OSError, SafetensorError) as error:
+            raise WriteError(
+                f"image features cannot be kept ({error})",
+                path=self.folder,
+                remedy='make room there, and go on with --resume; or set cache = "none"',
+            ) from error
 
 
 def frozen_digest(model: SegmentationModel) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from vesalius.core.config import Config
+from vesalius.core.config import Config, Probability
 from vesalius.core.errors import ConfigError
 from vesalius.core.types import Part, listed
 from vesalius.models.base import Features, PromptBatch, SegmentationModel
@@ -30,8 +30,6 @@ from vesalius.models.torch_runtime import prepare
 from vesalius.models.words import is_known
 from vesalius.prompts.simulate import pick_pixels, sample_error_points
 from vesalius.training.losses import LossConfig, category_loss, mask_loss, true_iou
-
-Probability = NonNegativeFloat
 
 # Logits of a mask that someone drew: where the object is, not how sure anyone is.
 DRAWN = 4.0
@@ -107,7 +105,7 @@ class InteractionConfig(Config):
     jitter_share: NonNegativeFloat | None = 0.1
     jitter_outward: bool = False
     loose: Probability = 0.0
-    mask_only: float | Literal["last and middle"] = 0.1
+    mask_only: Probability | Literal["last and middle"] = 0.1
     mask_text: bool = False
     text_for_mask: Probability = 0.0
     select: Literal["loss", "iou", "quality"] = "loss"
@@ -271,7 +269,7 @@ class InteractiveStep(nn.Module):
         chosen = truth
         names = self._categories() if self.loss.category else None
         # Where prompts are drawn, so that an object too thin to cover half a pixel is not one that no mask can find.
-        real = _thresholded(truth)
+        real = thresholded(truth)
         for turn in self.play(batch):
             side = truth.shape[2]
             iou = true_iou(_enlarged(turn.logits.detach(), side), real)
@@ -301,7 +299,7 @@ class InteractiveStep(nn.Module):
         config, preset = self.config, self.model.preset
         truth = batch.truth
         step = preset.side / truth.shape[2]
-        real = _thresholded(truth)[:, 0]
+        real = thresholded(truth)[:, 0]
         draws = draw(batch, self.seed, config)
         turns = draw_turns(config, np.random.default_rng((self.seed, batch.step, 0, 2)))
         features = batch.features
@@ -491,7 +489,7 @@ def first_prompts(
         boxes = torch.where(kind[:, None] == 1, moved, torch.nan).float()
     if (kinds == 2).any():
         low = F.adaptive_avg_pool2d(real.float()[:, None], preset.mask_side)
-        low_real = _thresholded(low)[:, 0].cpu().numpy()
+        low_real = thresholded(low)[:, 0].cpu().numpy()
         drawn = np.full((count, 1, preset.mask_side, preset.mask_side), np.nan, np.float32)
         for i in np.flatnonzero(kinds == 2):
             drawn[i, 0] = _roughen(low_real[i], draws.generators[i])
@@ -541,7 +539,7 @@ def _given(masks: Tensor, turn: Turn, words: Tensor | None) -> Tensor | None:
     return None if named.all() else torch.where(named[:, None, None, None], torch.nan, masks)
 
 
-def _thresholded(truth: Tensor) -> Tensor:
+def thresholded(truth: Tensor) -> Tensor:
     """(N, 1, h, w) bool of shares; what covers no pixel by half has those that it covers most."""
     peak = truth.amax((2, 3), keepdim=True)
     return truth > torch.where(peak > 0.5, 0.5, 0.5 * peak)

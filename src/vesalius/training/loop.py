@@ -33,7 +33,7 @@ from vesalius.training.samples import SampleSource
 STATE, BEST, FEATURES, _LOCK = "state.pt", "best", "features", ".lock"
 
 # Settings that a run may be continued with other values of.
-_FREE = {"stop", "workers", "cache"}
+_FREE: dict[str, Any] = {"stop": True, "workers": True, "cache": True, "samples": {"memory"}}
 # What is told of a run beside digests, which say whether it is the same.
 _TOLD = {"corpus", "model", "seen_before", "trained_on"}
 # Samples on a contact sheet.
@@ -237,7 +237,7 @@ class _Run:
         if self.world.is_first:
             self._record()
             # Before the source is at work for the steps.
-            self.sheet = self._sheet()
+            self.sheet = list(self._sheet())
             with Monitor(self.output, self.done, self.end) as monitor:
                 if self.config.patience is not None and not self.done:
                     # What came in is a candidate too, so that nobody is left with a worse network.
@@ -357,10 +357,15 @@ class _Run:
     def _validate(self, monitor: Monitor) -> None:
         with self.average.applied(self.model):
             self.model.eval()
-            monitor.picture(self.done, contact_sheet(self.step, self.sheet.to(self.device)))
+            monitor.picture(self.done, contact_sheet(self.step, (batch.to(self.device) for batch in self.sheet)))
             if self.task.validate is None:
                 return
             figures = self.task.validate(self.model)
+            if math.isnan(figures["dice"]):
+                raise ConfigError(
+                    "this network can be asked for nothing that the validation images show",
+                    remedy="validate on images of objects that it takes prompts for, such as targets that it knows",
+                )
             monitor.row(VALIDATION, self.done, figures)
             monitor.tell(f"step {self.done}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
             self.waited += 1
@@ -368,10 +373,11 @@ class _Run:
                 self.best, self.waited = figures["dice"], 0
                 checkpoint(self.model, self.output / BEST, self.config.half)
 
-    def _sheet(self) -> Batch:
-        numbers = list(range(_SHOWN))
-        samples = [self.task.source[number] for number in numbers]
-        return collate(samples, numbers, 0, self.model.preset, self.config.interaction.grid)
+    def _sheet(self) -> Iterator[Batch]:
+        # One image at a time, which takes no more memory than a step does.
+        for number in range(_SHOWN):
+            sample = self.task.source[number]
+            yield collate([sample], [number], 0, self.model.preset, self.config.interaction.grid)
 
     def _save(self) -> None:
         state = {

@@ -6,7 +6,7 @@ import csv
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 import vesalius
 from vesalius.core.errors import WriteError
 from vesalius.core.files import replacing
-from vesalius.training.interaction import Batch, InteractiveStep
+from vesalius.corpus.store import encode_png
+from vesalius.training.interaction import Batch, InteractiveStep, thresholded
 
 LOG, VALIDATION, PREDICTIONS, RUN = "log.csv", "validation.csv", "predictions", "run.json"
 
@@ -35,20 +36,17 @@ class Monitor:
         output: Folder of the run.
         start: Steps that are done; rows of later steps, of a killed process, are dropped.
         end: Steps at the end.
-        tensorboard: Whether TensorBoard's events are written, if it is installed.
     """
 
-    def __init__(self, output: Path, start: int, end: int, tensorboard: bool = True) -> None:
+    def __init__(self, output: Path, start: int, end: int) -> None:
         self.output, self.start, self.end = output, start, end
         for name in (LOG, VALIDATION):
             # Without a step there is no state, so a row of step 0 is of a killed process too.
             _cut(output / name, start or -1)
         self._progress = _progress()
-        self._board = None
-        if tensorboard:
-            self._board = _board(output / "tensorboard", start)
-            if self._board is None:
-                self.tell('not logged for TensorBoard, which is not installed: pip install "vesalius[tensorboard]"')
+        self._board = _board(output / "tensorboard", start)
+        if self._board is None:
+            self.tell('not logged for TensorBoard, which is not installed: pip install "vesalius[tensorboard]"')
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -86,7 +84,7 @@ class Monitor:
         folder = self.output / PREDICTIONS
         folder.mkdir(exist_ok=True)
         with replacing(folder / f"{step:07d}.png") as part:
-            cv2.imwrite(str(part), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+            part.write_bytes(encode_png(sheet))
         if self._board is not None:
             self._board.add_image("predictions", sheet, step, dataformats="HWC")
 
@@ -147,17 +145,21 @@ def revision() -> str | None:
 
 
 @torch.no_grad()
-def contact_sheet(step: InteractiveStep, batch: Batch) -> NDArray[np.uint8]:
-    """Predictions on a batch: (H, W, 3) uint8 RGB, two tiles per object.
+def contact_sheet(step: InteractiveStep, batches: Iterable[Batch]) -> NDArray[np.uint8]:
+    """Predictions on batches, one after the other: (H, W, 3) uint8 RGB, two tiles per object.
 
     The left one shows the truth (green) and the answer to the first prompt (orange), with the prompt; the right one the
     truth and the answer after the last round (magenta).
     """
+    return _grid([tile for batch in batches for tile in _tiles(step, batch)], columns=4)
+
+
+def _tiles(step: InteractiveStep, batch: Batch) -> list[NDArray[np.uint8]]:
     side = batch.images.shape[1]
     rounds = list(step.play(batch))
     tiles = []
     images = batch.images.cpu().numpy()
-    truth = batch.truth[:, 0].cpu().numpy() > 0.5
+    truth = thresholded(batch.truth)[:, 0].cpu().numpy()
     for i, row in enumerate(batch.rows.tolist()):
         pair = []
         for colour, now in ((ORANGE, rounds[0]), (MAGENTA, rounds[-1])):
@@ -175,7 +177,7 @@ def contact_sheet(step: InteractiveStep, batch: Batch) -> NDArray[np.uint8]:
                     cv2.circle(tile, at, 3, (0, 255, 255) if label else (255, 0, 0), -1)
             pair.append(tile)
         tiles.append(np.concatenate(pair, axis=1))
-    return _grid(tiles, columns=4)
+    return tiles
 
 
 def _outline(tile: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Sequence[int]) -> None:
@@ -211,7 +213,7 @@ def _board(folder: Path, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else 0)
 
 
 def _progress() -> Any:

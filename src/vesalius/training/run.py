@@ -88,7 +88,8 @@ def images_digest(images: Corpus | Sequence[LabelledImage]) -> str:
     digest = hashlib.sha256()
     for image in images:
         named = [(entry.target, entry.mask.shape) for entry in image.masks]
-        digest.update(repr((image.dataset, image.case, image.path.name, image.image.pixels.shape, named)).encode())
+        about = image.dataset, image.case, image.modality, image.path.name, image.image.pixels.shape
+        digest.update(repr((*about, named)).encode())
         digest.update(np.ascontiguousarray(image.image.pixels).tobytes())
         for entry in image.masks:
             digest.update(np.packbits(entry.mask).tobytes())

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 
-from vesalius.core.errors import ConfigError, ReadError
+from vesalius.core.config import Probability
+from vesalius.core.errors import ConfigError, ReadError, VesaliusError
 from vesalius.core.frame import Frame
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import Corpus
@@ -82,8 +83,8 @@ class SampleConfig(AugmentConfig):
     emphasis: dict[str, PositiveFloat] = Field(default_factory=dict)
     objects: int = Field(3, ge=1)
     repeat: bool = False
-    pseudo_share: float = Field(0.0, ge=0, le=1)
-    joined: float = Field(0.0, ge=0, le=1)
+    pseudo_share: Probability = 0.0
+    joined: Probability = 0.0
     memory: float = Field(2.0, ge=0)
 
 
@@ -303,7 +304,11 @@ class SampleSource:
 
     def _looked_at(self, frame: Frame, crop: Crop, least: float, rng: Rng) -> tuple[View, NDArray[np.bool_]]:
         """A view for the object that a sample is about, and its mask, which has a pixel at least."""
-        view = drawn_view(frame, crop.box, self.config, rng)
+        config = self.config
+        if crop.joined and _unsided(crop.target) != crop.target:
+            # It is asked for by name, which it would lose in a mirror.
+            config = config.model_copy(update={"flip": 0.0})
+        view = drawn_view(frame, crop.box, config, rng)
         mask = warp_crop(crop.mask, crop.top, crop.left, view.matrix, self.preset.side)
         if mask.sum() >= least or _is_seen(crop, mask, view):
             return view, mask
@@ -406,7 +411,7 @@ def _by_processes(drawn: _Batches, numbers: range, workers: int) -> Iterator[lis
     from torch.utils.data import DataLoader
 
     loader: DataLoader[Any] = DataLoader(
-        drawn,  # type: ignore[arg-type]
+        _Told(drawn),  # type: ignore[arg-type]
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
@@ -415,10 +420,26 @@ def _by_processes(drawn: _Batches, numbers: range, workers: int) -> Iterator[lis
         # A fresh interpreter: forking after numpy and OpenCV have started threads can hang.
         multiprocessing_context="spawn",
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, VesaliusError):
+            raise batch
+        yield batch
 
 
-def _as_is(batch: list[Sample]) -> list[Sample]:
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """Batches by number, or the error in place of one: torch would make another of it, its traceback the reason."""
+
+    drawn: _Batches
+
+    def __getitem__(self, number: int) -> list[Sample] | VesaliusError:
+        try:
+            return self.drawn[number]
+        except VesaliusError as error:
+            return error
+
+
+def _as_is(batch: list[Sample] | VesaliusError) -> list[Sample] | VesaliusError:
     return batch
 
 
@@ -428,8 +449,8 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)
     info = get_worker_info()
     if info is not None:
-        drawn: Any = info.dataset
-        drawn.source.pool.limit(info.num_workers)
+        told: Any = info.dataset
+        told.drawn.source.pool.limit(info.num_workers)
 
 
 def _placed(crop: Crop, frame: Frame) -> _Object:
