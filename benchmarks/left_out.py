@@ -27,6 +27,7 @@ def main() -> None:
     left_out = rows[~rows["dataset"].isin(internal)]
     groups = {"all": rows, "trained on": rows[rows["dataset"].isin(internal)], "left out": left_out}
     groups |= {f"left out, {name}": chosen for name, chosen in left_out.groupby("modality")}
+    groups = {name: group for name, group in groups.items() if len(group)}
     lines = [f"| sets | number | objects | model | {' | '.join(PROMPTS)} |", "| --- " * (4 + len(PROMPTS)) + "|"]
     for name, group in groups.items():
         for model in rows["model"].unique():
