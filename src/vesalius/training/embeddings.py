@@ -84,7 +84,7 @@ class FeatureCache:
             raise WriteError(
                 f"image features cannot be kept ({error})",
                 path=self.folder,
-                remedy='make room there, and go on with --resume; or set cache = "none"',
+                remedy="make room there, and go on with --resume",
             ) from error
 
 
