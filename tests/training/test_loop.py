@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from tests.training.conftest import discs, tiny
 
 from golden.networks import sam
+from made_specialists import specialist
 from vesalius.core.errors import ConfigError, VesaliusError, WriteError
 from vesalius.core.files import locked
 from vesalius.models.base import SegmentationModel
@@ -547,11 +548,16 @@ def test_a_stop_on_the_way_changes_nothing(tmp_path: Path) -> None:
     assert rows(tmp_path / "parts" / "validation.csv") == rows(tmp_path / "whole" / "validation.csv")
 
 
-def test_a_validation_that_measures_nothing_is_an_error(tmp_path: Path) -> None:
-    model = tiny()
-    nothing = dataclasses.replace(discs(model, RUN), validate=lambda _: {"dice": math.nan})
+@pytest.mark.parametrize("words", [(), ("disc", "corner")])
+def test_a_validation_that_measures_nothing_is_an_error(words: tuple[str, ...], tmp_path: Path) -> None:
+    model = specialist("unet", words) if words else tiny()
+    named = FirstPrompt(point=0, box=0, mask=0, text=1)
+    config = RUN.model_copy(update={"interaction": InteractionConfig(rounds=1, first=named)}) if words else RUN
+    nothing = dataclasses.replace(discs(model, config), validate=lambda _: {"dice": math.nan})
     with pytest.raises(ConfigError, match="can be asked for nothing that the validation images show"):
-        train(model, nothing, RUN, tmp_path)
+        train(model, nothing, config, tmp_path)
+    # A network of names alone may well know none, which is told before it trains.
+    assert (tmp_path / "log.csv").exists() == (not words)
 
 
 @pytest.mark.parametrize("cache", ["none", "disk"])

@@ -96,7 +96,7 @@ def train(
 
     Raises:
         ConfigError: The folder holds a run, or that of another configuration; or the configuration does not fit, such
-            as ``patience`` where nothing validates.
+            as ``patience`` where nothing validates, or validation can measure nothing.
         VesaliusError: The loss is no longer a finite number, or all masks are empty; the last good state is kept, and
             the batch is in ``bad_batch.pt``.
         WriteError: Another process trains into the folder, it cannot be made, or it has files of another kind under
@@ -238,6 +238,10 @@ class _Run:
             self._record()
             # Before the source is at work for the steps.
             self.sheet = list(self._sheet())
+            if self.task.validate is not None and not self.done and self.model.takes == {"text"}:
+                # It may know no name that the validation images show, which nobody wants to hear after an epoch.
+                self.model.eval()
+                _measured(self.task.validate(self.model))
             with Monitor(self.output, self.done, self.end) as monitor:
                 if self.config.patience is not None and not self.done:
                     # What came in is a candidate too, so that nobody is left with a worse network.
@@ -360,12 +364,7 @@ class _Run:
             monitor.picture(self.done, contact_sheet(self.step, (batch.to(self.device) for batch in self.sheet)))
             if self.task.validate is None:
                 return
-            figures = self.task.validate(self.model)
-            if math.isnan(figures["dice"]):
-                raise ConfigError(
-                    "this network can be asked for nothing that the validation images show",
-                    remedy="validate on images of objects that it takes prompts for, such as targets that it knows",
-                )
+            figures = _measured(self.task.validate(self.model))
             monitor.row(VALIDATION, self.done, figures)
             monitor.tell(f"step {self.done}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
             self.waited += 1
@@ -432,6 +431,15 @@ class _Run:
         self.done, self.best = int(state["step"]), float(state["best"])
         self.empty, self.waited = int(state["empty"]), int(state["waited"])
         self.saved = self.done
+
+
+def _measured(figures: Mapping[str, float]) -> Mapping[str, float]:
+    if math.isnan(figures["dice"]):
+        raise ConfigError(
+            "this network can be asked for nothing that the validation images show",
+            remedy="validate on images of objects that it takes prompts for, such as targets that it knows",
+        )
+    return figures
 
 
 def _write(content: Mapping[str, Any], path: Path) -> None:
