@@ -238,14 +238,14 @@ class _Run:
             self._record()
             # Before the source is at work for the steps.
             self.sheet = list(self._sheet())
-            if self.task.validate is not None and not self.done and self.model.takes == {"text"}:
-                # It may know no name that the validation images show, which nobody wants to hear after an epoch.
-                self.model.eval()
-                _measured(self.task.validate(self.model))
             with Monitor(self.output, self.done, self.end) as monitor:
                 if self.config.patience is not None and not self.done:
                     # What came in is a candidate too, so that nobody is left with a worse network.
                     self._validate(monitor)
+                elif self.task.validate is not None and not self.done and self.model.takes == {"text"}:
+                    # It may know no name that the validation images show, which nobody wants to hear after an epoch.
+                    self.model.eval()
+                    _measured(self.task.validate(self.model))
                 self._take(monitor)
         else:
             self._take(None)
