@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 import vesalius as vs
 from vesalius.models.base import PromptBatch
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
-from vesalius.models.tiny import Tiny, TinyConfig, deepened, prompt_maps, with_words
+from vesalius.models.tiny import Tiny, TinyConfig, grown, prompt_maps, with_words
 from vesalius.models.torch_runtime import TorchRuntime
 from vesalius.predict.predictor import Predictor
 
@@ -162,10 +164,18 @@ def test_a_network_is_given_words_and_answers_as_before_without_them() -> None:
         with_words(model, ["spleen"])
 
 
+def prompts_at(side: int) -> PromptBatch:
+    return PromptBatch(torch.full((2, 1, 2), side / 3), torch.ones(2, 1), rows=torch.arange(2))
+
+
+def resized(model: Tiny, **sizes: object) -> TinyConfig:
+    return model.config.model_copy(update=sizes)
+
+
 def test_a_network_grows_and_answers_as_before_until_it_learns() -> None:
     plain = small_with_words()
     torch.manual_seed(4)
-    model = deepened(plain, (1, 2, 1, 3, 1), (1, 0, 2, 0, 1))
+    model = grown(plain, resized(plain, depths=(1, 2, 1, 3, 1), deeper=(1, 0, 2, 0, 1)))
     assert (model.config.depths, model.config.deeper) == ((1, 2, 1, 3, 1), (1, 0, 2, 0, 1))
     assert (model.preset, model.vocabulary, model.training) == (plain.preset, plain.vocabulary, False)
     image = torch.randn(1, 3, 256, 256)
@@ -186,6 +196,25 @@ def test_a_network_grows_and_answers_as_before_until_it_learns() -> None:
         assert added[name].grad.any()
 
 
+EIGHT = """
+import torch
+from vesalius.models.base import PromptBatch
+from vesalius.models.tiny import Tiny, TinyConfig
+
+torch.set_num_threads(1)
+model = Tiny(TinyConfig(widths=(8,) * 5, depths=(1,) * 5, decoder=(8,) * 5, key=8, fine=(8, 8)))
+features = model.encode(torch.randn(1, 3, 512, 512))
+with torch.autocast("cpu", torch.bfloat16):
+    logits, _ = model.decode(features, PromptBatch(torch.full((8, 1, 2), 100.0), torch.ones(8, 1)))
+logits.square().mean().backward()
+"""
+
+
+def test_eight_prompts_train_in_bfloat16() -> None:
+    """Where the prior's weights were a product of matrices, oneDNN divided by zero; such a crash ends the process."""
+    subprocess.run([sys.executable, "-c", EIGHT], check=True, timeout=300)
+
+
 def test_channels_that_are_normalised_come_in_groups() -> None:
     assert Tiny(TinyConfig(decoder=(12, 8, 8, 8, 8)))
     for sizes in ({"decoder": (12, 8, 8, 8, 8), "deeper": (1, 0, 0, 0, 0)}, {"decoder": (8, 8, 12, 8, 8)}):
@@ -193,9 +222,81 @@ def test_channels_that_are_normalised_come_in_groups() -> None:
             TinyConfig.from_dict(dict(sizes))
 
 
-def test_a_network_does_not_shrink() -> None:
+def test_a_network_does_not_shrink_or_become_another() -> None:
     model = small_with_words()
-    with pytest.raises(vs.VesaliusError, match=r"cannot grow from depths = \[1, 1, 1, 1, 1\] to \[1, 1, 1, 0, 1\]"):
-        deepened(model, (1, 1, 1, 0, 1), (0,) * 5)
-    with pytest.raises(vs.VesaliusError, match="five numbers"):
-        deepened(model, (1,) * 5, (0,) * 4)
+    finer = grown(model, resized(model, fine=(8, 8)))
+    for start, sizes in (
+        (model, {"depths": (1, 1, 1, 0, 1)}),
+        (model, {"key": 16}),
+        (model, {"words": ("liver",)}),
+        (finer, {"fine": None}),
+        (finer, {"fine": (8, 16)}),
+    ):
+        with pytest.raises(vs.VesaliusError, match=r"cannot grow to .*depths and deeper that are nowhere lower"):
+            grown(start, resized(start, **sizes))
+
+
+def twice(batch: PromptBatch) -> PromptBatch:
+    """The same prompts in an image of twice the side."""
+    assert batch.boxes is not None
+    assert batch.masks is not None
+    masks = batch.masks.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return PromptBatch((batch.points + 0.5) * 2 - 0.5, batch.labels, batch.boxes * 2, masks)
+
+
+def test_prompts_are_drawn_at_the_same_places_of_a_grid_whatever_the_side_of_the_image() -> None:
+    key = torch.nn.functional.normalize(torch.randn(4, 8, 64, 64), dim=1)
+    maps, prior = prompt_maps(prompts(), key, 256)
+    again, finer = prompt_maps(twice(prompts()), key, 512)
+    assert torch.allclose(maps, again, atol=1e-5)
+    assert prior.shape == (4, 2, 128, 128)
+    assert finer.shape == (4, 2, 256, 256)
+    assert torch.allclose(torch.nn.functional.avg_pool2d(finer, 2), prior, atol=0.5)
+    masks = twice(prompts()).masks
+    assert masks is not None
+    assert torch.equal(finer[3, 1], masks[3, 0].clamp(-8, 8))
+
+
+def test_a_network_with_a_finer_level_answers_for_images_of_twice_the_side() -> None:
+    """As it did for the means of four pixels, until it learns; boxes, clicks and masks are drawn at the same places."""
+    plain = small_with_words()
+    torch.manual_seed(4)
+    model = grown(plain, resized(plain, fine=(8, 16)))
+    assert (model.preset.side, model.preset.mask_side) == (512, 256)
+    assert Tiny(model.config).preset == model.preset
+    image = torch.randn(1, 3, 256, 256)
+    with torch.inference_mode():
+        before, quality = plain.decode(plain.encode(image), prompts())
+        enlarged = image.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        after, again = model.decode(model.encode(enlarged), twice(prompts()))
+    assert after.shape == (4, 3, 256, 256)
+    pooled = torch.nn.functional.avg_pool2d(after, 2)
+    # All but for what a finer grid smooths: the prior's edges, and masks between their pixels.
+    assert (pooled - before).abs().mean() < 0.02 * before.abs().mean()
+    assert ((pooled > 0) == (before > 0)).float().mean() > 0.99
+    assert torch.allclose(quality, again, atol=0.02)
+
+
+def test_a_finer_level_sees_and_draws_what_the_others_cannot() -> None:
+    plain = small_with_words()
+    model = grown(plain, resized(plain, fine=(8, 16))).train()
+    for name, parameter in model.named_parameters():
+        if ".fine." in name:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+    # Lines of one pixel, which the mean of four pixels does not show.
+    image = torch.zeros(1, 3, 512, 512)
+    image[..., ::2] = 1
+    image[..., 1::2] = -1
+    flat = torch.zeros_like(image)
+    model.eval()
+    with torch.inference_mode():
+        lines, _ = model.decode(model.encode(image), PromptBatch(torch.tensor([[[100.0, 60.0]]]), torch.ones(1, 1)))
+        nothing, _ = model.decode(model.encode(flat), PromptBatch(torch.tensor([[[100.0, 60.0]]]), torch.ones(1, 1)))
+    assert (lines - nothing).abs().max() > 1e-3
+    finest = lines - torch.nn.functional.avg_pool2d(lines, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert finest.abs().max() > 1e-3
+    trained = model.train()
+    trained.decode(trained.encode(image.repeat(2, 1, 1, 1)), prompts_at(512))[0].sum().backward()
+    assert all(
+        value.grad is not None and value.grad.any() for name, value in trained.named_parameters() if ".fine." in name
+    )

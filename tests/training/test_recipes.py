@@ -275,10 +275,11 @@ def test_a_trained_network_grows_as_the_recipe_says(tmp_path: Path) -> None:
         assert torch.equal(grown.state_dict()[name], value)
     assert weights_digest(grown) == weights_digest(again)
     assert made(widths=[8, 8, 16, 16, 16]).config == SMALL
-    with pytest.raises(ConfigError, match=r"depths and deeper alone.*network.sizes has key"):
-        made(key=16)
-    with pytest.raises(ModelError, match="cannot grow from depths"):
-        made(depths=[1, 1, 0, 1, 1])
+    for sizes in ({"key": 16}, {"depths": [1, 1, 0, 1, 1]}):
+        with pytest.raises(ModelError, match="cannot grow to"):
+            made(**sizes)
+    finer = made(fine=[8, 8])
+    assert (finer.preset.side, finer.preset.mask_side) == (512, 256)
     # The kind is told before the size of the images.
     with pytest.raises(ConfigError, match=r"for networks of kind 'sam', .* is of kind 'tiny'"):
         make_network(TrainConfig.from_toml(find_recipe("ft-sam")).network, 0, tmp_path / "start")

@@ -22,6 +22,8 @@ from vesalius.models.runtime import SPATIAL
 from vesalius.models.words import rows_of
 
 PRESET = Preset(side=256, fit="stretch", box="half_open", mask_side=128, focus=2.0)
+# Of a network with a finer level, whose other levels then see what they see in images of 256.
+FINE_PRESET = PRESET.model_copy(update={"side": 512, "mask_side": 256})
 
 PROMPT_MAPS, WORD_MAPS = 15, 2
 # Of channels that are normalised together in the decoder.
@@ -36,6 +38,8 @@ class TinyConfig(Config):
         depths: Residual blocks of the encoder at the same strides.
         decoder: Channels of the decoder at strides 2, 4, 8, 16 and 32.
         deeper: Residual blocks of the decoder at the same strides, beside those that every decoder has.
+        fine: Channels of a level at stride 2 above all others, whose strides then double: in the encoder, and in the
+            decoder those of four pixels together; None without it.
         key: Length of the vectors by which pixels are compared with clicked ones, and with words.
         words: Names of the targets that it understands, as the vocabulary has them.
     """
@@ -44,6 +48,7 @@ class TinyConfig(Config):
     depths: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
     decoder: tuple[int, int, int, int, int] = (16, 32, 64, 96, 128)
     deeper: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+    fine: tuple[int, int] | None = None
     key: int = 32
     words: tuple[str, ...] = ()
 
@@ -67,6 +72,10 @@ class _EncoderBlock(nn.Module):
         self.first = _conv_norm(width, width)
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
+    @property
+    def last(self) -> nn.Module:
+        return self.second[1]
+
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(self.first(x)))
 
@@ -79,14 +88,60 @@ class _DecoderBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 
+    @property
+    def last(self) -> nn.Module:
+        return self.conv2
+
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.conv2(F.relu(self.conv1(self.norm(x))))
         return out
 
 
+class _FineEncoder(nn.Module):
+    """The level above the others: what it adds to the first of them, and what the decoder is shown of it."""
+
+    def __init__(self, width: int, shown: int, below: int) -> None:
+        super().__init__()
+        self.stage = _conv_norm(3, width, stride=2)
+        self.down = nn.Conv2d(width, below, 3, 2, 1)
+        self.project = nn.Conv2d(width, shown, 3, 2, 1)
+
+    @property
+    def last(self) -> nn.Module:
+        return self.down
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        level = self.stage(x)
+        return self.down(level), self.project(level)
+
+
+class _FineDecoder(nn.Module):
+    """What the finest level adds to the masks of the one below, in which it sees these and what it starts from.
+
+    Four pixels of the finest level are channels of one of the level below, where convolutions of many channels are
+    faster than those of few at twice the side.
+    """
+
+    def __init__(self, width: int, below: int) -> None:
+        super().__init__()
+        self.merge = nn.Conv2d(below + 8, width, 3, padding=1)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.masks = nn.Conv2d(width, 12, 1)
+
+    @property
+    def last(self) -> nn.Module:
+        return self.masks
+
+    def forward(self, x: Tensor, shown: Tensor, prior: Tensor) -> Tensor:
+        start = F.pixel_unshuffle(prior.to(x.dtype) / 4, 2)
+        level = F.relu(self.merge(torch.cat([x, start], dim=1)) + shown)
+        return F.pixel_shuffle(self.masks(F.relu(self.conv(level))), 2)
+
+
 class _Encoder(nn.Module):
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
+        self.fine = _FineEncoder(*config.fine, config.widths[0]) if config.fine else None
         inputs = (3, *config.widths[:-1])
         self.stages = nn.ModuleList(
             nn.Sequential(_conv_norm(i, w, stride=2), *(_EncoderBlock(w) for _ in range(d)))
@@ -103,9 +158,17 @@ class _Encoder(nn.Module):
         self.key = nn.Conv2d(fused[0], config.key, 1)
 
     def forward(self, x: Tensor) -> Features:
-        levels = []
+        levels: list[Tensor] = []
+        finest: Features = ()
+        more: Tensor | None = None
+        if self.fine is not None:
+            more, shown = self.fine(x)
+            finest = (shown,)
+            x = F.avg_pool2d(x, 2)
         for stage in self.stages:
             x = stage(x)
+            if more is not None:
+                x, more = x + more, None
             levels.append(x)
         top = levels[4]
         top = top + self.context(top.mean(dim=(2, 3)))[:, :, None, None]
@@ -114,7 +177,7 @@ class _Encoder(nn.Module):
             above = F.interpolate(self.lateral[i](fused[i + 2]), scale_factor=2.0, mode="bilinear")
             fused[i + 1] = self.smooth[i](fused[i + 1] + above)
         key = F.normalize(self.key(fused[1]).float(), dim=1)
-        return (*(project(level) for project, level in zip(self.project, fused, strict=True)), key)
+        return (*(project(level) for project, level in zip(self.project, fused, strict=True)), key, *finest)
 
 
 class _Decoder(nn.Module):
@@ -132,6 +195,7 @@ class _Decoder(nn.Module):
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(widths[0], widths[0], 3, padding=1), nn.ReLU())
         self.masks = nn.Conv2d(widths[0], 3, 1)
+        self.fine = _FineDecoder(config.fine[1], widths[0]) if config.fine else None
         self.prior = nn.Parameter(torch.ones(2, 3))
         self.quality = nn.Sequential(
             nn.Linear(widths[4] + widths[1] + widths[0] + 3, 128), nn.ReLU(), nn.Linear(128, 1)
@@ -150,7 +214,11 @@ class _Decoder(nn.Module):
             x = self.deeper[i + 1](self.merge[i](x))
         fine = F.interpolate(self.up[0](x), scale_factor=2.0, mode="bilinear") + levels[0]
         fine = self.head(self.deeper[0](fine))
-        logits = self.masks(fine).float() + torch.einsum("pm,nphw->nmhw", self.prior, prior)
+        own = self.masks(fine).float()
+        if self.fine is not None:
+            own = F.interpolate(own, scale_factor=2.0, mode="bilinear") + self.fine(fine, features[6], prior).float()
+        # Not as a product of matrices: its backward pass in bfloat16 crashes for some numbers of prompts (oneDNN 3.12).
+        logits = own + prior[:, :1] * self.prior[0, :, None, None] + prior[:, 1:] * self.prior[1, :, None, None]
         return logits, self._quality(logits.detach(), (fine, x), bottom)
 
     def _quality(self, logits: Tensor, levels: tuple[Tensor, ...], bottom: Tensor) -> Tensor:
@@ -180,10 +248,10 @@ class Tiny(SegmentationModel):
     architecture: ClassVar[str] = "tiny"
     config: TinyConfig
 
-    def __init__(self, config: TinyConfig | None = None, preset: Preset = PRESET) -> None:
+    def __init__(self, config: TinyConfig | None = None, preset: Preset | None = None) -> None:
         super().__init__()
         self.config = config or TinyConfig()
-        self.preset = preset
+        self.preset = preset or (FINE_PRESET if self.config.fine else PRESET)
         self.encoder = _Encoder(self.config)
         self.decoder = _Decoder(self.config)
         self.takes = SPATIAL | {"text"} if self.config.words else SPATIAL
@@ -192,7 +260,10 @@ class Tiny(SegmentationModel):
             self.words = nn.Embedding(len(self.config.words), self.config.key)
 
     def encode(self, images: Tensor) -> Features:
-        """Pyramid features at strides 2, 4, 8, 16, 32 and the comparison keys at stride 4; see the base class."""
+        """Pyramid features at strides 2, 4, 8, 16, 32 and the comparison keys at stride 4; see the base class.
+
+        With a finer level these strides are doubled, and the last are its own features, those of four pixels together.
+        """
         features: Features = self.encoder(images.contiguous(memory_format=torch.channels_last))
         return features
 
@@ -248,35 +319,39 @@ def with_words(model: Tiny, words: Sequence[str]) -> Tiny:
     return new.train(model.training)
 
 
-def deepened(model: Tiny, depths: Sequence[int], deeper: Sequence[int]) -> Tiny:
-    """A copy of a network with more residual blocks, which answers as before until they learn.
+def grown(model: Tiny, config: TinyConfig) -> Tiny:
+    """A copy of a network with more residual blocks or a finer level, which answers as before until these learn.
 
     The new blocks add nothing at first: the last weights of each are zero (Goyal et al., "Accurate, Large Minibatch
-    SGD", 2017, section 5.1). Their other weights are drawn from torch's generator.
+    SGD", 2017, section 5.1), and so are those by which a finer level adds to the others. Their other weights are drawn
+    from torch's generator. A network that gets a finer level takes images of twice the side from then on; the others
+    see the mean of four pixels.
 
     Args:
         model: The network.
-        depths: ``depths`` of the new one.
-        deeper: ``deeper`` of the new one.
+        config: Of the new one.
 
     Raises:
-        ModelError: A number is lower than the network's own, or there are more or less than five.
+        ModelError: The network is not one that can become the new one so.
     """
-    sizes = {"depths": tuple(depths), "deeper": tuple(deeper)}
-    for name, wanted in sizes.items():
-        own = getattr(model.config, name)
-        if len(wanted) != len(own) or any(new < old for new, old in zip(wanted, own, strict=True)):
-            raise ModelError(
-                f"the network cannot grow from {name} = {list(own)} to {list(wanted)}",
-                remedy="give five numbers, none of them lower than the network's own",
-            )
-    new = Tiny(model.config.model_copy(update=sizes), model.preset)
-    own = dict(model.named_modules())
-    for name, block in new.named_modules():
-        if isinstance(block, _EncoderBlock | _DecoderBlock) and name not in own:
-            last = block.second[1] if isinstance(block, _EncoderBlock) else block.conv2
-            for parameter in last.parameters():
-                nn.init.zeros_(parameter)
+    own = model.config
+    may_differ = {"depths": config.depths, "deeper": config.deeper, **({} if own.fine else {"fine": config.fine})}
+    smaller = any(new < old for new, old in zip(config.depths + config.deeper, own.depths + own.deeper, strict=True))
+    if smaller or own.model_copy(update=may_differ) != config:
+        raise ModelError(
+            f"a network of {own.model_dump(exclude={'words'})} cannot grow to {config.model_dump(exclude={'words'})}",
+            remedy="give depths and deeper that are nowhere lower than its own, and fine, unless it has it, alone",
+        )
+    preset = model.preset
+    if config.fine and not own.fine:
+        preset = preset.model_copy(update={"side": 2 * preset.side, "mask_side": 2 * preset.mask_side})
+    new = Tiny(config, preset)
+    known = dict(model.named_modules())
+    for name, module in new.named_modules():
+        if name in known or not isinstance(module, _EncoderBlock | _DecoderBlock | _FineEncoder | _FineDecoder):
+            continue
+        for parameter in module.last.parameters():
+            nn.init.zeros_(parameter)
     new.load_state_dict({**new.state_dict(), **model.state_dict()})
     return new.train(model.training)
 
@@ -299,22 +374,23 @@ def word_maps(text: Tensor | None, key: Tensor, count: int) -> Tensor:
 
 
 def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Draws prompts as maps on the stride-4 grid.
+    """Draws prompts as maps on the grid of the pixels' vectors.
 
     Args:
         prompts: N prompts in model pixels; a row of NaN in ``boxes`` or ``masks`` has none.
-        key: (N or 1, C, side/4, side/4) unit vectors of the pixels.
+        key: (N or 1, C, side/S, side/S) unit vectors of the pixels, S being 4, or 8 with a finer level.
         side: Side of the model input.
 
     Returns:
-        Maps (N, 15, side/4, side/4): clicks near and far (4), box (4), previous mask (2), presence (2), likeness
+        Maps (N, 15, side/S, side/S): clicks near and far (4), box (4), previous mask (2), presence (2), likeness
         to clicked, background, and enclosed pixels (3). Prior (N, 2, side/2, side/2): ellipse and previous logits.
     """
-    count, grid = prompts.points.shape[0], side // 4
+    count, grid = prompts.points.shape[0], key.shape[2]
+    stride = side // grid
     device = key.device
     points = prompts.points.to(device, torch.float32)
     labels = prompts.labels
-    centres = (torch.arange(grid, device=device, dtype=torch.float32) + 0.5) * 4 - 0.5
+    centres = (torch.arange(grid, device=device, dtype=torch.float32) + 0.5) * stride - 0.5
     zero = torch.zeros(count, 1, grid, grid, device=device)
 
     maps: list[Tensor] = []
@@ -333,10 +409,10 @@ def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, T
                 torch.exp(-dy / (2 * sigma**2))[:, :, :, None] * torch.exp(-dx / (2 * sigma**2))[:, :, None, :],
                 0.0,
             ).amax(1, keepdim=True)
-            for sigma in (5.0, 24.0)
+            for sigma in (1.25 * stride, 6.0 * stride)
         ]
         maps += near
-        cell = ((points + 0.5) / 4).long().clamp(0, grid - 1)
+        cell = ((points + 0.5) / stride).long().clamp(0, grid - 1)
         flat = (cell[:, :, 1] * grid + cell[:, :, 0])[:, None, :].expand(-1, key.shape[1], -1)
         clicked = key.flatten(2).expand(count, -1, -1).gather(2, flat)
         like = torch.einsum("nck,nchw->nkhw", clicked, key.expand(count, -1, -1, -1))
@@ -373,7 +449,7 @@ def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, T
         given = prompts.masks.to(device, torch.float32)
         has_mask = given.isfinite().all(3).all(2).all(1)
         previous = torch.where(has_mask[:, None, None, None], given, 0.0).clamp(-8, 8)
-        coarse = F.avg_pool2d(previous, 2)
+        coarse = F.avg_pool2d(previous, stride // 2)
         maps += [coarse / 4, torch.where(has_mask[:, None, None, None], coarse.sigmoid(), 0.0)]
 
     # What the previous mask, or else the box's ellipse, encloses on average.

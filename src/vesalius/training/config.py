@@ -21,7 +21,7 @@ class NetworkConfig(Config):
         start: What it starts from, if nothing else is given: a model's name, a checkpoint, or None for a new network.
         architecture: Of a new network: a key of `vesalius.models.checkpoint.ARCHITECTURES`.
         sizes: Of a new network, as the network itself documents them; one of vesalius-tiny's kind that is trained
-            already grows to its ``depths`` and ``deeper``.
+            already grows to its ``depths``, ``deeper`` and ``fine``.
         words: Whether the names of the targets that are trained on are learnt, as ``sizes.words``, by a new network or
             by one of vesalius-tiny's kind; one that takes words already keeps its own.
         preset: How it wants its input: a key of `vesalius.models.presets.PRESETS`; None for what the start says.

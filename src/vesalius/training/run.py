@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from vesalius.models.baseline_sam2 import is_sam2
 from vesalius.models.checkpoint import ARCHITECTURES, weights_digest
 from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
-from vesalius.models.tiny import Tiny, TinyConfig, deepened, with_words
+from vesalius.models.tiny import Tiny, TinyConfig, grown, with_words
 from vesalius.models.tuning import Count, Tuning, apply_tuning, find_tuning
 from vesalius.models.words import is_known
 from vesalius.predict.load import find_model
@@ -124,7 +123,8 @@ def make_network(
         _check_start(model, config, start)
         torch.manual_seed(seed)
         if isinstance(model, Tiny) and config.architecture == model.architecture and config.sizes:
-            model = _grown(model, config.sizes, start)
+            wanted = TinyConfig.from_dict({**model.config.model_dump(mode="json"), **config.sizes})
+            model = grown(model, wanted)
         if not words:
             return model
         if not isinstance(model, Tiny):
@@ -169,19 +169,6 @@ def _check_start(model: SegmentationModel, config: NetworkConfig, start: str | P
             remedy=f"give one that is for {side}: vesalius models convert {start} --side {side} "
             f"--preset {config.preset} -o FOLDER; or leave network.preset out of a recipe of your own",
         )
-
-
-def _grown(model: Tiny, sizes: dict[str, Any], start: str | Path) -> Tiny:
-    """A trained network with the depths that a recipe asks for; see `deepened`."""
-    wanted = TinyConfig.from_dict({**model.config.model_dump(mode="json"), **sizes})
-    new = deepened(model, wanted.depths, wanted.deeper)
-    if new.config != wanted:
-        raise ConfigError(
-            f"a trained network grows in depths and deeper alone, and network.sizes has {', '.join(sizes)}",
-            path=start,
-            remedy="leave the others out of the recipe, or train a new network",
-        )
-    return new
 
 
 def cases_seen(start: Path) -> set[str]:
