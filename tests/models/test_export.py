@@ -81,9 +81,11 @@ def small_imis() -> Imis:
     return imis(CONFIG.model_copy(update={"patch": 8}), PRESET.model_copy(update={"mask_side": 32}))
 
 
-def small_tiny(words: tuple[str, ...] = ()) -> Tiny:
+def small_tiny(words: tuple[str, ...] = (), fine: tuple[int, int] | None = None) -> Tiny:
     torch.manual_seed(0)
-    config = TinyConfig(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 8), key=8, words=words)
+    config = TinyConfig(
+        widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 16), key=8, words=words, fine=fine
+    )
     return Tiny(config, Preset(side=64, fit="stretch", box="half_open", mask_side=32, focus=2.0))
 
 
@@ -116,10 +118,11 @@ MODELS = {
     "one mask": lambda: small_sam("sam-med2d", fit="pad", channels="bgr", multimask=False, intensity="min_max"),
     "tiny": small_tiny,
     "words": lambda: small_tiny(("liver", "right kidney")),
+    "finer": lambda: small_tiny(fine=(8, 16)),
     "imis": small_imis,
 }
 EXPORTS = [("sam", "onnx"), ("sam", "openvino"), ("one mask", "onnx"), ("tiny", "onnx"), ("tiny", "openvino")]
-EXPORTS += [("words", "onnx"), ("imis", "onnx")]
+EXPORTS += [("words", "onnx"), ("finer", "onnx"), ("imis", "onnx")]
 
 
 @pytest.fixture(scope="module")

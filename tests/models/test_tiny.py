@@ -211,7 +211,10 @@ logits.square().mean().backward()
 
 
 def test_eight_prompts_train_in_bfloat16() -> None:
-    """Where the prior's weights were a product of matrices, oneDNN divided by zero; such a crash ends the process."""
+    """Where the prior's weights were a product of matrices, oneDNN divided by zero; such a crash ends the process.
+
+    On a processor that computes bfloat16 by itself, and one thread.
+    """
     subprocess.run([sys.executable, "-c", EIGHT], check=True, timeout=300)
 
 
@@ -225,14 +228,14 @@ def test_channels_that_are_normalised_come_in_groups() -> None:
 def test_a_network_does_not_shrink_or_become_another() -> None:
     model = small_with_words()
     finer = grown(model, resized(model, fine=(8, 8)))
-    for start, sizes in (
-        (model, {"depths": (1, 1, 1, 0, 1)}),
-        (model, {"key": 16}),
-        (model, {"words": ("liver",)}),
-        (finer, {"fine": None}),
-        (finer, {"fine": (8, 16)}),
+    for start, sizes, told in (
+        (model, {"depths": (1, 1, 1, 0, 1)}, r"depths = \(1, 1, 1, 1, 1\) to \(1, 1, 1, 0, 1\)"),
+        (model, {"key": 16}, "key = 8 to 16"),
+        (model, {"words": ("liver",)}, r"words = \('liver', .*\) to \('liver',\)"),
+        (finer, {"fine": None}, r"fine = \(8, 8\) to None"),
+        (finer, {"fine": (8, 16)}, r"fine = \(8, 8\) to \(8, 16\)"),
     ):
-        with pytest.raises(vs.VesaliusError, match=r"cannot grow to .*depths and deeper that are nowhere lower"):
+        with pytest.raises(vs.VesaliusError, match=rf"cannot grow from {told}; give depths and deeper"):
             grown(start, resized(start, **sizes))
 
 
@@ -251,7 +254,7 @@ def test_prompts_are_drawn_at_the_same_places_of_a_grid_whatever_the_side_of_the
     assert torch.allclose(maps, again, atol=1e-5)
     assert prior.shape == (4, 2, 128, 128)
     assert finer.shape == (4, 2, 256, 256)
-    assert torch.allclose(torch.nn.functional.avg_pool2d(finer, 2), prior, atol=0.5)
+    assert torch.allclose(torch.nn.functional.avg_pool2d(finer, 2), prior, atol=0.1)
     masks = twice(prompts()).masks
     assert masks is not None
     assert torch.equal(finer[3, 1], masks[3, 0].clamp(-8, 8))
@@ -266,13 +269,17 @@ def test_a_network_with_a_finer_level_answers_for_images_of_twice_the_side() -> 
     assert Tiny(model.config).preset == model.preset
     image = torch.randn(1, 3, 256, 256)
     with torch.inference_mode():
+        shown = zip(
+            plain.encode(image), model.encode(image.repeat_interleave(2, 2).repeat_interleave(2, 3)), strict=False
+        )
+        assert all(torch.equal(old, new) for old, new in shown)
         before, quality = plain.decode(plain.encode(image), prompts())
         enlarged = image.repeat_interleave(2, 2).repeat_interleave(2, 3)
         after, again = model.decode(model.encode(enlarged), twice(prompts()))
     assert after.shape == (4, 3, 256, 256)
     pooled = torch.nn.functional.avg_pool2d(after, 2)
     # All but for what a finer grid smooths: the prior's edges, and masks between their pixels.
-    assert (pooled - before).abs().mean() < 0.02 * before.abs().mean()
+    assert (pooled - before).abs().mean() < 0.003 * before.abs().mean()
     assert ((pooled > 0) == (before > 0)).float().mean() > 0.99
     assert torch.allclose(quality, again, atol=0.02)
 

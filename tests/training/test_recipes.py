@@ -276,7 +276,7 @@ def test_a_trained_network_grows_as_the_recipe_says(tmp_path: Path) -> None:
     assert weights_digest(grown) == weights_digest(again)
     assert made(widths=[8, 8, 16, 16, 16]).config == SMALL
     for sizes in ({"key": 16}, {"depths": [1, 1, 0, 1, 1]}):
-        with pytest.raises(ModelError, match="cannot grow to"):
+        with pytest.raises(ModelError, match="a trained network cannot grow from"):
             made(**sizes)
     finer = made(fine=[8, 8])
     assert (finer.preset.side, finer.preset.mask_side) == (512, 256)

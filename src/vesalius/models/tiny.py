@@ -38,8 +38,8 @@ class TinyConfig(Config):
         depths: Residual blocks of the encoder at the same strides.
         decoder: Channels of the decoder at strides 2, 4, 8, 16 and 32.
         deeper: Residual blocks of the decoder at the same strides, beside those that every decoder has.
-        fine: Channels of a level at stride 2 above all others, whose strides then double: in the encoder, and in the
-            decoder those of four pixels together; None without it.
+        fine: Channels of a finer level in the encoder, at stride 2, and in the decoder, at stride 4, where a pixel
+            stands for four of the masks; all other strides double. None without it.
         key: Length of the vectors by which pixels are compared with clicked ones, and with words.
         words: Names of the targets that it understands, as the vocabulary has them.
     """
@@ -98,7 +98,10 @@ class _DecoderBlock(nn.Module):
 
 
 class _FineEncoder(nn.Module):
-    """The level above the others: what it adds to the first of them, and what the decoder is shown of it."""
+    """The level above the others: (B, 3, S, S) to what it adds to the first of them and what the decoder is shown.
+
+    Both are at stride 4, of ``below`` and ``shown`` channels.
+    """
 
     def __init__(self, width: int, shown: int, below: int) -> None:
         super().__init__()
@@ -116,10 +119,11 @@ class _FineEncoder(nn.Module):
 
 
 class _FineDecoder(nn.Module):
-    """What the finest level adds to the masks of the one below, in which it sees these and what it starts from.
+    """What the finest level adds to the masks: (N, 3, S/2, S/2), S being the side of the input.
 
-    Four pixels of the finest level are channels of one of the level below, where convolutions of many channels are
-    faster than those of few at twice the side.
+    It sees the last features of the level below (N, below, S/4, S/4), what the encoder shows it (N or 1, width, S/4,
+    S/4), and the prior (N, 2, S/2, S/2). Four pixels of the masks are channels of one, for convolutions of many
+    channels are faster than those of few at twice the side.
     """
 
     def __init__(self, width: int, below: int) -> None:
@@ -262,7 +266,7 @@ class Tiny(SegmentationModel):
     def encode(self, images: Tensor) -> Features:
         """Pyramid features at strides 2, 4, 8, 16, 32 and the comparison keys at stride 4; see the base class.
 
-        With a finer level these strides are doubled, and the last are its own features, those of four pixels together.
+        With a finer level these strides are doubled, and what it shows to the decoder at stride 4 is the last.
         """
         features: Features = self.encoder(images.contiguous(memory_format=torch.channels_last))
         return features
@@ -324,24 +328,26 @@ def grown(model: Tiny, config: TinyConfig) -> Tiny:
 
     The new blocks add nothing at first: the last weights of each are zero (Goyal et al., "Accurate, Large Minibatch
     SGD", 2017, section 5.1), and so are those by which a finer level adds to the others. Their other weights are drawn
-    from torch's generator. A network that gets a finer level takes images of twice the side from then on; the others
-    see the mean of four pixels.
+    from torch's generator. With a new finer level ``side`` and ``mask_side`` of the preset double; the other levels
+    see the mean of four pixels, and masks are interpolated, so that it answers nearly as before.
 
     Args:
         model: The network.
-        config: Of the new one.
+        config: Of the new one; ``depths`` and ``deeper`` nowhere lower, ``fine`` where there was none, the rest alike.
 
     Raises:
-        ModelError: The network is not one that can become the new one so.
+        ModelError: The configuration is another.
     """
     own = model.config
-    may_differ = {"depths": config.depths, "deeper": config.deeper, **({} if own.fine else {"fine": config.fine})}
-    smaller = any(new < old for new, old in zip(config.depths + config.deeper, own.depths + own.deeper, strict=True))
-    if smaller or own.model_copy(update=may_differ) != config:
-        raise ModelError(
-            f"a network of {own.model_dump(exclude={'words'})} cannot grow to {config.model_dump(exclude={'words'})}",
-            remedy="give depths and deeper that are nowhere lower than its own, and fine, unless it has it, alone",
-        )
+    for name, old in own:
+        new_value = getattr(config, name)
+        higher = name in ("depths", "deeper") and all(a >= b for a, b in zip(new_value, old, strict=True))
+        if new_value != old and not higher and not (name == "fine" and old is None):
+            raise ModelError(
+                f"a trained network cannot grow from {name} = {old} to {new_value}",
+                remedy="give depths and deeper that are nowhere lower than its own, or fine where it has none; "
+                "leave the other sizes out, or train a new network",
+            )
     preset = model.preset
     if config.fine and not own.fine:
         preset = preset.model_copy(update={"side": 2 * preset.side, "mask_side": 2 * preset.mask_side})
@@ -357,11 +363,11 @@ def grown(model: Tiny, config: TinyConfig) -> Tiny:
 
 
 def word_maps(text: Tensor | None, key: Tensor, count: int) -> Tensor:
-    """(count, 2, side/4, side/4): likeness of the pixels to each prompt's word, and whether it has one.
+    """(count, 2, side/S, side/S): likeness of the pixels to each prompt's word, and whether it has one.
 
     Args:
         text: (count, C), NaN where a prompt has no word, or None.
-        key: (count or 1, C, side/4, side/4) unit vectors of the pixels.
+        key: (count or 1, C, side/S, side/S) unit vectors of the pixels.
         count: Number of prompts.
     """
     if text is None:

@@ -107,10 +107,10 @@ def make_network(
         words: Names of targets that a new network, or one of vesalius-tiny's kind without words, shall learn.
 
     Raises:
-        ModelError: There is no such model, or it cannot be read.
-        ConfigError: There is no such architecture or preset, a new network needs one, or what it starts from cannot be
-            trained, is of another kind than the recipe's or for images of another size, or cannot be given words or
-            sizes.
+        ModelError: There is no such model, it cannot be read, or it cannot grow to the sizes.
+        ConfigError: There is no such architecture or preset, a new network needs one, a size is out of range, or what
+            it starts from cannot be trained, is of another kind than the recipe's or for images of another size, or
+            cannot be given words.
     """
     start = start or config.start
     if config.preset is not None and config.preset not in PRESETS:
