@@ -83,8 +83,10 @@ def small_imis() -> Imis:
 
 def small_tiny(words: tuple[str, ...] = (), fine: tuple[int, int] | None = None) -> Tiny:
     torch.manual_seed(0)
+    # With a finer level the lowest is a single pixel, which is normalised over its channels alone.
+    lowest = 64 if fine else 8
     config = TinyConfig(
-        widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, 16), key=8, words=words, fine=fine
+        widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1, 1), decoder=(8, 8, 8, 8, lowest), key=8, words=words, fine=fine
     )
     return Tiny(config, Preset(side=64, fit="stretch", box="half_open", mask_side=32, focus=2.0))
 

@@ -252,6 +252,8 @@ def test_prompts_are_drawn_at_the_same_places_of_a_grid_whatever_the_side_of_the
     maps, prior = prompt_maps(prompts(), key, 256)
     again, finer = prompt_maps(twice(prompts()), key, 512)
     assert torch.allclose(maps, again, atol=1e-5)
+    thin = replace(prompts(), boxes=torch.tensor([[10.0, 57.0, 60.0, 57.1]] * 4))
+    assert torch.allclose(prompt_maps(thin, key, 256)[0], prompt_maps(twice(thin), key, 512)[0], atol=1e-5)
     assert prior.shape == (4, 2, 128, 128)
     assert finer.shape == (4, 2, 256, 256)
     assert torch.allclose(torch.nn.functional.avg_pool2d(finer, 2), prior, atol=0.1)

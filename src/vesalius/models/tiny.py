@@ -433,7 +433,7 @@ def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, T
         boxes = prompts.boxes.to(device, torch.float32)
         has_box = boxes.isfinite().all(1)
         boxes = torch.where(has_box[:, None], boxes, 0.0)
-        x, y = (_box_axis(boxes, i, centres) for i in (0, 1))
+        x, y = (_box_axis(boxes, i, centres, stride / 8) for i in (0, 1))
         shown = has_box[:, None, None, None]
         radius = (x[:, None, None, :] ** 2 + y[:, None, :, None] ** 2).sqrt()
         rectangle = torch.maximum(x.abs()[:, None, None, :], y.abs()[:, None, :, None])
@@ -443,7 +443,7 @@ def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, T
         inside_box = torch.sigmoid(12 * (1 - rectangle))
         maps += [torch.where(shown, m, 0.0) for m in (inside_ellipse, inside_box, wide, high)]
         fine = (torch.arange(side // 2, device=device, dtype=torch.float32) + 0.5) * 2 - 0.5
-        x, y = (_box_axis(boxes, i, fine) for i in (0, 1))
+        x, y = (_box_axis(boxes, i, fine, stride / 8) for i in (0, 1))
         radius = (x[:, None, None, :] ** 2 + y[:, None, :, None] ** 2).sqrt()
         ellipse = torch.where(shown, (8 * (1 - radius)).clamp(-6, 4), 0.0)
 
@@ -466,7 +466,10 @@ def prompt_maps(prompts: PromptBatch, key: Tensor, side: int) -> tuple[Tensor, T
     return torch.cat([*maps, *presence, *likeness, enclosed], dim=1), torch.cat([ellipse, previous], dim=1)
 
 
-def _box_axis(boxes: Tensor, axis: int, centres: Tensor) -> Tensor:
-    """(N, G) position of pixel centres along one axis of the boxes: -1 and 1 at the box's edges."""
+def _box_axis(boxes: Tensor, axis: int, centres: Tensor, least: float) -> Tensor:
+    """(N, G) position of pixel centres along one axis of the boxes: -1 and 1 at the box's edges.
+
+    A box whose half is shorter than ``least`` counts as one of that length, or it would lie between the centres.
+    """
     low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
-    return (centres[None] + 0.5 - (low + high) / 2) / ((high - low) / 2).clamp_min(0.5)
+    return (centres[None] + 0.5 - (low + high) / 2) / ((high - low) / 2).clamp_min(least)
