@@ -437,8 +437,9 @@ def test_settings_follow_the_data() -> None:
     assert few.patience
     assert settings("sam", 100).network.tuning == "lora"
     assert settings("sam", 100, "box").interaction.first.box == 1
-    with pytest.raises(ConfigError, match="sam2 networks cannot be fine-tuned; give one of these kinds: imis, sam, ti"):
-        settings("sam2", 100)
+    told = "unet networks cannot be fine-tuned; give one of these kinds: imis, sam, sam2, tiny"
+    with pytest.raises(ConfigError, match=told):
+        settings("unet", 100)
 
 
 def test_the_command_prints_the_report(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -6,15 +6,17 @@ import torch
 from tests.training.conftest import SMALL, disc_images, discs
 
 from golden.networks import CONFIG, sam
+from made_sam2 import small_sam2
 from made_specialists import SIZES, specialist
 from vesalius.core.errors import ConfigError, ModelError
-from vesalius.models.base import SegmentationModel
+from vesalius.models.base import PromptBatch, SegmentationModel
+from vesalius.models.baseline_sam2 import load_sam2
 from vesalius.models.checkpoint import save_checkpoint, weights_digest
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
 from vesalius.prompts.sample import tight_box
 from vesalius.training.batches import collate
-from vesalius.training.config import NetworkConfig, TrainConfig
+from vesalius.training.config import TrainConfig
 from vesalius.training.interaction import InteractionConfig, InteractiveStep, Round
 from vesalius.training.loop import train
 from vesalius.training.run import RECIPES, find_recipe, make_network, tune
@@ -42,6 +44,7 @@ TRAINED = {
     "finetune-tiny": {"encoder", "decoder"},
     "finetune-sam": {"lora", "prompt_encoder", "mask_decoder"},
     "finetune-imis": {"prompt_encoder", "mask_decoder"},
+    "finetune-sam2": {"prompt_encoder", "mask_decoder"},
     "full": {"image_encoder", "prompt_encoder", "mask_decoder"},
     "unet": {"network"},
     "unet-semantic": {"network"},
@@ -53,7 +56,10 @@ TRAINED = {
 def part(name: str) -> str:
     if ".Adapter." in name:
         return "adapters"
-    return "lora" if ".lora_" in name else name.split(".")[0]
+    if ".lora_" in name:
+        return "lora"
+    first, second = name.split(".")[:2]
+    return second if f"{first}.{second}" in ("network.prompt_encoder", "network.mask_decoder") else first
 
 
 def small(config: TrainConfig, folder: Path):
@@ -66,6 +72,9 @@ def small(config: TrainConfig, folder: Path):
         return Tiny(sizes, PRESET.model_copy(update={"side": 64, "mask_side": 32}))
     if config.network.architecture in SIZES:
         return specialist(config.network.architecture, ("corner", "disc") if config.network.words else ())
+    if config.network.architecture == "sam2":
+        small_sam2().save_pretrained(folder / "sam2")
+        return load_sam2(folder / "sam2")
     # Those that start from any network of a kind take their input as it does.
     name = config.network.preset or {"sam": "sam", "imis": "imis-net"}[config.network.architecture]
     preset = PRESETS[name].model_copy(update={"side": 64, "mask_side": 16})
@@ -128,7 +137,11 @@ def test_the_table_names_all_recipes() -> None:
 
 @pytest.mark.parametrize("name", sorted(TRAINED))
 def test_exactly_what_a_recipe_trains_changes_in_a_step(name: str, tmp_path: Path) -> None:
-    for library, needed in (("peft", "lora" in TRAINED[name]), ("monai", "unet" in name)):
+    for library, needed in (
+        ("peft", "lora" in TRAINED[name]),
+        ("monai", "unet" in name),
+        ("transformers", "sam2" in name),
+    ):
         if needed:
             pytest.importorskip(library)
     recipe = TrainConfig.from_toml(find_recipe(name))
@@ -177,6 +190,8 @@ def is_idle(key: str, recipe: TrainConfig) -> bool:
         idle += ["mask_downscaling", "point_embeddings.0"]
     if not recipe.loss.category:
         idle += ["semantic_prediction_head", "text_output"]
+    # Whether there is an object at all, which SAM 2 tells beside its masks, has no loss.
+    idle += ["pred_obj_score_head"]
     # Of low-rank updates the second factor starts at zero, so the first has no gradient in the first step.
     idle += ["lora_A"]
     return any(pattern in key for pattern in idle)
@@ -222,6 +237,8 @@ def test_each_recipe_has_a_network_that_its_preset_fits(name: str) -> None:
         with pytest.raises(ConfigError, match=r"wants its input; start from a trained network \(--init\)"):
             make_network(recipe.network, 0)
         return
+    if recipe.network.architecture == "sam2":
+        pytest.importorskip("transformers")
     with torch.device("meta"):
         model = make_network(recipe.network, 0)
     assert model.architecture == recipe.network.architecture
@@ -246,10 +263,23 @@ def test_a_start_for_images_of_another_size_is_refused(name: str, tmp_path: Path
         make_network(recipe.network, 0, tmp_path / "start")
 
 
-def test_a_sam_2_is_not_trained(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "sam2"}')
-    with pytest.raises(ConfigError, match="is a SAM 2, which only answers"):
-        make_network(NetworkConfig(preset="sam"), 0, tmp_path)
+def test_a_sam_2_trains_on_and_is_kept_as_a_checkpoint(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    recipe = TrainConfig.from_toml(find_recipe("finetune-sam2"))
+    start = small(recipe, tmp_path)
+    save_checkpoint(start, tmp_path / "start")
+    model = make_network(recipe.network, 0, tmp_path / "start")
+    assert weights_digest(model) == weights_digest(start)
+    assert (model.config, model.preset) == (start.config, start.preset)
+    # All of it has a gradient, where a recipe trains all.
+    model.requires_grad_(True).train()
+    labels = torch.ones(2, 1, dtype=torch.long)
+    prompts = PromptBatch(torch.full((2, 1, 2), 20.0), labels, rows=torch.arange(2))
+    logits, quality = model.decode(model.encode(torch.randn(2, 3, 64, 64)), prompts)
+    (logits.square().mean() + quality.sum()).backward()
+    assert all(value.grad is not None for key, value in model.named_parameters() if "vision_encoder" in key)
+    with pytest.raises(ConfigError, match=r"for networks of kind 'sam', .* is of kind 'sam2'"):
+        make_network(TrainConfig.from_toml(find_recipe("full")).network, 0, tmp_path / "start")
 
 
 def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: Path) -> None:

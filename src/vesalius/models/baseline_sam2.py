@@ -1,6 +1,7 @@
-"""SAM 2 through transformers (an extra), to compare with.
+"""SAM 2 through transformers (an extra), to compare with and to train further.
 
-Needs ``pip install vesalius[text]``. Nothing is downloaded: it is loaded from a folder of transformers.
+Needs ``pip install vesalius[text]``. Nothing is downloaded: it is loaded from a folder of transformers, or from a
+checkpoint of ours.
 
 Source: Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024; its input as in the code published with it.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from vesalius.core.config import Config
@@ -34,36 +35,45 @@ class Sam2Config(Config):
     """Sizes of a SAM 2.
 
     Attributes:
-        side: Side of the square input in pixels.
-        patch: Side of what one token of the image embedding stands for, in pixels.
+        network: What transformers' configuration of it says besides its own defaults.
     """
 
-    side: PositiveInt
-    patch: PositiveInt
+    network: dict[str, Any] = Field(default_factory=dict)
 
 
 class Sam2(SegmentationModel):
-    """SAM 2 for single images, for inference only.
+    """SAM 2 for single images.
 
     Args:
-        network: ``Sam2Model`` of transformers.
+        config: Its sizes.
+        preset: How it wants its input; as the sizes tell if None.
+        network: ``Sam2Model`` of transformers of these sizes; a new one if None.
+
+    Raises:
+        ModelError: transformers is not installed, or cannot make a network of these sizes.
     """
 
     architecture: ClassVar[str] = "sam2"
     config: Sam2Config
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, config: Sam2Config, preset: Preset | None = None, network: nn.Module | None = None) -> None:
         super().__init__()
-        sizes: Any = network.config
+        self.config = config
+        self.network = network or _made(config)
+        sizes: Any = self.network.config
         side, patch = sizes.prompt_encoder_config.image_size, sizes.prompt_encoder_config.patch_size
-        self.network = network
-        self.config = Sam2Config(side=side, patch=patch)
-        self.preset = Preset(side=side, mask_side=4 * side // patch, fit="stretch")
+        self.preset = preset or Preset(side=side, mask_side=4 * side // patch, fit="stretch")
 
     def encode(self, images: Tensor) -> Features:
         """Two finer levels and the embedding of (B, 3, side, side) normalised images."""
         network: Any = self.network
-        return tuple(network.get_image_embeddings(images))
+        # What transformers' get_image_embeddings does, which leaves no gradient.
+        maps = list(network.get_image_features(images, return_dict=True).fpn_hidden_states)
+        maps[-1] = maps[-1] + network.no_memory_embedding
+        sizes = network.backbone_feature_sizes
+        return tuple(
+            level.permute(1, 2, 0).reshape(len(images), -1, *size) for level, size in zip(maps, sizes, strict=True)
+        )
 
     def decode(self, features: Features, prompts: PromptBatch, multimask: bool = True) -> tuple[Tensor, Tensor]:
         """Masks of the prompts; see the base class.
@@ -144,12 +154,7 @@ def load_sam2(folder: Path) -> Sam2:
     Raises:
         ModelError: The folder cannot be read, its weights do not fit, or transformers is not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ModelError(
-            "SAM 2 needs the package transformers", path=folder, remedy="pip install vesalius[text]"
-        ) from error
+    transformers = _transformers(folder)
     kind: Any = transformers.Sam2Model
     messages: Any = transformers.utils.logging
     bars = messages.is_progress_bar_enabled()
@@ -171,4 +176,26 @@ def load_sam2(folder: Path) -> Sam2:
             raise ModelError(f"does not fit SAM 2: {told}", path=folder)
     if report["unexpected_keys"]:
         _log.warning("%s: not loaded: %s", folder, ", ".join(sorted(report["unexpected_keys"])))
-    return Sam2(network).eval()
+    # Where it was loaded from says nothing about it.
+    sizes = {name: value for name, value in json.loads(network.config.to_json_string()).items() if name[0] != "_"}
+    return Sam2(Sam2Config(network=sizes), network=network).eval()
+
+
+def _made(config: Sam2Config) -> nn.Module:
+    transformers = _transformers()
+    try:
+        made: nn.Module = transformers.Sam2Model(transformers.Sam2Config.from_dict(dict(config.network)))
+    # What transformers raises for sizes that do not go together depends on its version.
+    except Exception as error:
+        raise ModelError(f"transformers can make no SAM 2 of these sizes ({error})") from error
+    return made
+
+
+def _transformers(path: Path | None = None) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError(
+            "SAM 2 needs the package transformers", path=path, remedy="pip install vesalius[text]"
+        ) from error
+    return transformers

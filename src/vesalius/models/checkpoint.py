@@ -32,6 +32,7 @@ ARCHITECTURES = {
     "deeplab": ("vesalius.models.specialists", "DeepLabConfig", "DeepLab"),
     "imis": ("vesalius.models.imis.model", "ImisConfig", "Imis"),
     "sam": ("vesalius.models.sam.model", "SamConfig", "Sam"),
+    "sam2": ("vesalius.models.baseline_sam2", "Sam2Config", "Sam2"),
     "tiny": ("vesalius.models.tiny", "TinyConfig", "Tiny"),
     "unet": ("vesalius.models.specialists", "UNetConfig", "UNet"),
 }

@@ -1,4 +1,4 @@
-"""Ways to tune a SAM network: what is attached to it, and which of its parameters train.
+"""Ways to tune a network: what is attached to it, and which of its parameters train.
 
 Sources: Ma et al., "Segment Anything in Medical Images", 2024 (MedSAM: encoder and mask decoder); Cheng et al.,
 "SAM-Med2D", 2023 (adapters, prompt encoder and mask decoder); Huang et al., "Segment Anything Model for Medical
@@ -17,6 +17,7 @@ from torch import nn
 from vesalius.core.config import Config
 from vesalius.core.errors import ConfigError
 from vesalius.models.base import SegmentationModel
+from vesalius.models.baseline_sam2 import Sam2
 from vesalius.models.lora import Lora, attach_lora
 from vesalius.models.sam.config import AdapterName
 from vesalius.models.sam.model import Sam
@@ -109,7 +110,9 @@ def apply_tuning(model: SegmentationModel, tuning: Tuning) -> dict[str, Count]:
 def counts(model: nn.Module) -> dict[str, Count]:
     """Numbers of parameters by part of a network: ``adapters``, ``lora``, and the first part of other names."""
     table: dict[str, Count] = {}
-    for name, parameter in model.named_parameters():
+    # A SAM 2 is transformers' own network, within ours.
+    inner = model.network if isinstance(model, Sam2) else model
+    for name, parameter in inner.named_parameters():
         part, number = _part(name), parameter.numel()
         before = table.get(part, Count(0, 0))
         table[part] = Count(before.trained + parameter.requires_grad * number, before.total + number)

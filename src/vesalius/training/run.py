@@ -19,7 +19,6 @@ from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import PSEUDO, Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
-from vesalius.models.baseline_sam2 import is_sam2
 from vesalius.models.checkpoint import ARCHITECTURES, weights_digest
 from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
@@ -117,8 +116,6 @@ def make_network(
         raise ConfigError(f"there is no preset {config.preset!r}", remedy=f"give one of {', '.join(PRESETS)}")
     if start is not None:
         path = find_model(start)
-        if is_sam2(path):
-            raise ConfigError("is a SAM 2, which only answers", path=path, remedy="start from another network")
         model = load_network(path, config.preset)
         _check_start(model, config, start)
         torch.manual_seed(seed)
