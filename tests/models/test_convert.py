@@ -247,7 +247,7 @@ def test_folders_that_are_none_of_ours(tmp_path):
     with pytest.raises(ModelError, match=r"has no config\.json"):
         read_weights(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "sam2"}')
-    with pytest.raises(ModelError, match="'sam2', not of a SAM"):
+    with pytest.raises(ModelError, match=r"is a SAM 2 of transformers; use the folder as it is"):
         read_weights(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "sam"}')
     with pytest.raises(ModelError, match=r"neither model\.safetensors nor"):

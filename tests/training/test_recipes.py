@@ -10,7 +10,7 @@ from made_sam2 import small_sam2
 from made_specialists import SIZES, specialist
 from vesalius.core.errors import ConfigError, ModelError
 from vesalius.models.base import PromptBatch, SegmentationModel
-from vesalius.models.baseline_sam2 import load_sam2
+from vesalius.models.baseline_sam2 import Sam2, Sam2Config, load_sam2
 from vesalius.models.checkpoint import save_checkpoint, weights_digest
 from vesalius.models.presets import PRESETS
 from vesalius.models.tiny import PRESET, Tiny
@@ -277,9 +277,28 @@ def test_a_sam_2_trains_on_and_is_kept_as_a_checkpoint(tmp_path: Path) -> None:
     prompts = PromptBatch(torch.full((2, 1, 2), 20.0), labels, rows=torch.arange(2))
     logits, quality = model.decode(model.encode(torch.randn(2, 3, 64, 64)), prompts)
     (logits.square().mean() + quality.sum()).backward()
-    assert all(value.grad is not None for key, value in model.named_parameters() if "vision_encoder" in key)
+    shaping = ("vision_encoder", "no_memory_embedding", "conv_s0", "conv_s1")
+    assert all(
+        value.grad is not None for key, value in model.named_parameters() if any(part in key for part in shaping)
+    )
+    # In bfloat16, with other parts in each row.
+    boxes = torch.tensor([[5.0, 6.0, 40.0, 50.0], [torch.nan] * 4])
+    mixed = replace(prompts, labels=torch.tensor([[-1], [1]]), boxes=boxes)
+    with torch.no_grad():
+        exact, _ = model.decode(model.encode(torch.ones(2, 3, 64, 64)), mixed)
+        with torch.autocast("cpu", torch.bfloat16):
+            near, _ = model.decode(model.encode(torch.ones(2, 3, 64, 64)), mixed)
+    assert (near.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    with pytest.raises(ModelError, match="which tells its own preset"):
+        make_network(recipe.network.model_copy(update={"preset": "sam"}), 0, tmp_path / "start")
+    with pytest.raises(ModelError, match="for images of 1024 pixels"):
+        Sam2(start.config, PRESETS["sam"])
+    with pytest.raises(ModelError, match="transformers can make no SAM 2 of these sizes"):
+        Sam2(Sam2Config(network={"mask_decoder_config": {"hidden_size": "many"}}))
     with pytest.raises(ConfigError, match=r"for networks of kind 'sam', .* is of kind 'sam2'"):
         make_network(TrainConfig.from_toml(find_recipe("full")).network, 0, tmp_path / "start")
+    with pytest.raises(ConfigError, match=r"for networks of kind 'sam', .* is of kind 'sam2'"):
+        make_network(TrainConfig.from_toml(find_recipe("medsam")).network, 0, tmp_path / "sam2")
 
 
 def test_new_networks_are_made_as_the_recipe_says_and_others_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,7 +51,7 @@ class Sam2(SegmentationModel):
         network: ``Sam2Model`` of transformers of these sizes; a new one if None.
 
     Raises:
-        ModelError: transformers is not installed, or cannot make a network of these sizes.
+        ModelError: transformers is not installed, or cannot make a network of these sizes; the preset has others.
     """
 
     architecture: ClassVar[str] = "sam2"
@@ -63,6 +64,11 @@ class Sam2(SegmentationModel):
         sizes: Any = self.network.config
         side, patch = sizes.prompt_encoder_config.image_size, sizes.prompt_encoder_config.patch_size
         self.preset = preset or Preset(side=side, mask_side=4 * side // patch, fit="stretch")
+        if (self.preset.side, self.preset.mask_side) != (side, 4 * side // patch):
+            raise ModelError(
+                f"the preset is for images of {self.preset.side} pixels and masks of {self.preset.mask_side}, and the "
+                f"network for {side} and {4 * side // patch}"
+            )
 
     def encode(self, images: Tensor) -> Features:
         """Two finer levels and the embedding of (B, 3, side, side) normalised images."""
@@ -184,7 +190,7 @@ def load_sam2(folder: Path) -> Sam2:
 def _made(config: Sam2Config) -> nn.Module:
     transformers = _transformers()
     try:
-        made: nn.Module = transformers.Sam2Model(transformers.Sam2Config.from_dict(dict(config.network)))
+        made: nn.Module = transformers.Sam2Model(transformers.Sam2Config.from_dict(deepcopy(config.network)))
     # What transformers raises for sizes that do not go together depends on its version.
     except Exception as error:
         raise ModelError(f"transformers can make no SAM 2 of these sizes ({error})") from error

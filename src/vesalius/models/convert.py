@@ -224,6 +224,8 @@ def choose_preset(weights: Weights, name: str | None, path: Path) -> Preset:
     """
     if name is not None and name not in PRESETS:
         raise ModelError(f"there is no preset {name!r}", path=path, remedy=f"give one of {', '.join(PRESETS)}")
+    if name is not None and weights.architecture == "sam2":
+        raise ModelError("is a SAM 2, which tells its own preset", path=path, remedy="leave the preset out")
     published = PUBLISHED.get(path.name if path.is_dir() else path.stem)
     side = weights.config.get("side")
     if name == "ft-sam" and weights.preset is None and side == PRESETS["sam-med2d"].side:
@@ -256,6 +258,10 @@ def _of_side(preset: Preset, side: int) -> Preset:
 
 
 def _read_transformers(folder: Path, config: dict[str, Any]) -> Weights:
+    if is_sam2(folder):
+        raise ModelError(
+            "is a SAM 2 of transformers", path=folder, remedy="use the folder as it is, for --model or --init"
+        )
     if config.get("model_type") != "sam":
         raise ModelError(
             f"its {CONFIG} is that of a {config.get('model_type', 'model without a type')!r}, not of a SAM",

@@ -101,7 +101,10 @@ def apply_tuning(model: SegmentationModel, tuning: Tuning) -> dict[str, Count]:
     parameters = dict(model.named_parameters())
     for pattern in tuning.train:
         if not any(fnmatchcase(name, pattern) for name in parameters):
-            raise ConfigError(f"{pattern!r} matches no parameter of the network")
+            raise ConfigError(
+                f"{pattern!r} matches no parameter of the network",
+                remedy=f"its parameters have names such as {next(iter(parameters))}",
+            )
     for name, parameter in parameters.items():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in tuning.train))
     return counts(model)

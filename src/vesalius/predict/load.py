@@ -34,8 +34,8 @@ def load_model(
 
     Args:
         name: A bundled model's name (``"vesalius-tiny"`` if left out), a name of the registry that has been fetched
-            (``vesalius models list``), a checkpoint folder, a folder of transformers' ``SamModel``, a published
-            file, or an exported model's folder. Names come before paths; ``./name`` is always a path.
+            (``vesalius models list``), a checkpoint folder, a folder of transformers' ``SamModel`` or ``Sam2Model``, a
+            published file, or an exported model's folder. Names come before paths; ``./name`` is always a path.
         device: Where it runs, such as ``"cpu"`` or ``"cuda"``.
         preset: How it wants its input, where the weights do not tell: those of SAM, MedSAM and FT-SAM look the same.
         adapters: Whether SAM-Med2D's adapters are used; False gives the network that the paper marks with ``*``.

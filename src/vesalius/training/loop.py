@@ -181,7 +181,7 @@ class _Run:
         self.epoch = max(1, math.ceil(task.count / config.images))
         if config.checkpointing:
             if not isinstance(model, Sam):
-                raise ConfigError(f"{model.architecture} networks have no blocks to compute twice")
+                raise ConfigError(f"checkpointing is for SAM networks, not for {model.architecture!r}")
             model.image_encoder.checkpointing = True
         self.model: SegmentationModel = model.to(self.device)
         self.trained = [value for value in model.parameters() if value.requires_grad]

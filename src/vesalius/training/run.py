@@ -19,6 +19,7 @@ from vesalius.corpus.layouts.support import read_json
 from vesalius.corpus.objects import LabelledImage
 from vesalius.corpus.store import PSEUDO, Corpus, is_corpus
 from vesalius.models.base import SegmentationModel
+from vesalius.models.baseline_sam2 import is_sam2
 from vesalius.models.checkpoint import ARCHITECTURES, weights_digest
 from vesalius.models.convert import load_network
 from vesalius.models.presets import PRESETS
@@ -116,7 +117,8 @@ def make_network(
         raise ConfigError(f"there is no preset {config.preset!r}", remedy=f"give one of {', '.join(PRESETS)}")
     if start is not None:
         path = find_model(start)
-        model = load_network(path, config.preset)
+        # A SAM 2 tells its own preset; that the recipe is for another kind is told before that it names one.
+        model = load_network(path, None if is_sam2(path) else config.preset)
         _check_start(model, config, start)
         torch.manual_seed(seed)
         if isinstance(model, Tiny) and config.architecture == model.architecture and config.sizes:
