@@ -352,7 +352,7 @@ def test_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
     twice = trained_by(SAM_RUN.model_copy(update={"checkpointing": True}), tmp_path / "b")
     assert_close(twice, plain, 1e-5)
     model = tiny()
-    with pytest.raises(ConfigError, match="no blocks"):
+    with pytest.raises(ConfigError, match="checkpointing is for SAM networks"):
         train(model, discs(model, RUN), RUN.model_copy(update={"checkpointing": True}), tmp_path / "c")
 
 
