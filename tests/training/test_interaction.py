@@ -108,6 +108,22 @@ def test_a_loose_box_leaves_room_all_around() -> None:
     assert (prompts_of(real, jitter).boxes == with_loose).all(1)[~loose].all()
 
 
+def test_exact_boxes_stay_as_they_are() -> None:
+    real = two_masks()[:1].repeat(400, 1, 1)
+    first = InteractionConfig(first=only("box"), jitter=3, loose=0.25)
+    before = prompts_of(real, first).boxes
+    moved = prompts_of(real, first.model_copy(update={"exact": 0.4})).boxes
+    exact = (moved == torch.tensor([4.0, 6.0, 40.0, 56.0])).all(1)
+    assert 0.32 < exact.float().mean() < 0.48
+    assert not (before == moved).all(1)[exact].any()
+    assert (before == moved).all(1)[~exact].all()
+
+
+def test_boxes_cannot_be_loose_and_exact() -> None:
+    with pytest.raises(ValueError, match="loose and exact"):
+        InteractionConfig(loose=0.6, exact=0.5)
+
+
 def test_boxes_and_masks_are_as_the_preset_wants_them() -> None:
     real = two_masks()[:1]
     still = InteractionConfig(first=only("box"), jitter=0)

@@ -81,6 +81,7 @@ class InteractionConfig(Config):
         jitter_share: It also moves by at most this share of the box's side; None for no such limit.
         jitter_outward: Whether coordinates only move away from the object (MedSAM).
         loose: Probability that a box leaves room all around: every edge is then out by at most a quarter of its side.
+        exact: Probability that no coordinate of a box moves, so that a network may learn to trust boxes that fit.
         mask_only: Later rounds that give the previous mask without new points: each with a probability, or the last
             and one random one between the first and the last.
         mask_text: Whether these rounds give the object's name beside the mask.
@@ -105,6 +106,7 @@ class InteractionConfig(Config):
     jitter_share: NonNegativeFloat | None = 0.1
     jitter_outward: bool = False
     loose: Probability = 0.0
+    exact: Probability = 0.0
     mask_only: Probability | Literal["last and middle"] = 0.1
     mask_text: bool = False
     text_for_mask: Probability = 0.0
@@ -115,9 +117,11 @@ class InteractionConfig(Config):
     grid: Literal["low", "input"] = "low"
 
     @model_validator(mode="after")
-    def _left_for_the_selected(self) -> Self:
+    def _shares(self) -> Self:
         if self.spread + self.own > 1:
             raise ValueError("spread and own leave less than nothing for the selected mask: their sum exceeds 1")
+        if self.loose + self.exact > 1:
+            raise ValueError("boxes cannot be both loose and exact: the sum of the two probabilities exceeds 1")
         return self
 
 
@@ -481,9 +485,9 @@ def first_prompts(
     labels = torch.where(kind[:, None] == 0, 1, -1)
     boxes = masks = None
     if (kinds == 1).any():
-        loose = [kinds[i] == 1 and rng.random() < config.loose for i, rng in enumerate(draws.generators)]
+        fit = np.array([rng.random() if kinds[i] == 1 else 0.0 for i, rng in enumerate(draws.generators)])
         uniforms = torch.from_numpy(draws.jitter).to(device)
-        moved = jittered(tight_boxes(real) * step, uniforms, torch.tensor(loose, device=device), config, preset.side)
+        moved = jittered(tight_boxes(real) * step, uniforms, torch.from_numpy(fit).to(device), config, preset.side)
         if preset.box == "inclusive":
             moved = moved - torch.tensor([0, 0, 1, 1], device=device)
         boxes = torch.where(kind[:, None] == 1, moved, torch.nan).float()
@@ -507,10 +511,15 @@ def tight_boxes(real: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1).double()
 
 
-def jittered(boxes: Tensor, uniforms: Tensor, loose: Tensor, config: InteractionConfig, side: int) -> Tensor:
-    """(N, 4) boxes with each coordinate moved by itself, within a square of a side; (N, 4) uniforms decide how far.
+def jittered(boxes: Tensor, uniforms: Tensor, fit: Tensor, config: InteractionConfig, side: int) -> Tensor:
+    """(N, 4) boxes of which some leave room all around, some stay as they are, and the others move, within a square.
 
-    Those of the (N,) bool ``loose`` leave room all around. Boxes are half-open, in pixels of the network's input.
+    Args:
+        boxes: (N, 4) half-open, in pixels of the network's input.
+        uniforms: (N, 4) that decide how far each coordinate moves, by itself.
+        fit: (N,) uniforms that decide which boxes are loose, the lowest, and which are exact, the highest.
+        config: The probabilities of these, and the jitter of all others.
+        side: Of the square.
     """
     reach = torch.full_like(boxes, config.jitter)
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
@@ -519,10 +528,11 @@ def jittered(boxes: Tensor, uniforms: Tensor, loose: Tensor, config: Interaction
     outward = torch.tensor([-1, -1, 1, 1], device=boxes.device)
     move = uniforms * outward if config.jitter_outward else 2 * uniforms - 1
     moved = boxes + reach * move
+    loose, exact = (fit < config.loose)[:, None], (fit >= 1 - config.exact)[:, None]
     # A jitter that would turn a small box inside out is not applied.
     valid = (moved[:, 2:] - moved[:, :2] >= 2).all(1, keepdim=True)
-    moved = torch.where(valid, moved, boxes)
-    return torch.where(loose[:, None], boxes + LOOSE_ROOM * sides * uniforms * outward, moved).clamp(0, side)
+    moved = torch.where(valid & ~exact, moved, boxes)
+    return torch.where(loose, boxes + LOOSE_ROOM * sides * uniforms * outward, moved).clamp(0, side)
 
 
 def on_scale(logits: Tensor, preset: Preset) -> Tensor:
