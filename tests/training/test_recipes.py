@@ -58,6 +58,8 @@ def part(name: str) -> str:
         return "adapters"
     if ".lora_" in name:
         return "lora"
+    if "pred_obj_score_head" in name:  # of SAM 2's mask decoder, but no loss asks it
+        return "pred_obj_score_head"
     first, second = name.split(".")[:2]
     return second if f"{first}.{second}" in ("network.prompt_encoder", "network.mask_decoder") else first
 
@@ -190,8 +192,6 @@ def is_idle(key: str, recipe: TrainConfig) -> bool:
         idle += ["mask_downscaling", "point_embeddings.0"]
     if not recipe.loss.category:
         idle += ["semantic_prediction_head", "text_output"]
-    # Whether there is an object at all, which SAM 2 tells beside its masks, has no loss.
-    idle += ["pred_obj_score_head"]
     # Of low-rank updates the second factor starts at zero, so the first has no gradient in the first step.
     idle += ["lora_A"]
     return any(pattern in key for pattern in idle)
