@@ -1,7 +1,7 @@
 """The mean of the weights of networks that were trained from one start (Wortsman et al., "Model soups", 2022).
 
-Of two runs of the recipe vesalius-tiny, one of them with less room around the boxes (docs/validation.md, "What else was
-tried"; finer.toml starts from it):
+Of two runs of the recipe vesalius-tiny-9, one of them with less room around the boxes (docs/validation.md, "What else
+was tried"; finer.toml starts from it):
 
     python benchmarks/mean_weights.py part9/checkpoint part9b/checkpoint -o part9mean
 

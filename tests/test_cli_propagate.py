@@ -18,7 +18,7 @@ from vesalius.core.errors import PromptError
 def scan(tmp_path):
     """A slanted NIfTI of 10 slices along z, on all but the first a bright, slowly shrinking disc; and its (x, y, z)."""
     x, y, z = np.mgrid[:40, :32, :10]
-    disc = ((x - 18) ** 2 + (y - 15) ** 2 < (9 - np.abs(z - 5)) ** 2) & (z > 0)
+    disc = ((x - 18) ** 2 + (y - 15) ** 2 < (9 - np.abs(z - 5) / 2) ** 2) & (z > 0)
     values = np.random.default_rng(0).normal(np.where(disc, 700, 200), 30).astype(np.int16)
     affine = np.diag([0.8, -0.7, 3.0, 1.0])
     affine[:3, 3] = (-10, 20, 5)

@@ -221,6 +221,18 @@ def test_of_two_looks_the_better_one_is_taken(qualities: tuple[float, float]) ->
     assert prediction.logits.frame.is_whole == (qualities[0] > qualities[1])
 
 
+def test_only_the_mask_of_a_box_alone_is_cut_at_another_logit() -> None:
+    model = Looks([(16, 0.5)] * 3)
+    model.preset = model.preset.model_copy(update={"focus": None, "box_cut": -0.25})
+    predictor = Predictor(TorchRuntime(model), "looks")
+    embedding = predictor.encode(picture(256, 256))
+    box, again = vs.Prompt(box=(64, 64, 192, 192)), vs.Prompt(box=(64, 64, 192, 192), points=[(128, 128)], labels=[1])
+    (alone,), (corrected,) = predictor.predict(embedding, [box]), predictor.predict(embedding, [again])
+    assert set(np.unique(alone.logits.values)) == {-0.75, 1.25}
+    assert set(np.unique(corrected.logits.values)) == {-1, 1}
+    assert alone.mask.sum() > corrected.mask.sum()
+
+
 @pytest.mark.parametrize(("half", "looks"), [(4, 2), (7, 2), (9, 1), (16, 1)])
 def test_a_correction_looks_again_where_its_outline_is_small_for_what_it_sees(half: int, looks: int) -> None:
     model = Looks([(half, 0.5), *[(16, 0.6)] * 2])

@@ -35,6 +35,8 @@ TRAINED = {
     "vesalius-tiny-6": {"encoder", "decoder", "words"},
     "vesalius-tiny-7": {"encoder", "decoder", "words"},
     "vesalius-tiny-8": {"encoder", "decoder", "words"},
+    "vesalius-tiny-9": {"encoder", "decoder", "words"},
+    "vesalius-tiny-10": {"encoder", "decoder", "words"},
     "sam-med2d": {"adapters", "prompt_encoder", "mask_decoder"},
     "ft-sam": {"mask_decoder"},
     "cosmos-decoder": {"mask_decoder"},

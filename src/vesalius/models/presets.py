@@ -28,6 +28,8 @@ class Preset(Config):
         multimask: Whether three masks are asked for and the one of highest predicted IoU is chosen.
         focus: Look a second time, at a window around the object that is this many times its longer side;
             None for networks that always see the whole image.
+        box_cut: Logit at which a mask asked for by a box alone is cut; it is taken off the logits. Below zero for a
+            network that stays inside of boxes that fit, as it was trained on others too.
         min_quality: Predicted IoU that a mask of everything mode must exceed; the published value is SAM's.
         min_stability: Its least stability, likewise.
         stability_offset: In logits, likewise.
@@ -44,6 +46,7 @@ class Preset(Config):
     mask_side: int
     multimask: bool = True
     focus: float | None = None
+    box_cut: float = 0.0
     min_quality: float = 0.88
     min_stability: float = 0.95
     stability_offset: float = 1.0

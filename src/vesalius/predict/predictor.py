@@ -254,6 +254,8 @@ class Predictor:
             arrays = prompt_arrays([prompts[i] for i in members], [frames[i] for i in members], self.preset, rows)
             features = self._features(list(views.values()))
             logits, quality = self.runtime.decode(features, arrays, self.preset.multimask)
+            if prompts[members[0]].parts == {"box"}:
+                logits = logits - np.float32(self.preset.box_cut)
             by_quality = np.argsort(-quality, axis=1, kind="stable")
             for row, i in enumerate(members):
                 chosen = by_quality[row] if every else by_quality[row, :1]
