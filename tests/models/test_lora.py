@@ -175,6 +175,6 @@ def test_twice_and_none_are_refused():
 def test_without_peft_there_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     model = filled()
-    with pytest.raises(ModelError, match="pip install peft"):
+    with pytest.raises(ModelError, match=r'pip install "vesalius\[tuning\]"'):
         attach_lora(model, Lora())
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -27,9 +27,12 @@ from vesalius.training.loop import train
 torch.set_num_threads(1)
 with world("cpu") as here:
     model = sam()
-    apply_tuning(model, TUNINGS["medsam"])
-    images, parts = map(int, sys.argv[2:])
+    apply_tuning(model, TUNINGS[sys.argv[2]])
+    images, parts = map(int, sys.argv[3:])
     config = SAM_RUN.model_copy(update={"images": images, "accumulate": parts, "steps": 2, "ema": 0.5})
+    if sys.argv[2] == "sam-med2d":
+        later = config.interaction.model_copy(update={"later": ("mask_decoder.*",)})
+        config = config.model_copy(update={"interaction": later})
     trained = train(model, discs(model, config), config, Path(sys.argv[1]), here)
     torch.save(trained.state_dict(), f"{sys.argv[1]}/rank{here.rank}.pt")
 """
@@ -37,14 +40,15 @@ with world("cpu") as here:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="torchrun's rendezvous is tried on POSIX alone")
-@pytest.mark.parametrize(("images", "parts"), [(4, 2), (3, 1)])  # even shares, and two images beside one
-def test_two_processes_end_as_one_with_the_summed_batch(images: int, parts: int, tmp_path: Path) -> None:
+# Even shares, two images beside one, and adapters, of which rounds after the first train nothing.
+@pytest.mark.parametrize(("tuning", "images", "parts"), [("medsam", 4, 2), ("medsam", 3, 1), ("sam-med2d", 4, 2)])
+def test_two_processes_end_as_one_with_the_summed_batch(tuning: str, images: int, parts: int, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for folder, command in (("one", [sys.executable]), ("two", launched)):
-        arguments = [str(script), str(tmp_path / folder), str(images), str(parts)]
+        arguments = [str(script), str(tmp_path / folder), tuning, str(images), str(parts)]
         done = subprocess.run([*command, *arguments], env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()[-3000:]
     one = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)

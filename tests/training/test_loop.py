@@ -32,7 +32,7 @@ from vesalius.training.config import TrainConfig
 from vesalius.training.distributed import World
 from vesalius.training.embeddings import FeatureCache
 from vesalius.training.interaction import FirstPrompt, InteractionConfig, InteractiveStep
-from vesalius.training.loop import Task, train
+from vesalius.training.loop import Task, optimiser_of, train
 from vesalius.training.losses import LossConfig
 from vesalius.training.monitor import GREEN, contact_sheet
 from vesalius.training.samples import SampleConfig
@@ -259,6 +259,52 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(small_model:
     task = discs(small_model, RUN)
     assert kept["step"] == 0
     assert np.array_equal(kept["batches"][0]["images"][1].numpy(), task.source[1].image)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(small_model: Tiny, tmp_path: Path) -> None:
+    small_model.decoder.masks.bias.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(VesaliusError, match=r"the gradient became (nan|inf) at step 0"):
+        train(small_model, discs(small_model, RUN), RUN, tmp_path)
+    assert (tmp_path / "bad_batch.pt").exists()
+
+
+class Recorder(torch.optim.SGD):
+    """Plain gradient descent that keeps, of each step, its rate, the norm of its gradient and the weights after it."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__(model.parameters(), lr=1.0)
+        self.model, self.kept = model, []
+
+    def step(self, closure: None = None) -> None:
+        norm = torch.nn.utils.get_total_norm([value.grad for value in self.model.parameters()])
+        super().step()
+        weights = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.kept.append((self.param_groups[0]["lr"], float(norm), weights))
+
+
+def test_steps_are_of_the_stated_rate_clipped_and_averaged(small_model: Tiny, tmp_path: Path, monkeypatch) -> None:
+    config = RUN.model_copy(update={"rate": 0.2, "clip": 0.05, "ema": 0.5, "save_every": 1})
+    recorder = Recorder(small_model)
+    monkeypatch.setattr(loop, "optimiser_of", lambda *_: recorder)
+    average = {name: value.detach().clone() for name, value in small_model.named_parameters()}
+    averaged = dict(train(small_model, discs(small_model, config), config, tmp_path).named_parameters())
+    assert [rate for rate, _, _ in recorder.kept] == [config.rate_at(step, 4) for step in range(12)]
+    told = [float(row["gradient"]) for row in rows(tmp_path / "log.csv")]
+    assert min(told) > config.clip
+    assert [norm for _, norm, _ in recorder.kept] == pytest.approx([config.clip] * 12, rel=1e-3)
+    for step, (_, _, weights) in enumerate(recorder.kept):
+        kept = min(config.ema, (step + 1) / (step + 10))
+        average = {name: kept * value + (1 - kept) * weights[name] for name, value in average.items()}
+    for name, value in average.items():
+        torch.testing.assert_close(averaged[name].detach(), value, rtol=1e-5, atol=1e-7)
+
+
+def test_only_matrices_decay(small_model: Tiny) -> None:
+    optimiser = optimiser_of(small_model, RUN.model_copy(update={"optimiser": "adamw", "decay": 0.1}))
+    decays = {id(value): group["weight_decay"] for group in optimiser.param_groups for value in group["params"]}
+    found = {name: decays[id(value)] for name, value in small_model.named_parameters()}
+    assert found == {name: 0.1 if value.ndim > 1 else 0.0 for name, value in small_model.named_parameters()}
+    assert set(found.values()) == {0.0, 0.1}
 
 
 def test_a_run_that_fails_later_tells_what_state_it_left(small_model: Tiny, tmp_path: Path) -> None:

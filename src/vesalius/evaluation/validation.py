@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from vesalius.core.errors import PromptError
 from vesalius.core.types import Prompt
 from vesalius.corpus.objects import LabelledImage
+from vesalius.evaluation.engine import scene_of
+from vesalius.evaluation.images import name_of
 from vesalius.evaluation.prompts import generator_of
 from vesalius.evaluation.scores import image_name
 from vesalius.evaluation.strategies import STRATEGIES, predict_strategies
@@ -34,7 +36,7 @@ def validation(
     Args:
         images: The images.
         device: Where to compute.
-        max_objects: Of an image, no more objects than this.
+        max_objects: Of an image with more objects, this many are drawn, as `vesalius evaluate` draws them.
         strategies: Prompts whose mean decides.
 
     Returns:
@@ -48,7 +50,7 @@ def validation(
         predictor = Predictor(TorchRuntime(copy.deepcopy(model), device), "training")
         scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for labelled in images:
-            objects = [entry for entry in labelled.masks if entry.mask.any()][:max_objects]
+            objects = scene_of(name_of(labelled), labelled, None, 0, max_objects).labelled.masks
             if not objects:
                 continue
             if predictor.takes == {"text"}:

@@ -103,7 +103,7 @@ def attach_lora(model: nn.Module, lora: Lora) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ModelError("LoRA needs the PEFT library", remedy="pip install peft") from error
+        raise ModelError("LoRA needs the PEFT library", remedy='pip install "vesalius[tuning]"') from error
     for name in split:
         model.set_submodule(name, _Thirds(cast(nn.Linear, modules[name])))
     model.requires_grad_(False)

@@ -6,7 +6,9 @@ import csv
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +24,8 @@ from vesalius.core.files import replacing
 from vesalius.corpus.store import encode_png
 from vesalius.training.interaction import Batch, InteractiveStep, thresholded
 
+# Extras that some networks are made of.
+NETWORK_LIBRARIES = ("monai", "peft", "transformers")
 LOG, VALIDATION, PREDICTIONS, RUN = "log.csv", "validation.csv", "predictions", "run.json"
 
 # Truth, and the outlines after the first and the last round.
@@ -125,6 +129,7 @@ def write_run(output: Path, record: Mapping[str, Any]) -> None:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
+        **{name: version(name) for name in NETWORK_LIBRARIES if name in sys.modules},
     }
     with replacing(output / RUN) as part:
         part.write_text(json.dumps({**made_by, **record}, indent=2) + "\n", encoding="utf-8")
