@@ -22,6 +22,7 @@ from tests.training.conftest import tiny
 import made_corpus
 import vesalius as vs
 from golden.networks import CONFIG, sam
+from made_sam2 import small_sam2
 from vesalius import finetune as module
 from vesalius.cli import main
 from vesalius.core.errors import ConfigError, ReadError, WriteError
@@ -31,12 +32,14 @@ from vesalius.corpus.store import Corpus
 from vesalius.evaluation.comparison import compare
 from vesalius.evaluation.scores import Score
 from vesalius.finetune import divide, finetune, settings
+from vesalius.models.baseline_sam2 import load_sam2
 from vesalius.models.checkpoint import load_checkpoint, save_checkpoint
 from vesalius.models.presets import PRESETS
 from vesalius.predict.predictor import Predictor
 from vesalius.prompts.sample import tight_box
 from vesalius.training.run import cases_seen
 from vesalius.training.samples import SampleSource
+from words import imis, write_tokenizer
 
 CASES = 10
 STRATEGIES = ["box", "1 point", "3 points", "5 points"]
@@ -477,6 +480,29 @@ def test_a_sam_is_tuned_by_few_parameters_and_kept_as_one_network(tmp_path: Path
     changed = {name for name in start if not torch.equal(start[name], best[name])}
     assert {name.split(".")[0] for name in changed} == {"image_encoder", "prompt_encoder", "mask_decoder"}
     assert all(".attn." in name for name in changed if name.startswith("image_encoder."))
+
+
+@pytest.mark.parametrize("kind", ["imis", "sam2"])
+def test_networks_of_transformers_parts_are_tuned_and_go_on_from_best(kind: str, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("transformers")
+    shorten(monkeypatch)
+    rising = iter(np.linspace(0.1, 0.9, 9))
+    monkeypatch.setattr(module, "validation", lambda *_, **__: lambda _: {"dice": float(next(rising))})
+    folder = tmp_path / "start"
+    if kind == "imis":
+        save_checkpoint(imis(), folder)
+        write_tokenizer(folder)
+    else:
+        small_sam2().save_pretrained(folder)
+    finetune(write_pairs(tmp_path / "data"), tmp_path / "run", folder)
+    best = tmp_path / "run" / "best"
+    start = load_checkpoint(folder) if kind == "imis" else load_sam2(folder)
+    before, after = start.state_dict(), load_checkpoint(best).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.removeprefix("network.").split(".")[0] for name in changed} == {"prompt_encoder", "mask_decoder"}
+    model = vs.load_model(best)
+    prompt = vs.Prompt(text="disc") if kind == "imis" else vs.Prompt(box=(5, 5, 30, 30))
+    model.predict(model.encode(vs.Slice(np.zeros((48, 64), np.uint8))), [prompt])
 
 
 SCRIPT = """
