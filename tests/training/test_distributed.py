@@ -27,6 +27,7 @@ from vesalius.training.loop import train
 torch.set_num_threads(1)
 with world("cpu") as here:
     model = sam()
+    torch.manual_seed(0)  # for adapters
     apply_tuning(model, TUNINGS[sys.argv[2]])
     images, parts = map(int, sys.argv[3:])
     config = SAM_RUN.model_copy(update={"images": images, "accumulate": parts, "steps": 2, "ema": 0.5})
