@@ -1,12 +1,13 @@
 """The mean of the weights of networks that were trained from one start (Wortsman et al., "Model soups", 2022).
 
-Of two runs of the recipe vesalius-tiny-9, one of them with less room around the boxes (docs/validation.md, "What else
-was tried"; finer.toml starts from it):
+The bundled weights are made so, of the networks of the last two parts of their training:
 
-    python benchmarks/mean_weights.py part9/checkpoint part9b/checkpoint -o part9mean
+    python benchmarks/mean_weights.py part13/checkpoint part14/checkpoint -o mean
 
-writes ``part9mean/checkpoint``, as float16, and ``part9mean/run.json`` with the digests of both and the cases that
-either had seen. Running statistics of batch normalisation are averaged as well; training goes on from there.
+writes ``mean/checkpoint``, as float16, and ``mean/run.json`` with the digests of both and the cases that either had
+seen. Running statistics of batch normalisation are averaged as well. `finer.toml` goes on from another mean: that of
+two runs of the recipe vesalius-tiny-9, one of them with less room around the boxes (docs/validation.md, "What else was
+tried").
 """
 
 import argparse
