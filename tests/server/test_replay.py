@@ -134,7 +134,8 @@ def test_the_rows_are_what_the_model_answers_to_these_prompts(tab, tmp_path, pre
 def test_a_word_is_replayed(tab, tmp_path):
     index, inside, beside = PLACES["z"]
     said = Annotating(tab, "scan", "z", index)
-    said.say({"kind": "text", "text": "Liver"})
+    # No block looks like it, so that a click changes what is found.
+    said.say({"kind": "text", "text": "Myocardium"})
     said.say(click(beside, False))
     said.say({"kind": "text", "text": "heart"}, remove=[said.plane["prompts"][0]["id"]])
     alone = Annotating(tab, "scan", "z", index, "liver")
