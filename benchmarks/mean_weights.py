@@ -1,4 +1,4 @@
-"""The mean of the weights of networks that were trained from one start (Wortsman et al., "Model soups", 2022).
+"""The mean of weights that were trained from one start, or one from the other (Wortsman et al., "Model soups", 2022).
 
 The bundled weights are made so, of the networks of the last two parts of their training:
 

@@ -106,3 +106,6 @@ def test_names_are_measured_on_all_objects_of_a_target_and_unknown_ones_left_out
     areas = [(image.masks[0].mask | image.masks[1].mask).mean() for image in images]
     expected = np.mean([2 * area / (area + 1) for area in areas])
     assert validation(both)(network)["text"] == pytest.approx(expected, abs=1e-6)
+    pseudo = [replace(image.masks[0], mask=~image.masks[0].mask, pseudo=True) for image in both]
+    more = [replace(image, masks=[*image.masks, mask]) for image, mask in zip(both, pseudo, strict=True)]
+    assert validation(more)(network)["text"] == pytest.approx(expected, abs=1e-6)

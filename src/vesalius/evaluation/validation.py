@@ -78,7 +78,7 @@ def _named(
 ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """Masks found by name, and true ones, of an image's targets that a network knows."""
     truths: dict[str, NDArray[np.bool_]] = {}
-    for entry in labelled.masks:
+    for entry in (entry for entry in labelled.masks if not entry.pseudo):
         truths[entry.target] = truths.get(entry.target, np.zeros_like(entry.mask)) | entry.mask
     known = {name: truth for name, truth in truths.items() if name and truth.any() and _knows(model, name)}
     found = predictor.predict(predictor.encode(labelled.image), [Prompt(text=name) for name in known])
