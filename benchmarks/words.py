@@ -44,7 +44,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     with (options.output / "words.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("dataset", "case", "image", "target", "dice"), *rows])
-    lines = [f"{model.name} {model.digest}", "", "| word | images | Dice (%) |", "| --- | --- | --- |"]
+    lines = [f"{model.name} {model.digest}", "", "| word | answers | Dice (%) |", "| --- | --- | --- |"]
     for target in ("", *sorted({row[3] for row in rows})):
         mine = [row for row in rows if target in ("", row[3])]
         # A target of several sets is one group: its mean is over images.

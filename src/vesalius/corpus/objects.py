@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.types import Slice
 
-# SA-Med2D-20M, section 3: masks under 100 pixels of a 256 x 256 image are dropped.
+# SA-Med2D-20M, section 4.3, step 3: masks under 100 pixels of a 256 x 256 image are dropped.
 MIN_AREA = 100 / (256 * 256)
 
 
